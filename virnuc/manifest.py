@@ -1,0 +1,135 @@
+"""The manifest: what a stage wrote, from what, with what, and what it dropped and why.
+
+A stage writes `manifest.json` last and atomically. A directory without one is unfinished; the same command
+finishes it. A directory whose manifest names other parameters or inputs is never overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from virnuc.errors import DataError, UsageError
+from virnuc.files import sha256_file, write_text
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a directory."""
+
+    path: str  # relative to the directory, with forward slashes
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a directory holds. `parameters` and `inputs` decide whether a finished directory can be reused."""
+
+    kind: str  # frames, embeddings, features, split or calls
+    parameters: dict[str, Any]  # what decides the content; never device, thread count or path
+    inputs: dict[str, str]  # digest of each thing that was read, by name
+    counts: dict[str, Any]  # what came in, what went out; `dropped` counts the rest by reason
+    shards: tuple[Shard, ...]
+    details: dict[str, Any] = field(default_factory=dict)  # facts that do not decide the content
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the shards' paths and digests: the identity of the content."""
+        lines = sorted(f"{shard.path} {shard.sha256}" for shard in self.shards)
+        return hashlib.sha256("\n".join([self.kind, *lines]).encode()).hexdigest()
+
+    @property
+    def rows(self) -> int:
+        """Number of rows in all shards."""
+        return sum(shard.rows for shard in self.shards)
+
+    def write(self, directory: Path) -> None:
+        """Write this manifest into `directory`, whole or not at all."""
+        document = {**asdict(self), "digest": self.digest}
+        write_text(directory / MANIFEST, json.dumps(document, indent=1, sort_keys=True) + "\n")
+
+
+def describe_shard(directory: Path, path: Path, rows: int) -> Shard:
+    """Return the manifest's record of the finished file `path` below `directory`."""
+    return Shard(path.relative_to(directory).as_posix(), rows, sha256_file(path))
+
+
+def has_manifest(directory: Path) -> bool:
+    """Return whether a stage has finished `directory`."""
+    return (directory / MANIFEST).is_file()
+
+
+def read_manifest(directory: Path, *kinds: str) -> Manifest:
+    """Read the manifest of `directory`, which must be of one of `kinds`.
+
+    Raises:
+        UsageError: there is no such directory.
+        DataError: the directory is unfinished, of another kind or version, or its manifest was edited.
+    """
+    if not directory.is_dir():
+        raise UsageError(f"{directory}: no such directory; run the stage that writes it first")
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise DataError(f"{directory}: no {MANIFEST}, so it is empty or unfinished; run the stage that writes it again")
+    manifest = _parse(path)
+    if manifest.kind not in kinds:
+        raise DataError(f"{directory}: holds {manifest.kind}, but {' or '.join(kinds)} is needed here")
+    return manifest
+
+
+def check_reusable(directory: Path, parameters: Mapping[str, Any], inputs: Mapping[str, str], kind: str) -> Manifest:
+    """Return the manifest of a finished `directory` if it was made with these parameters and inputs.
+
+    Raises:
+        DataError: it was made with others; the message names the first difference.
+    """
+    manifest = read_manifest(directory, kind)
+    for label, old, new in (("made with", manifest.parameters, parameters), ("made from", manifest.inputs, inputs)):
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                raise DataError(
+                    f"{directory}: already {label} {key}={old.get(key)}, not {new.get(key)}; "
+                    "give another --out or delete the directory"
+                )
+    return manifest
+
+
+def verify_shards(directory: Path, manifest: Manifest) -> None:
+    """Compare each shard with its digest.
+
+    Raises:
+        DataError: a shard is missing or differs.
+    """
+    for shard in manifest.shards:
+        path = directory / shard.path
+        if not path.is_file():
+            raise DataError(f"{path}: the manifest lists this file, but it is missing; run the stage again")
+        if sha256_file(path) != shard.sha256:
+            raise DataError(f"{path}: changed since it was written; delete {directory} and run the stage again")
+
+
+def _parse(path: Path) -> Manifest:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        digest = document.pop("digest")
+        document["shards"] = tuple(Shard(**shard) for shard in document["shards"])
+        manifest = Manifest(**document)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not a manifest of virnuc ({error})") from error
+    if manifest.format_version != FORMAT_VERSION:
+        raise DataError(f"{path}: format version {manifest.format_version}; this virnuc reads {FORMAT_VERSION}")
+    for shard in manifest.shards:
+        if Path(shard.path).is_absolute() or ".." in Path(shard.path).parts:
+            raise DataError(f"{path}: names a file outside its directory: {shard.path}")
+    if digest != manifest.digest:
+        raise DataError(f"{path}: its digest does not fit its shards; it was edited; run the stage again")
+    return manifest

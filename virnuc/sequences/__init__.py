@@ -1,0 +1,1 @@
+"""From sequence files to reading frames."""

@@ -1,0 +1,268 @@
+"""The parameters of each stage: one frozen dataclass a stage, the only place where a default is written.
+
+Nothing heavy is imported here, so that `--help` answers at once. The command-line options are made from these
+fields, and a test holds the MLproject file to them. A value that cannot be meant raises a `UsageError` when the
+settings are made, before anything is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from virnuc.errors import UsageError, unknown_name
+
+
+def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
+    """Declare a field with its default, its help text and, where only some values are meant, its choices."""
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+def parse_weights(text: str) -> dict[str, str]:
+    """Read `NAME=DIR,NAME=random` into a mapping from encoder name to the source of its weights."""
+    weights = {}
+    for item in filter(None, text.split(",")):
+        name, separator, source = item.partition("=")
+        if not (name and separator and source):
+            raise UsageError(f"--weights {item!r}: write NAME=DIR or NAME=random, several joined by commas")
+        weights[name.strip()] = source.strip()
+    return weights
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise UsageError(message)
+
+
+def _check_choices(settings: Any) -> None:
+    for name, described in settings.__dataclass_fields__.items():
+        choices = described.metadata.get("choices", ())
+        if choices and getattr(settings, name) not in choices:
+            raise unknown_name(f"value of --{name.replace('_', '-')}", str(getattr(settings, name)), choices)
+
+
+def _check_chunk_size(chunk_size: int) -> None:
+    _check(chunk_size >= 30, f"--chunk-size {chunk_size}: a chunk needs at least 30 bp")
+
+
+def _check_seed(seed: int) -> None:
+    _check(0 <= seed < 2**63, f"--seed {seed}: use 0 or a positive number below 2**63")
+
+
+PRECISION_HELP = "Precision of the encoder: auto takes what the device does well and says why."
+WEIGHTS_HELP = (
+    "Where encoders' weights are, as NAME=DIR joined by commas; NAME=random builds the true architecture with "
+    "seeded random weights, for timing only. Without it: the hub cache."
+)
+DEVICE_HELP = "Device to compute on: auto, cpu, cuda or cuda:N."
+PRECISION_CHOICES = ("auto", "fp32", "bf16", "fp16", "int8")
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """Genomes to frames."""
+
+    source: str = option("data/refseq", "Directory of GenBank or FASTA files named <group>.*, plain or gzipped.")
+    chunk_size: int = option(300, "Chunk length in bp.")
+    evidence: str = option(
+        "cds", "cds keeps frames inside annotated coding sequences; open keeps every stop-free frame.", ("cds", "open")
+    )
+    balance: str = option("no", "yes draws as many frames of the larger class as the smaller one has.", ("no", "yes"))
+    seed: int = option(42, "Seed of the draw that --balance makes.")
+    out: str = option("data/frames", "Directory for the frames.")
+
+    def __post_init__(self) -> None:
+        """Raise a UsageError for values that cannot be meant."""
+        _check_choices(self)
+        _check_chunk_size(self.chunk_size)
+        _check_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class ExtractSettings:
+    """Frames to features."""
+
+    frames: str = option("data/frames", "Directory of frames, as `prepare` writes it.")
+    dna_encoder: str = option("dnabert_s", "Encoder of the frames' DNA.")
+    protein_encoder: str = option("fastesm650", "Encoder of the frames' proteins.")
+    precision: str = option("fp32", PRECISION_HELP, PRECISION_CHOICES)
+    batch_tokens: int = option(16384, "Tokens in a batch, padding included; halved when the device's memory is full.")
+    device: str = option("auto", DEVICE_HELP)
+    engine: str = option("local", "local runs here; ray spreads shards over a Ray cluster (extra `ray`).", ("local",))
+    weights: str = option("", WEIGHTS_HELP)
+    out: str = option("data/features", "Directory for all feature sets; this one goes into <dna>+<protein>.")
+
+    def __post_init__(self) -> None:
+        """Raise a UsageError for values that cannot be meant."""
+        _check_choices(self)
+        _check(self.batch_tokens >= 1, f"--batch-tokens {self.batch_tokens}: use at least 1")
+        parse_weights(self.weights)
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """Frames or features to assignments."""
+
+    source: str = option("data/frames", "Directory of frames or of one feature set (VirNucPro's own ones too).")
+    test_fraction: float = option(0.1, "Share of the frames for testing.")
+    val_fraction: float = option(0.1, "Share of the frames for validation.")
+    unit: str = option(
+        "genome",
+        "What is kept together: genome; file, VirNucPro's way; frame, which leaks and says so.",
+        ("genome", "file", "frame"),
+    )
+    seed: int = option(42, "Seed of the assignment.")
+    out: str = option("data/test_set", "Directory for the split.")
+
+    def __post_init__(self) -> None:
+        """Raise a UsageError for values that cannot be meant."""
+        _check_choices(self)
+        _check_seed(self.seed)
+        for name, value in (("--test-fraction", self.test_fraction), ("--val-fraction", self.val_fraction)):
+            _check(0 < value < 1, f"{name} {value}: use a share between 0 and 1, both excluded")
+        _check(
+            self.test_fraction + self.val_fraction < 1,
+            f"--test-fraction {self.test_fraction} and --val-fraction {self.val_fraction} leave nothing to train on",
+        )
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Features and a split to a classifier. The defaults are VirNucPro's published ones."""
+
+    features: str = option("data/features/dnabert_s+fastesm650", "Directory of one feature set.")
+    split: str = option("data/test_set", "Directory of the split.")
+    epochs: int = option(200, "Most epochs to train.")
+    patience: int = option(7, "Epochs without a lower validation loss before training stops.")
+    batch_size: int = option(32, "Frames in a batch.")
+    lr: float = option(0.0002, "Learning rate of SGD at the start.")
+    momentum: float = option(0.9, "Momentum of SGD.")
+    step_size: int = option(10, "Epochs between two decays of the learning rate.")
+    gamma: float = option(0.85, "Factor of each decay.")
+    hidden_dim: int = option(512, "Width of the hidden layer.")
+    dropout: float = option(0.5, "Dropout probability.")
+    modality: str = option("merged", "Which half of the features to use.", ("merged", "dna", "protein"))
+    checkpoint: str = option(
+        "final", "Which weights to keep as the model: of the last epoch or of the best.", ("final", "best")
+    )
+    seed: int = option(42, "Seed of initial weights, dropout and order of frames.")
+    device: str = option("auto", DEVICE_HELP)
+    register: str = option("yes", "yes registers the model as a version of virnuc-<protein encoder>.", ("no", "yes"))
+    resume: str = option("", "Run id of a training run that was stopped; empty finds it by itself.")
+    out: str = option("data/models", "Directory for checkpoints and training logs.")
+
+    def __post_init__(self) -> None:
+        """Raise a UsageError for values that cannot be meant."""
+        _check_choices(self)
+        _check_seed(self.seed)
+        for name in ("epochs", "patience", "step_size", "hidden_dim"):
+            _check(getattr(self, name) >= 1, f"--{name.replace('_', '-')} {getattr(self, name)}: use at least 1")
+        _check(self.batch_size >= 2, f"--batch-size {self.batch_size}: batch normalisation needs at least 2")
+        _check(self.lr > 0, f"--lr {self.lr}: use a positive number")
+        _check(0 <= self.momentum < 1, f"--momentum {self.momentum}: use a number from 0 to below 1")
+        _check(0 < self.gamma <= 1, f"--gamma {self.gamma}: use a number above 0, at most 1")
+        _check(0 <= self.dropout < 1, f"--dropout {self.dropout}: use a number from 0 to below 1")
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """A registered model and a split's test part to metrics."""
+
+    model: str = option("models:/virnuc-fastesm650@challenger", "models:/NAME@ALIAS or models:/NAME/VERSION.")
+    features: str = option(
+        "data/features/dnabert_s+fastesm650", "Directory of the feature set of the model's encoders."
+    )
+    split: str = option("data/test_set", "Directory of the split.")
+    seed: int = option(42, "Seed of the bootstrap.")
+    out: str = option("data/evaluations", "Directory for predictions and figures.")
+
+    def __post_init__(self) -> None:
+        """Raise a UsageError for values that cannot be meant."""
+        _check_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """Two encoders and a sample of frames to embedding speed."""
+
+    baseline: str = option("esm2_3b", "Encoder on the slow side.")
+    candidate: str = option("fastesm650", "Encoder on the fast side.")
+    frames: str = option("data/frames", "Directory of frames, as `prepare` writes it.")
+    sample: int = option(1000, "Frames in the sample, drawn with the set's own lengths.")
+    runs: int = option(3, "Timed runs of each encoder; the median counts.")
+    warmup: int = option(50, "Warm-up batches of each encoder before the first timed run.")
+    precision: str = option(
+        "same", "same takes one precision for both; PRECISION or BASELINE,CANDIDATE sets it, and differing is marked."
+    )
+    batch_tokens: int = option(16384, "Tokens in a batch, padding included.")
+    device: str = option("auto", DEVICE_HELP)
+    weights: str = option("", WEIGHTS_HELP)
+    seed: int = option(42, "Seed of the sample.")
+    out: str = option("reports/", "Directory for speed_benchmark.md.")
+
+    def __post_init__(self) -> None:
+        """Raise a UsageError for values that cannot be meant."""
+        _check_seed(self.seed)
+        for name in ("sample", "runs", "batch_tokens"):
+            _check(getattr(self, name) >= 1, f"--{name.replace('_', '-')} {getattr(self, name)}: use at least 1")
+        _check(self.warmup >= 0, f"--warmup {self.warmup}: use 0 or more")
+        for precision in self.precision.split(","):
+            if precision not in ("same", *PRECISION_CHOICES):
+                raise unknown_name("precision", precision, ("same", *PRECISION_CHOICES))
+        parse_weights(self.weights)
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """Two registered models to a verdict."""
+
+    baseline: str = option("models:/virnuc-esm2_3b@challenger", "The slow side: models:/NAME@ALIAS or /VERSION.")
+    candidate: str = option("models:/virnuc-fastesm650@challenger", "The fast side.")
+    policy: str = option("model_registry/policy.yaml", "The rules of the gate.")
+    seed: int = option(42, "Seed of the bootstrap.")
+    out: str = option("reports/", "Directory for validation_report.md, .html and verdict.json.")
+
+    def __post_init__(self) -> None:
+        """Raise a UsageError for values that cannot be meant."""
+        _check_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class PromoteSettings:
+    """A verdict to a champion."""
+
+    candidate: str = option("", "models:/NAME@ALIAS or /VERSION of the model to promote.")
+    alias: str = option("champion", "Alias in the registered model `virnuc` that moves.")
+    policy: str = option("model_registry/policy.yaml", "The rules of the gate, as they must still read.")
+    override: str = option("", "Reason for promoting against the verdict; recorded on the version for ever.")
+    rollback: str = option("no", "yes puts the previous champion back.", ("no", "yes"))
+
+    def __post_init__(self) -> None:
+        """Raise a UsageError for values that cannot be meant."""
+        _check_choices(self)
+        _check(
+            (self.rollback == "yes") != bool(self.candidate),
+            "give either --candidate models:/NAME/VERSION or --rollback yes",
+        )
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """Sequences and a model to calls."""
+
+    input: str = option("-", "FASTA or FASTQ, plain or gzipped; several joined by commas; - reads standard input.")
+    model: str = option("models:/virnuc@champion", "models:/NAME@ALIAS or models:/NAME/VERSION.")
+    chunk_size: int = option(0, "Chunk length in bp; 0 takes the model's own.")
+    batch_tokens: int = option(16384, "Tokens in a batch, padding included.")
+    device: str = option("auto", DEVICE_HELP)
+    weights: str = option("", WEIGHTS_HELP)
+    track: str = option("no", "yes logs the prediction as a run.", ("no", "yes"))
+    out: str = option("data/calls", "Directory for the calls.")
+
+    def __post_init__(self) -> None:
+        """Raise a UsageError for values that cannot be meant."""
+        _check_choices(self)
+        if self.chunk_size:
+            _check_chunk_size(self.chunk_size)
+        _check(self.batch_tokens >= 1, f"--batch-tokens {self.batch_tokens}: use at least 1")
+        parse_weights(self.weights)
