@@ -1,0 +1,194 @@
+"""`prepare`: genomes to frames, with every chunk and frame that is dropped counted by its reason.
+
+A source file is the unit of restart. Its shards are written first, then a record of what it gave under
+`.progress/`; a file whose record exists is not read again. When all files are done the draw of `--balance` is
+made, `genomes.parquet` is put together from the records, and the manifest is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from virnuc.errors import DataError
+from virnuc.files import atomic_path, exclusive, remove_leftovers, sha256_file, write_text
+from virnuc.manifest import Manifest, check_reusable, describe_shard, has_manifest
+from virnuc.sequences.frames import FRAME_SCHEMA, GENOMES, SHARD_ROWS, GenomeCounts, frames_of, read_frames
+from virnuc.sequences.reading import read_genomes
+from virnuc.sequences.sources import SourceFile, find_sources
+from virnuc.settings import PrepareSettings
+
+_PROGRESS = ".progress"
+Progress = Callable[[Iterable[SourceFile], int], Iterable[SourceFile]]
+
+
+def prepare(settings: PrepareSettings, progress: Progress) -> Manifest:
+    """Write the frames of all genomes under `settings.source` to `settings.out`, or finish what was begun.
+
+    Args:
+        settings: where from, where to, and which frames to keep.
+        progress: wraps the iterable of source files, given their number, to show how far it is.
+
+    Raises:
+        UsageError: no such directory.
+        ParseError: a file is damaged.
+        DataError: no sequence files, one class only, an accession twice, or no frame at all.
+    """
+    sources = find_sources(Path(settings.source))
+    out = Path(settings.out)
+    parameters = {name: getattr(settings, name) for name in ("chunk_size", "evidence", "balance")}
+    if settings.balance == "yes":
+        parameters["seed"] = settings.seed
+    inputs = {source.path.name: sha256_file(source.path) for source in sources}
+    with exclusive(out / ".lock"):
+        if has_manifest(out):
+            return check_reusable(out, parameters, inputs, "frames")
+        remove_leftovers(out)
+        _check_same_command(out, parameters | inputs)
+        records = list(_process_sources(progress(sources, len(sources)), settings, out))
+        manifest = _finish(out, settings, records, parameters, inputs)
+        manifest.write(out)
+        shutil.rmtree(out / _PROGRESS)
+    return manifest
+
+
+def _check_same_command(out: Path, command: dict[str, Any]) -> None:
+    """Refuse to finish with other parameters what was begun with these."""
+    path = out / _PROGRESS / "command.json"
+    text = json.dumps(command, sort_keys=True)
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise DataError(f"{out}: begun with other parameters or sources; give another --out or delete the directory")
+    write_text(path, text)
+
+
+def _process_sources(sources: Iterable[SourceFile], settings: PrepareSettings, out: Path) -> Iterator[dict[str, Any]]:
+    """Yield what each source file gave, from its record where a former run finished it."""
+    first_shard: Counter[str] = Counter()
+    for source in sources:
+        path = out / _PROGRESS / f"{source.path.name}.json"
+        if path.is_file():
+            record = json.loads(path.read_text(encoding="utf-8"))
+        else:
+            record = _process(source, first_shard[source.group], settings, out)
+            write_text(path, json.dumps(record))
+        first_shard[source.group] += len(record["shards"])
+        yield record
+
+
+def _process(source: SourceFile, first_shard: int, settings: PrepareSettings, out: Path) -> dict[str, Any]:
+    """Write the shards of one source file; return their names and the counts of its genomes."""
+    counted: list[GenomeCounts] = []
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for genome in read_genomes(source.path):
+            length = len(genome.sequence)
+            described = (genome.accession, genome.organism, genome.lineage, source.group, source.path.name, length)
+            counted.append(GenomeCounts(*described, chunks=-(-length // settings.chunk_size)))
+            yield from frames_of(genome, counted[-1], settings.chunk_size, settings.evidence)
+
+    remaining, shards = rows(), []
+    while batch := list(islice(remaining, SHARD_ROWS)):
+        name = f"{source.group}-{first_shard + len(shards):05d}.parquet"
+        _write_parquet(out / name, pa.Table.from_pylist(batch, schema=FRAME_SCHEMA))
+        shards.append(name)
+    return {"shards": shards, "genomes": [asdict(counts) for counts in counted]}
+
+
+def _finish(
+    out: Path,
+    settings: PrepareSettings,
+    records: list[dict[str, Any]],
+    parameters: dict[str, Any],
+    inputs: dict[str, str],
+) -> Manifest:
+    genomes = [GenomeCounts(**row) for record in records for row in record["genomes"]]
+    shards = [out / name for record in records for name in record["shards"]]
+    _check_genomes(genomes, settings)
+    before = sum(counts.frames for counts in genomes)
+    if settings.balance == "yes":
+        _balance(shards, out, settings.seed)
+    table = pa.Table.from_pylist([asdict(counts) for counts in genomes])
+    _write_parquet(out / GENOMES, table)
+    rows = {path: pq.read_metadata(path).num_rows for path in shards}
+    totals = {name: sum(getattr(counts, name) for counts in genomes) for name in _totals()}
+    return Manifest(
+        kind="frames",
+        parameters=parameters,
+        inputs=inputs,
+        counts={
+            "in": {"genomes": len(genomes), "bases": totals["length"], "chunks": totals["chunks"]},
+            "out": {"chunks": totals["covered"], "frames": sum(rows.values())},
+            "dropped": {
+                "chunks_ambiguous_bases": totals["ambiguous_bases"],
+                "chunks_no_open_frame": totals["no_open_frame"],
+                "chunks_no_cds_evidence": totals["no_cds_evidence"],
+                "frames_no_cds_evidence": totals["open_frames"] - before,
+                "frames_balance": before - sum(rows.values()),
+            },
+        },
+        shards=tuple(
+            describe_shard(out, path, count) for path, count in [*rows.items(), (out / GENOMES, len(genomes))]
+        ),
+    )
+
+
+def _totals() -> list[str]:
+    return [declared.name for declared in fields(GenomeCounts) if declared.type == "int"]
+
+
+def _check_genomes(genomes: list[GenomeCounts], settings: PrepareSettings) -> None:
+    seen: dict[str, str] = {}
+    for counts in genomes:
+        if counts.genome in seen:
+            raise DataError(
+                f"accession {counts.genome} is in {seen[counts.genome]} and again in {counts.source}; keep one of them"
+            )
+        seen[counts.genome] = counts.source
+    classes = {counts.group == "viral" for counts in genomes if counts.frames}
+    if len(classes) < 2:
+        missing = "frames at all" if not classes else "non-viral frames" if True in classes else "viral frames"
+        hint = "; FASTA has no annotation: use --evidence open" if settings.evidence == "cds" else ""
+        raise DataError(f"{settings.source}: it gives no {missing}, and a classifier needs both classes{hint}")
+
+
+def _balance(shards: list[Path], out: Path, seed: int) -> None:
+    """Keep as many frames of the larger class as the smaller has: those whose seeded hash is smallest.
+
+    The highest hash to keep is fixed in a file before the first shard is rewritten, so a restart filters the
+    remaining shards alike, and filtering a shard twice changes nothing.
+    """
+    path = out / _PROGRESS / "balance.json"
+    if not path.is_file():
+        hashes = {label: [] for label in (0, 1)}  # type: dict[int, list[int]]
+        for shard in shards:
+            table = read_frames(shard, ["frame_id", "label"])
+            label = table["label"][0].as_py()
+            hashes[label].extend(_draw(frame_id, seed) for frame_id in table["frame_id"].to_pylist())
+        larger = max(hashes, key=lambda label: len(hashes[label]))
+        highest = sorted(hashes[larger])[len(hashes[1 - larger]) - 1]
+        write_text(path, json.dumps({"label": larger, "highest": highest}))
+    draw = json.loads(path.read_text(encoding="utf-8"))
+    for shard in shards:
+        table = read_frames(shard)
+        if table.num_rows and table["label"][0].as_py() == draw["label"]:
+            kept = [_draw(frame_id, seed) <= draw["highest"] for frame_id in table["frame_id"].to_pylist()]
+            _write_parquet(shard, table.filter(pa.array(kept)))
+
+
+def _draw(frame_id: str, seed: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{frame_id}".encode(), digest_size=8).digest(), "big")
+
+
+def _write_parquet(path: Path, table: pa.Table) -> None:
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")

@@ -1,0 +1,58 @@
+"""Finding the sequence files of a directory and the RefSeq division that each one belongs to."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from virnuc.errors import DataError, UsageError
+
+GROUPS = (
+    "archaea",
+    "bacteria",
+    "fungi",
+    "invertebrate",
+    "plant",
+    "protozoa",
+    "vertebrate_mammalian",
+    "vertebrate_other",
+    "viral",
+)
+SUFFIXES = (".gbff", ".gbk", ".gb", ".genbank", ".fasta", ".fa", ".fna", ".fastq", ".fq")
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A sequence file and its group, which is the part of its name before the first dot."""
+
+    path: Path
+    group: str
+
+
+def find_sources(directory: Path) -> list[SourceFile]:
+    """Return the sequence files of a directory, named `<group>.*` as in RefSeq's releases, in name order.
+
+    Raises:
+        UsageError: there is no such directory.
+        DataError: it holds no sequence file, or one whose name begins with no group.
+    """
+    if not directory.is_dir():
+        raise UsageError(f"{directory}: no such directory; --source wants one with files like viral.1.genomic.gbff.gz")
+    paths = sorted(path for path in directory.iterdir() if path.is_file() and _is_sequence_file(path))
+    if not paths:
+        raise DataError(f"{directory}: no sequence files ({', '.join(SUFFIXES)}, plain or .gz)")
+    return [SourceFile(path, _group(path)) for path in paths]
+
+
+def _is_sequence_file(path: Path) -> bool:
+    return path.name.removesuffix(".gz").endswith(SUFFIXES)
+
+
+def _group(path: Path) -> str:
+    group = path.name.split(".")[0]
+    if group not in GROUPS:
+        nearest = difflib.get_close_matches(group, GROUPS, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"groups are {', '.join(GROUPS)}"
+        raise DataError(f"{path}: its name must begin with the group and a dot; {hint}")
+    return group
