@@ -1,0 +1,113 @@
+"""One feature shard: a file of ids, vectors and one label, in the format of VirNucPro.
+
+A shard is a dict saved by `torch.save`: `ids` (list of str), `data` (float32 `[n, d]`) and `labels` (`[0]` or `[1]`,
+one label for all rows). A file from elsewhere is hostile until read: no pickle is run, and the vectors stay on
+disk, memory-mapped, until a row is asked for.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from virnuc.errors import DataError
+from virnuc.files import atomic_path
+
+
+@dataclass(frozen=True)
+class FeatureShard:
+    """The content of one file."""
+
+    path: Path
+    ids: list[str]  # n of them, each once
+    data: Tensor  # [n, d] float32, memory-mapped: a row is read from disk when it is used
+    label: int  # 1 viral, 0 non-viral; the same for all rows
+
+
+def write_shard(path: Path, ids: Sequence[str], data: Tensor, label: int) -> None:
+    """Write a shard, whole or not at all; the same content always gives the same bytes.
+
+    Args:
+        path: the file to write; its directory is made if need be.
+        ids: n frame ids, each once.
+        data: `[n, d]` float32 on any device.
+        label: 1 viral, 0 non-viral.
+
+    Raises:
+        DataError: ids and rows are out of step, an id occurs twice, or a value is not what it must be.
+    """
+    document = {"ids": list(ids), "data": data, "labels": [label]}
+    _check(path, document)
+    # A view would drag its whole storage into the file.
+    document["data"] = data.detach().to("cpu", torch.float32, copy=True).contiguous()
+    # Given a stream instead of a name, torch does not write the (temporary) name into the file.
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        torch.save(document, stream)
+
+
+def read_shard(path: Path) -> FeatureShard:
+    """Read a shard without running its pickle and without loading its vectors.
+
+    Raises:
+        DataError: the file is missing, empty, cut short, of another format, or its content is not a shard's; the
+            message names the file and, where there is one, the row.
+    """
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except pickle.UnpicklingError as error:
+        raise DataError(f"{path}: holds something other than tensors and plain values; it was not loaded") from error
+    except (RuntimeError, ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise DataError(f"{path}: cut short, damaged or not saved by torch.save ({_first_line(error)})") from error
+    _check(path, document)
+    return FeatureShard(path, document["ids"], document["data"], int(document["labels"][0]))
+
+
+def _check(path: Path, document: Any) -> None:
+    if not isinstance(document, dict) or not {"ids", "data", "labels"} <= document.keys():
+        raise DataError(f"{path}: not a feature shard; a dict with ids, data and labels is needed")
+    _check_label(path, document["labels"])
+    _check_data(path, document["data"])
+    _check_ids(path, document["ids"], len(document["data"]))
+
+
+def _check_label(path: Path, labels: Any) -> None:
+    if not (isinstance(labels, list) and len(labels) == 1 and type(labels[0]) is int and labels[0] in (0, 1)):
+        shown = str(labels)[:60]
+        raise DataError(f"{path}: labels are {shown}; a shard has one label for all rows, [0] or [1]")
+
+
+def _check_data(path: Path, data: Any) -> None:
+    if not isinstance(data, Tensor) or data.layout is not torch.strided:
+        raise DataError(f"{path}: data is no dense tensor")
+    if data.dtype is not torch.float32:
+        raise DataError(f"{path}: data is {str(data.dtype).removeprefix('torch.')}, but float32 is needed")
+    if data.dim() != 2 or not data.numel():
+        raise DataError(f"{path}: data has shape {list(data.shape)}, but [rows, width] is needed, neither of them 0")
+    # A stride of 0 would let a small file claim any number of values.
+    if not data.is_contiguous() and data.untyped_storage().nbytes() < data.numel() * data.element_size():
+        raise DataError(f"{path}: data claims {data.numel()} values but the file holds fewer")
+
+
+def _check_ids(path: Path, ids: Any, rows: int) -> None:
+    if not isinstance(ids, list):
+        raise DataError(f"{path}: ids is no list")
+    if len(ids) != rows:
+        raise DataError(f"{path}: {len(ids)} ids for {rows} rows; it cannot be known which row is whose")
+    seen: dict[str, int] = {}
+    for row, identifier in enumerate(ids):
+        if not isinstance(identifier, str) or not identifier:
+            raise DataError(f"{path}, row {row}: the id is {identifier!r}, not a text")
+        if seen.setdefault(identifier, row) != row:
+            raise DataError(f"{path}, row {row}: the id {identifier} is already that of row {seen[identifier]}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
