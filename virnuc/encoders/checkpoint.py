@@ -1,0 +1,173 @@
+"""Weights on disk in the hub's layouts, read without pickle, one tensor at a time.
+
+`model.safetensors` or its shards with an index, else `pytorch_model.bin` or its shards, which torch reads with
+`weights_only` and memory-mapped. Names are brought to one form: the prefix of the full model taken off, the heads
+that an encoder does not need dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from virnuc.errors import EncoderError
+from virnuc.runtime import derived_seed
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_MOST_BYTES_OF_JSON = 50_000_000
+
+
+class Checkpoint(ABC):
+    """Tensors by key, with their shapes known before any is read."""
+
+    origin: str  # for messages
+    shapes: dict[str, tuple[int, ...]]
+
+    @abstractmethod
+    def read(self, key: str) -> Tensor:
+        """Return one tensor on the CPU."""
+
+    def fingerprint(self, key: str, tensor: Tensor) -> bytes:
+        """Return the SHA-256 of a tensor's dtype and bytes."""
+        digest = sha256(str(tensor.dtype).encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.digest()
+
+
+class FileCheckpoint(Checkpoint):
+    """The weights of a directory in the hub's layout."""
+
+    def __init__(self, directory: Path, prefix: str, is_ignored: Callable[[str], bool]) -> None:
+        """Open the files of `directory`.
+
+        Args:
+            directory: holds one of `WEIGHT_FILES`.
+            prefix: taken off each key that begins with it.
+            is_ignored: says of a key without prefix that an encoder does not need it.
+
+        Raises:
+            EncoderError: no weights, or files that cannot be read without running code.
+        """
+        self.origin = str(directory)
+        self._tensors: dict[str, Callable[[], Tensor]] = {}
+        self.shapes = {}
+        for file in _weight_files(directory):
+            for key, shape, read in _open(file):
+                name = key.removeprefix(prefix)
+                if is_ignored(name):
+                    continue
+                if name in self.shapes:
+                    raise EncoderError(f"{directory}: {name} is there twice; get the files again")
+                self.shapes[name], self._tensors[name] = shape, read
+
+    def read(self, key: str) -> Tensor:
+        """Return one tensor on the CPU, in the dtype of the file."""
+        try:
+            return self._tensors[key]()
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise EncoderError(f"{self.origin}: {key} cannot be read ({error}); get the file again") from error
+
+
+class RandomCheckpoint(Checkpoint):
+    """Seeded random weights of a given architecture: for timing and tests, tagged as such everywhere."""
+
+    def __init__(self, name: str, shapes: Mapping[str, tuple[int, ...]], seed: int) -> None:
+        """Stand in for the checkpoint of encoder `name`; each tensor is a function of `seed` and its key."""
+        self.origin, self.shapes, self._seed = f"{name} (random weights)", dict(shapes), seed
+
+    def read(self, key: str) -> Tensor:
+        """Return norms as the identity, biases as 0, the rotary frequencies as defined, the rest as N(0, 0.02)."""
+        shape = self.shapes[key]
+        if key.endswith("inv_freq"):
+            return rotary_frequencies(shape[0])
+        if key.endswith("bias"):
+            return torch.zeros(shape)
+        if "layernorm" in key.lower() or "layer_norm" in key.lower():
+            return torch.ones(shape)
+        generator = torch.Generator().manual_seed(derived_seed(self._seed, "weights", key))
+        return torch.empty(shape).normal_(0, 0.02, generator=generator)
+
+    def fingerprint(self, key: str, tensor: Tensor) -> bytes:
+        """Return what the tensor is made from."""
+        return f"random {self._seed}".encode()
+
+
+def rotary_frequencies(count: int, base: float = 10000.0) -> Tensor:
+    """Return the rotary embedding's inverse frequencies as ESM-2 defines them, [count] float32."""
+    return 1.0 / base ** (torch.arange(count, dtype=torch.float32) / count)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that someone else wrote.
+
+    Raises:
+        EncoderError: the file is missing, too large, or no JSON object.
+    """
+    try:
+        if path.stat().st_size > _MOST_BYTES_OF_JSON:
+            raise EncoderError(f"{path}: larger than any such file")
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise EncoderError(f"{path}: no such file; a directory in the hub's layout has one") from error
+    except (ValueError, OSError, RecursionError) as error:
+        raise EncoderError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(document, dict):
+        raise EncoderError(f"{path}: not a JSON object")
+    return document
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    found = next((directory / name for name in WEIGHT_FILES if (directory / name).is_file()), None)
+    if found is None:
+        raise EncoderError(f"{directory}: no weights; it needs one of {', '.join(WEIGHT_FILES)}")
+    if found.suffix != ".json":
+        return [found]
+    names = read_json(found).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise EncoderError(f"{found}: has no weight_map from keys to files")
+    files = sorted(set(names.values()))
+    for name in files:
+        if Path(name).name != name or not (directory / name).is_file():
+            raise EncoderError(f"{found}: names {name}, which is not a file beside it; get the missing shard")
+    return [directory / name for name in files]
+
+
+def _open(file: Path) -> Iterable[tuple[str, tuple[int, ...], Callable[[], Tensor]]]:
+    try:
+        if file.suffix == ".safetensors":
+            return _open_safetensors(file)
+        return _open_pickled(file)
+    except pickle.UnpicklingError as error:
+        raise EncoderError(f"{file}: holds more than tensors, so it was not loaded (nothing in it was run)") from error
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError) as error:
+        raise EncoderError(f"{file}: cannot be read ({error}); get the file again") from error
+
+
+def _open_safetensors(file: Path) -> list[tuple[str, tuple[int, ...], Callable[[], Tensor]]]:
+    handle = safe_open(file, framework="pt")
+    shapes = {key: tuple(handle.get_slice(key).get_shape()) for key in handle.keys()}  # noqa: SIM118
+    return [(key, shape, lambda key=key: handle.get_tensor(key)) for key, shape in shapes.items()]  # type: ignore[misc]
+
+
+def _open_pickled(file: Path) -> list[tuple[str, tuple[int, ...], Callable[[], Tensor]]]:
+    state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise EncoderError(f"{file}: not a dict of tensors")
+    for key, tensor in state.items():  # a stride of 0 would let a small file claim any number of values
+        if tensor.layout is not torch.strided or tensor.untyped_storage().nbytes() < tensor.nbytes:
+            raise EncoderError(f"{file}: {key} claims more values than the file holds")
+    return [(key, tuple(tensor.shape), lambda tensor=tensor: tensor) for key, tensor in state.items()]  # type: ignore[misc]

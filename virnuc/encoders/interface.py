@@ -1,0 +1,129 @@
+"""What an encoder is to the rest of the project: a name, a kind, a width, its origin, and `embed`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from virnuc.errors import DataError
+
+Progress = Callable[[int], None]  # called with the number of sequences embedded since the last call
+DEFAULT_BATCH_TOKENS = 16384
+
+
+@dataclass(frozen=True)
+class EncoderProvenance:
+    """Where an encoder's numbers come from; two encoders that differ here may not share a directory."""
+
+    name: str
+    kind: str  # dna or protein
+    dimension: int
+    weights: str  # hub, local, shipped, random, or none where there is nothing to load
+    weight_digest: str  # SHA-256 over the names, shapes and bytes of the tensors that are used
+    precision: str
+    licence: str
+    hub_id: str | None = None
+    revision: str | None = None
+    token_dropout_scale: float | None = None  # factor on the token embeddings, ESM family only
+    rotary: str | None = None  # file, or computed where the file has no inv_freq at all; ESM family only
+    max_residues: int | None = None  # longer sequences are cut here, and counted
+    parameters: int = 0  # number of weights that are used
+    probe: tuple[float, ...] = ()  # first values of the embedding of a fixed sequence, 4 digits
+
+    def asdict(self) -> dict[str, Any]:
+        """Return the fields as plain values for a manifest, a checkpoint or a run."""
+        return {**asdict(self), "probe": list(self.probe)}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Sequences as token ids, laid end to end."""
+
+    flat: np.ndarray  # [tokens] int32
+    starts: np.ndarray  # [n + 1] int64, where each sequence begins in `flat`
+    ids: Sequence[str]  # n names for error messages
+    truncated: int = 0  # sequences that were cut to the encoder's maximum
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sequence, [n] int64."""
+        return np.diff(self.starts)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+
+class Encoder(ABC):
+    """Turns DNA or proteins into vectors. `tokenise` and `embed_tokens` may run in different threads."""
+
+    provenance: EncoderProvenance
+
+    @property
+    def name(self) -> str:
+        """Name in the table, or one made from the weight digest for a directory."""
+        return self.provenance.name
+
+    @property
+    def kind(self) -> str:
+        """`dna` or `protein`."""
+        return self.provenance.kind
+
+    @property
+    def dimension(self) -> int:
+        """Width of the vectors."""
+        return self.provenance.dimension
+
+    @abstractmethod
+    def tokenise(self, sequences: Sequence[str], ids: Sequence[str] | None = None) -> Tokens:
+        """Return the token ids of `sequences`; `ids` are their names in error messages.
+
+        Raises:
+            DataError: a sequence is empty or has a letter that the encoder does not know.
+        """
+
+    @abstractmethod
+    def embed_tokens(
+        self, tokens: Tokens, *, batch_tokens: int = DEFAULT_BATCH_TOKENS, progress: Progress | None = None
+    ) -> Tensor:
+        """Return the vectors of tokenised sequences, [n, dimension] float32 on the CPU, in their order."""
+
+    def embed(
+        self,
+        sequences: Sequence[str],
+        *,
+        ids: Sequence[str] | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Return one vector a sequence, [n, dimension] float32 on the CPU, in the order given.
+
+        Raises:
+            DataError: a sequence is empty or has a letter that the encoder does not know.
+            EncoderError: an embedding is not finite, or a single sequence does not fit into memory.
+        """
+        return self.embed_tokens(self.tokenise(sequences, ids), batch_tokens=batch_tokens, progress=progress)
+
+    def truncated_length(self, length: int) -> int:
+        """Return how many letters of a sequence of `length` letters the encoder looks at."""
+        limit = self.provenance.max_residues
+        return length if limit is None else min(length, limit)
+
+
+def name_sequences(sequences: Sequence[str], ids: Sequence[str] | None) -> Sequence[str]:
+    """Return the names to use in messages, and refuse empty sequences.
+
+    Raises:
+        DataError: a sequence is empty, or there are not as many names as sequences.
+    """
+    names = ids if ids is not None else [f"number {row + 1}" for row in range(len(sequences))]
+    if len(names) != len(sequences):
+        raise DataError(f"{len(sequences)} sequences, but {len(names)} ids; each sequence needs one")
+    for name, sequence in zip(names, sequences, strict=True):
+        if not sequence:
+            raise DataError(f"sequence {name} is empty; leave it out before embedding")
+    return names

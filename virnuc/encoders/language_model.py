@@ -1,0 +1,121 @@
+"""A network and its tokenizer as an encoder: batches, order, memory, and the proof that the numbers are numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from virnuc.encoders.interface import DEFAULT_BATCH_TOKENS, Encoder, EncoderProvenance, Progress, Tokens
+from virnuc.encoders.network import Network
+from virnuc.encoders.packing import Packing
+from virnuc.encoders.tokens import plan_batches
+from virnuc.errors import EncoderError
+
+PROBES = {
+    "protein": "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQVKVKALPDAQFEVV",
+    "dna": "ATGAAAACCGCGTATATTGCGAAACAGCGCCAGATTAGCTTTGTGAAAAGCCATTTTAGCCGCCAGCTGGAAGAACGCCTGGGC",
+}
+_PROBE_VALUES = 8
+# A CPU is fastest while a batch's activations stay in its cache; more tokens at once gain nothing there.
+CPU_BATCH_TOKENS = 2048
+
+Tokeniser = Callable[[Sequence[str], Sequence[str] | None], Tokens]
+
+
+class LanguageModelEncoder(Encoder):
+    """Embeds with a loaded network; made by the loaders of the table."""
+
+    def __init__(self, network: Network, tokeniser: Tokeniser, provenance: EncoderProvenance, device: str) -> None:
+        """Take a filled network and embed the probe sequence with it.
+
+        Raises:
+            EncoderError: the probe's embedding is not finite.
+        """
+        self.network, self.device = network.eval(), torch.device(device)
+        self._tokeniser = tokeniser
+        self.provenance = provenance
+        vector = self.embed([PROBES[provenance.kind]], ids=["probe"])[0, :_PROBE_VALUES]
+        self.provenance = replace(provenance, probe=tuple(round(value, 4) for value in vector.tolist()))
+
+    def tokenise(self, sequences: Sequence[str], ids: Sequence[str] | None = None) -> Tokens:
+        """Return the token ids of `sequences`, special tokens included."""
+        tokens = self._tokeniser(sequences, ids)
+        if tokens.flat.size and int(tokens.flat.max()) >= self.network.vocabulary:
+            raise EncoderError(f"{self.name}: its tokenizer makes ids that its network does not have; get both again")
+        return tokens
+
+    def flops(self, tokens: Tokens) -> int:
+        """Return the floating-point operations that embedding `tokens` takes, a multiply-add counted as two."""
+        return self.network.flops(tokens.lengths)
+
+    @torch.inference_mode()
+    def embed_tokens(
+        self, tokens: Tokens, *, batch_tokens: int = DEFAULT_BATCH_TOKENS, progress: Progress | None = None
+    ) -> Tensor:
+        """Return the vectors of tokenised sequences, [n, dimension] float32 on the CPU, in their order.
+
+        On a GPU the next batch is prepared and queued before the one before is copied back.
+
+        Raises:
+            EncoderError: an embedding is not finite, or a single sequence does not fit into memory.
+        """
+        vectors = torch.empty(len(tokens), self.dimension)
+        waiting: tuple[np.ndarray, Tensor] | None = None
+        for rows in plan_batches(tokens.lengths, self._budget(batch_tokens)):
+            computed = self._compute(tokens, rows)
+            if waiting is not None:
+                self._store(vectors, tokens, *waiting, progress)
+            waiting = rows, computed
+        if waiting is not None:
+            self._store(vectors, tokens, *waiting, progress)
+        return vectors
+
+    def _budget(self, batch_tokens: int) -> int:
+        return min(batch_tokens, CPU_BATCH_TOKENS) if self.device.type == "cpu" else batch_tokens
+
+    def _compute(self, tokens: Tokens, rows: np.ndarray) -> Tensor:
+        """Embed one batch; when memory is full, its halves one after the other."""
+        try:
+            return self._forward(tokens, rows)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            if len(rows) == 1:
+                row = int(rows[0])
+                raise EncoderError(
+                    f"sequence {tokens.ids[row]} ({tokens.lengths[row]} tokens) does not fit into the memory of "
+                    f"{self.device} alone; cut it into shorter chunks or use another device"
+                ) from error
+        # Outside the handler, so that the failed attempt's tensors are gone.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        middle = len(rows) // 2
+        return torch.cat([self._compute(tokens, rows[:middle]), self._compute(tokens, rows[middle:])])
+
+    def _forward(self, tokens: Tokens, rows: np.ndarray) -> Tensor:
+        batch = np.concatenate([tokens.flat[tokens.starts[row] : tokens.starts[row + 1]] for row in rows.tolist()])
+        packing = Packing.of_lengths(tokens.lengths[rows], self.device)
+        return self.network(torch.from_numpy(batch).to(self.device, torch.int64), packing)
+
+    def _store(
+        self, vectors: Tensor, tokens: Tokens, rows: np.ndarray, computed: Tensor, progress: Progress | None
+    ) -> None:
+        computed = computed.cpu()
+        finite = torch.isfinite(computed).all(dim=1)
+        if not bool(finite.all()):
+            row = int(rows[int(torch.nonzero(~finite)[0])])
+            raise EncoderError(
+                f"{self.name} gives a vector that is not finite for sequence {tokens.ids[row]} in "
+                f"{self.provenance.precision}; use another precision or check the weights"
+            )
+        vectors[torch.from_numpy(rows)] = computed
+        if progress is not None:
+            progress(len(rows))
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,132 @@
+"""The loaders of the table: files to a network that has proved to be what the table says."""
+
+from __future__ import annotations
+
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from virnuc.encoders import esm, mosaicbert
+from virnuc.encoders.byte_pairs import BytePairTokeniser, train_byte_pairs
+from virnuc.encoders.checkpoint import Checkpoint, FileCheckpoint, RandomCheckpoint, read_json, rotary_frequencies
+from virnuc.encoders.composition import CompositionEncoder
+from virnuc.encoders.interface import Encoder, EncoderProvenance
+from virnuc.encoders.language_model import LanguageModelEncoder
+from virnuc.encoders.network import Network, fill
+from virnuc.encoders.sources import RANDOM, locate
+from virnuc.encoders.spec import EncoderSpec, LoadRequest
+from virnuc.encoders.tokens import tokenise_proteins
+from virnuc.errors import EncoderError, UsageError
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+_RANDOM_SEED = 0
+_NAME_DIGITS = 12
+
+
+def load_composition(spec: EncoderSpec, request: LoadRequest) -> Encoder:
+    """Make a composition encoder.
+
+    Raises:
+        UsageError: weights were given for it.
+    """
+    if request.source is not None:
+        raise UsageError(f"--weights {spec.name}=...: {spec.name} counts words and has no weights")
+    return CompositionEncoder(spec.name, spec.kind, str(spec.architecture["alphabet"]), int(spec.architecture["word"]))
+
+
+def load_esm(spec: EncoderSpec, request: LoadRequest) -> Encoder:
+    """Load an ESM-2 model.
+
+    Raises:
+        EncoderError: files that are missing, damaged, or of another model.
+    """
+    directory, weights = locate(spec, request)
+    config, origin = _config(spec, directory)
+    shape = esm.EsmShape.from_config(config, origin)
+    scale = spec.token_dropout_scale
+    if scale is None:
+        scale = 1 - esm.TRAINED_MASKING if shape.token_dropout else 1.0
+    checkpoint: Checkpoint | None = None
+    if directory is not None:
+        checkpoint = FileCheckpoint(directory, esm.PREFIX, esm.is_ignored)
+    rotary = "layers" if checkpoint is None else esm.rotary_source(checkpoint)
+    with torch.device("meta"):
+        network = esm.EsmNetwork(shape, scale, rotary)
+    digest = _fill(network, checkpoint, spec, request)
+    if rotary == "computed":
+        frequencies = rotary_frequencies(network.rotary.inv_freq.shape[1])
+        network.rotary.inv_freq = frequencies.repeat(shape.layers, 1).to(request.device)
+    facts = {
+        "weights": weights,
+        "weight_digest": digest,
+        "token_dropout_scale": scale,
+        "rotary": "computed" if rotary == "computed" else "file",
+    }
+    tokeniser = partial(tokenise_proteins, max_residues=spec.max_residues)
+    return LanguageModelEncoder(network, tokeniser, _provenance(spec, request, network, facts), request.device)
+
+
+def load_mosaicbert(spec: EncoderSpec, request: LoadRequest) -> Encoder:
+    """Load a MosaicBERT model with its byte-pair tokenizer.
+
+    Raises:
+        EncoderError: files that are missing, damaged, or of another model.
+    """
+    directory, weights = locate(spec, request, extra_files=("tokenizer.json",))
+    config, origin = _config(spec, directory)
+    shape = mosaicbert.MosaicBertShape.from_config(config, origin)
+    with torch.device("meta"):
+        network = mosaicbert.MosaicBertNetwork(shape)
+    if directory is None:
+        digest = _fill(network, None, spec, request)
+        tokeniser = train_byte_pairs(EXAMPLES / "refseq_mini", shape.vocabulary)
+    else:
+        tokeniser = BytePairTokeniser.from_file(directory / "tokenizer.json")
+        digest = _fill(network, FileCheckpoint(directory, mosaicbert.PREFIX, mosaicbert.is_ignored), spec, request)
+        digest = sha256(digest.encode() + (directory / "tokenizer.json").read_bytes()).hexdigest()
+    facts = {"weights": weights, "weight_digest": digest}
+    return LanguageModelEncoder(network, tokeniser, _provenance(spec, request, network, facts), request.device)
+
+
+def _config(spec: EncoderSpec, directory: Path | None) -> tuple[dict[str, Any], str]:
+    if directory is not None:
+        return read_json(directory / "config.json"), str(directory / "config.json")
+    if spec.architecture:
+        return dict(spec.architecture), f"{spec.name} ({RANDOM})"
+    if spec.directory is not None:
+        return read_json(spec.directory / "config.json"), str(spec.directory / "config.json")
+    raise UsageError(f"{spec.name}: no architecture to fill with random weights")
+
+
+def _fill(network: Network, checkpoint: Checkpoint | None, spec: EncoderSpec, request: LoadRequest) -> str:
+    if spec.dimension is not None and network.dimension != spec.dimension:
+        raise EncoderError(
+            f"{spec.name}: its config.json says {network.dimension} dimensions, but {spec.name} has {spec.dimension}; "
+            "these are the files of another model"
+        )
+    if checkpoint is None:
+        shapes = {key: slot.shape for key, slot in network.slots().items()}
+        checkpoint = RandomCheckpoint(spec.name, shapes, _RANDOM_SEED)
+    return fill(network, checkpoint, request.precision, request.device)
+
+
+def _provenance(spec: EncoderSpec, request: LoadRequest, network: Network, facts: dict[str, Any]) -> EncoderProvenance:
+    from_hub = facts["weights"] == "hub"
+    name = spec.name
+    if ":" in name:  # a directory: the weights are its identity, wherever it lies
+        name = f"{name.partition(':')[0]}-{facts['weight_digest'][:_NAME_DIGITS]}"
+    return EncoderProvenance(
+        name=name,
+        kind=spec.kind,
+        dimension=network.dimension,
+        precision=request.precision,
+        licence=spec.licence,
+        hub_id=spec.hub_id,
+        revision=(request.revision or spec.revision) if from_hub else None,
+        max_residues=spec.max_residues,
+        parameters=sum(int(torch.Size(slot.shape).numel()) for slot in network.slots().values()),
+        **facts,
+    )

@@ -1,0 +1,133 @@
+"""The MosaicBERT family (DNABERT-2, DNABERT-S): post-norm, gated feed-forward, ALiBi instead of positions.
+
+The published code takes a Triton path in float16 that fails on CPUs and on newer Triton; this is the plain
+mathematics of it with torch's own attention.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from virnuc.encoders.linear import Linear
+from virnuc.encoders.network import Network, Slot, linear_slots, norm_slots, positive_integers
+from virnuc.encoders.packing import Packing, attend, mean_of_sequences
+from virnuc.errors import EncoderError
+
+PREFIX = "bert."
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "type_vocab_size",
+)
+
+
+def is_ignored(key: str) -> bool:
+    """Return whether an encoder does not need this key: the heads and the pooler."""
+    return key.startswith(("cls.", "pooler."))
+
+
+@dataclass(frozen=True)
+class MosaicBertShape:
+    """The architecture as config.json gives it."""
+
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    inner: int  # width of the feed-forward layer
+    types: int  # rows of the token-type table, of which the first is used
+    epsilon: float  # of the layer norms
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], origin: str) -> MosaicBertShape:
+        """Read and check a config.json.
+
+        Raises:
+            EncoderError: it is not of a MosaicBERT model.
+        """
+        vocabulary, width, layers, heads, inner, types = positive_integers(config, _SIZES, origin)
+        if config.get("model_type", "bert") != "bert" or config.get("hidden_act", "gelu") != "gelu" or width % heads:
+            raise EncoderError(f"{origin}: not of a MosaicBERT model (bert, gelu, width a multiple of the heads)")
+        return cls(vocabulary, width, layers, heads, inner, types, float(config.get("layer_norm_eps", 1e-12)))
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """Return the slope of each head: a geometric series, filled up from the next finer one (Press et al. 2022)."""
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * (head + 1) / power) for head in range(power)]
+    finer = [2 ** (-4 * (head + 1) / power) for head in range(0, 2 * power, 2)]
+    return slopes + finer[: heads - power]
+
+
+class _Layer(nn.Module):
+    def __init__(self, shape: MosaicBertShape) -> None:
+        super().__init__()
+        self.heads = shape.heads
+        self.qkv = Linear(shape.width, 3 * shape.width)
+        self.out = Linear(shape.width, shape.width)
+        self.attention_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
+        self.gated = Linear(shape.width, 2 * shape.inner, bias=False)
+        self.down = Linear(shape.inner, shape.width)
+        self.norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
+
+    def forward(self, states: Tensor, packing: Packing, slopes: Tensor) -> Tensor:
+        query, key, value = self.qkv(states).unflatten(1, (3, self.heads, -1)).unbind(1)
+        states = self.attention_norm(self.out(attend(query, key, value, packing, slopes), residual=states))
+        gate, inner = self.gated(states).chunk(2, dim=1)
+        return self.norm(self.down(functional.gelu(gate).mul_(inner), residual=states))
+
+
+class MosaicBertNetwork(Network):
+    """A MosaicBERT encoder whose output is the mean over all tokens, [CLS] and [SEP] included."""
+
+    def __init__(self, shape: MosaicBertShape) -> None:
+        """Lay out the network of `shape`."""
+        super().__init__()
+        self.shape, self.dimension, self.vocabulary = shape, shape.width, shape.vocabulary
+        self.words = nn.Embedding(shape.vocabulary, shape.width)
+        self.types = nn.Embedding(shape.types, shape.width)
+        self.first_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
+        self.layer = nn.ModuleList(_Layer(shape) for _ in range(shape.layers))
+        self._slopes = alibi_slopes(shape.heads)
+
+    def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
+        """Map token ids [tokens] to the mean over tokens, [sequences, width] float32."""
+        states = self.first_norm(self.words(tokens) + self.types.weight[0])
+        slopes = torch.tensor(self._slopes, device=states.device)
+        for layer in self.layer:
+            states = layer(states, packing, slopes)
+        return mean_of_sequences(states, packing, skip_ends=False)
+
+    def flops(self, lengths: np.ndarray) -> int:
+        """Return the floating-point operations of sequences of `lengths` tokens, a multiply-add counted as two."""
+        width, tokens = self.shape.width, int(lengths.sum())
+        linear = 2 * tokens * (4 * width * width + 3 * width * self.shape.inner)
+        return self.shape.layers * (linear + 4 * width * int((lengths**2).sum()))
+
+    def slots(self) -> dict[str, Slot]:
+        """Return the place of each tensor of the checkpoint."""
+        width, inner = self.shape.width, self.shape.inner
+        slots = {
+            "embeddings.word_embeddings.weight": Slot("words", "weight", (self.vocabulary, width)),
+            "embeddings.token_type_embeddings.weight": Slot("types", "weight", (self.shape.types, width)),
+            **norm_slots("embeddings.LayerNorm", "first_norm", width),
+        }
+        for index in range(self.shape.layers):
+            there, here = f"encoder.layer.{index}", f"layer.{index}"
+            slots |= linear_slots(f"{there}.attention.self.Wqkv", f"{here}.qkv", 3 * width, width)
+            slots |= linear_slots(f"{there}.attention.output.dense", f"{here}.out", width, width)
+            slots |= norm_slots(f"{there}.attention.output.LayerNorm", f"{here}.attention_norm", width)
+            slots[f"{there}.mlp.gated_layers.weight"] = Slot(f"{here}.gated", "weight", (2 * inner, width))
+            slots |= linear_slots(f"{there}.mlp.wo", f"{here}.down", width, inner)
+            slots |= norm_slots(f"{there}.mlp.layernorm", f"{here}.norm", width)
+        return slots

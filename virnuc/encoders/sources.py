@@ -1,0 +1,79 @@
+"""Where an encoder's files are: shipped, in a directory the user names, in the hub's cache, or on the hub."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+from virnuc.encoders.checkpoint import WEIGHT_FILES, read_json
+from virnuc.encoders.spec import EncoderSpec, LoadRequest
+from virnuc.errors import EncoderError, UsageError
+
+RANDOM = "random"
+_UNREACHABLE = (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, OSError)
+
+
+def locate(spec: EncoderSpec, request: LoadRequest, extra_files: tuple[str, ...] = ()) -> tuple[Path | None, str]:
+    """Return the directory of an encoder's files and the kind of source it is.
+
+    Args:
+        spec: the encoder.
+        request: its `source` and `revision` are used.
+        extra_files: files besides config.json and the weights that the family needs.
+
+    Returns:
+        The directory (None for random weights) and `hub`, `local`, `shipped` or `random`.
+
+    Raises:
+        UsageError: the directory does not exist.
+        EncoderError: the weights are neither cached nor reachable.
+    """
+    if request.source == RANDOM:
+        return None, RANDOM
+    if request.source is not None:
+        return _existing(Path(request.source), f"--weights {spec.name}={request.source}"), "local"
+    if spec.directory is not None:
+        return _existing(spec.directory, f"encoder {spec.name}"), "shipped" if spec.shipped else "local"
+    return _hub_directory(spec, request.revision or spec.revision, extra_files), "hub"
+
+
+def _existing(directory: Path, what: str) -> Path:
+    if not directory.is_dir():
+        raise UsageError(f"{what}: {directory} is no directory; it needs config.json and the weights of a model")
+    return directory
+
+
+def _hub_directory(spec: EncoderSpec, revision: str | None, extra_files: tuple[str, ...]) -> Path:
+    try:
+        return _fetch(spec, revision, extra_files, cached_only=True)
+    except _UNREACHABLE:
+        pass
+    try:
+        return _fetch(spec, revision, extra_files, cached_only=False)
+    except _UNREACHABLE as error:
+        at = f" --revision {revision}" if revision else ""
+        raise EncoderError(
+            f"the weights of {spec.name} ({spec.hub_id}, {spec.download_gb:g} GB) are neither in the cache "
+            f"{constants.HF_HUB_CACHE} nor reachable ({type(error).__name__}); where there is a network, run "
+            f"`hf download {spec.hub_id}{at} --local-dir DIR`, copy DIR here and add --weights {spec.name}=DIR "
+            f"(--weights {spec.name}=random times the architecture without them)"
+        ) from error
+
+
+def _fetch(spec: EncoderSpec, revision: str | None, extra_files: tuple[str, ...], cached_only: bool) -> Path:
+    get = partial(hf_hub_download, spec.hub_id, revision=revision, local_files_only=cached_only)
+    for name in ("config.json", *extra_files):
+        directory = Path(get(name)).parent
+    for name in WEIGHT_FILES:
+        try:
+            found = Path(get(name))
+        except EntryNotFoundError:
+            continue
+        if found.suffix == ".json":
+            for shard in sorted(set(read_json(found).get("weight_map", {}).values())):
+                get(shard)
+        return directory
+    raise EntryNotFoundError(f"{spec.hub_id} has none of {', '.join(WEIGHT_FILES)}")

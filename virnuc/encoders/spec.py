@@ -1,0 +1,38 @@
+"""What the table says of an encoder, and what a caller may ask of its loader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from virnuc.encoders.interface import Encoder
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """One row of the table."""
+
+    name: str
+    kind: str  # dna or protein
+    loader: Callable[[EncoderSpec, LoadRequest], Encoder]
+    licence: str
+    dimension: int | None = None  # None: as its config.json says
+    hub_id: str | None = None
+    revision: str | None = None  # branch, tag or commit of the hub repository
+    download_gb: float = 0.0
+    directory: Path | None = None  # in the hub's layout, for encoders that are not on the hub
+    shipped: bool = False  # `directory` belongs to this project
+    max_residues: int | None = None
+    token_dropout_scale: float | None = None  # ESM family; None: 0.88 if config.json says token_dropout, else 1
+    architecture: Mapping[str, int | float | bool | str] = field(default_factory=dict)  # config.json for random weights
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """How to load: where the weights are, on what device, how precisely."""
+
+    source: str | None = None  # None: where the spec says; `random`; or a directory in the hub's layout
+    device: str = "cpu"
+    precision: str = "fp32"  # fp32, bf16, fp16 or int8; never auto
+    revision: str | None = None  # instead of the spec's

@@ -1,0 +1,136 @@
+"""The table of encoders: the only place that knows any of them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from virnuc.encoders.composition import BASES, RESIDUES
+from virnuc.encoders.interface import Encoder
+from virnuc.encoders.loading import EXAMPLES, load_composition, load_esm, load_mosaicbert
+from virnuc.encoders.spec import EncoderSpec, LoadRequest
+from virnuc.errors import UsageError, unknown_name
+from virnuc.runtime import choose_device, choose_precision
+
+MAX_RESIDUES = 1024
+_UNKNOWN_LICENCE = "that of the directory's model; not known here"
+
+
+def _esm(name: str, hub_id: str, sizes: tuple[int, int, int, int], download_gb: float, licence: str) -> EncoderSpec:
+    """Return the row of a published ESM-2 model of `sizes` (width, layers, heads, inner width)."""
+    width, layers, heads, inner = sizes
+    architecture = {
+        "model_type": "esm",
+        "vocab_size": 33,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": inner,
+        "layer_norm_eps": 1e-5,
+        "position_embedding_type": "rotary",
+        "token_dropout": True,
+    }
+    return EncoderSpec(
+        name=name,
+        kind="protein",
+        loader=load_esm,
+        licence=licence,
+        dimension=width,
+        hub_id=hub_id,
+        revision="main",
+        download_gb=download_gb,
+        max_residues=MAX_RESIDUES,
+        architecture=architecture,
+    )
+
+
+def _shipped(name: str) -> EncoderSpec:
+    directory = EXAMPLES / "encoders" / name
+    return EncoderSpec(name, "protein", load_esm, "MIT", directory=directory, shipped=True, max_residues=MAX_RESIDUES)
+
+
+def _composition(name: str, kind: str, alphabet: str, word: int) -> EncoderSpec:
+    architecture: dict[str, int | str] = {"alphabet": alphabet, "word": word}
+    return EncoderSpec(name, kind, load_composition, "MIT", dimension=len(alphabet) ** word, architecture=architecture)
+
+
+_SPECS = (
+    _esm("esm2_3b", "facebook/esm2_t36_3B_UR50D", (2560, 36, 40, 10240), 11.4, "MIT"),
+    _esm("fastesm650", "Synthyra/FastESM2_650", (1280, 33, 20, 5120), 2.6, "unclear: not stated with the weights"),
+    _esm("esm2_650m", "facebook/esm2_t33_650M_UR50D", (1280, 33, 20, 5120), 2.6, "MIT"),
+    _esm("esm2_150m", "facebook/esm2_t30_150M_UR50D", (640, 30, 20, 2560), 0.6, "MIT"),
+    _esm("esm2_35m", "facebook/esm2_t12_35M_UR50D", (480, 12, 20, 1920), 0.14, "MIT"),
+    _esm("esm2_8m", "facebook/esm2_t6_8M_UR50D", (320, 6, 20, 1280), 0.03, "MIT"),
+    EncoderSpec(
+        name="dnabert_s",
+        kind="dna",
+        loader=load_mosaicbert,
+        licence="Apache-2.0",
+        dimension=768,
+        hub_id="zhihan1996/DNABERT-S",
+        revision="main",
+        download_gb=0.47,
+        architecture={
+            "vocab_size": 4096,
+            "hidden_size": 768,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "intermediate_size": 3072,
+            "type_vocab_size": 2,
+            "layer_norm_eps": 1e-12,
+        },
+    ),
+    _shipped("esm2_tiny_deep"),
+    _shipped("esm2_tiny"),
+    _composition("tetranucleotide", "dna", BASES, 4),
+    _composition("dipeptide", "protein", RESIDUES, 2),
+)
+ENCODERS: dict[str, EncoderSpec] = {spec.name: spec for spec in _SPECS}
+_DIRECTORY_FAMILIES = {"esm": ("protein", load_esm, MAX_RESIDUES), "mosaicbert": ("dna", load_mosaicbert, None)}
+
+
+def find_encoder(name: str) -> EncoderSpec:
+    """Return the row of an encoder: one of the table, `esm:DIR` or `mosaicbert:DIR`.
+
+    Raises:
+        UsageError: there is no such encoder or directory; the message names the nearest right one.
+    """
+    family, separator, directory = name.partition(":")
+    if separator and family in _DIRECTORY_FAMILIES:
+        if not Path(directory).is_dir():
+            raise UsageError(f"{name}: {directory} is no directory; it needs config.json and the weights of a model")
+        kind, loader, max_residues = _DIRECTORY_FAMILIES[family]
+        return EncoderSpec(name, kind, loader, _UNKNOWN_LICENCE, directory=Path(directory), max_residues=max_residues)
+    if name not in ENCODERS:
+        raise unknown_name("encoder", name, ENCODERS)
+    return ENCODERS[name]
+
+
+def load_encoder(
+    name: str,
+    *,
+    weights: Mapping[str, str] | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+    revision: str | None = None,
+) -> Encoder:
+    """Load an encoder and let it prove itself.
+
+    Args:
+        name: one of `ENCODERS`, `esm:DIR` or `mosaicbert:DIR`.
+        weights: by encoder name, a directory in the hub's layout, or `random`; others come from the hub's cache.
+        device: `auto` or a device that torch knows.
+        precision: `auto`, `fp32`, `bf16`, `fp16` or `int8`.
+        revision: of the hub repository, instead of the table's.
+
+    Raises:
+        UsageError: an unknown encoder, device or precision, or a directory that is not there.
+        EncoderError: weights that are missing, incomplete, damaged or of another model.
+    """
+    spec = find_encoder(name)
+    sources = weights or {}
+    for named in sources:
+        find_encoder(named)
+    chosen_device = choose_device(device).name
+    chosen_precision = choose_precision(precision, chosen_device).name
+    return spec.loader(spec, LoadRequest(sources.get(name), chosen_device, chosen_precision, revision))
