@@ -1,0 +1,1 @@
+"""One thin click command an entry point of the MLproject: parse, call, track, exit code."""

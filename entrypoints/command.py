@@ -1,0 +1,109 @@
+"""What all entry points share: options from settings, a run around the stage, errors to exit codes.
+
+Nothing heavy is imported before a command really runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, Generic, TypeVar
+
+import click
+
+from virnuc.errors import VirnucError
+
+S = TypeVar("S")
+R = TypeVar("R")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+
+
+class Stage(Generic[S, R]):
+    """A stage: its settings, its click command, and the way to run it inside a pipeline."""
+
+    def __init__(self, name: str, settings: type[S], body: Callable[..., R], tracked: bool) -> None:
+        self.name = name
+        self.settings = settings
+        self._body = body
+        self._tracked = tracked
+        self.command = click.Command(
+            name,
+            params=[_option(declared) for declared in fields(settings)],  # type: ignore[arg-type]
+            callback=self._from_command_line,
+            help=body.__doc__,
+            context_settings={"show_default": True, "help_option_names": ["-h", "--help"], "max_content_width": 100},
+        )
+
+    def run(self, settings: S, name: str | None = None) -> R:
+        """Run the stage in its own run, a child if a run is active."""
+        if not self._tracked:
+            return self._body(settings, None)
+        from virnuc.tracking import tracked_run
+
+        with tracked_run(self.name, settings, name) as tracker:
+            return self._body(settings, tracker)
+
+    def main(self) -> None:
+        """Parse the command line, run, and exit with the stage's code."""
+        self.command.main(prog_name=f"python -m entrypoints.{self.name}")
+
+    def _from_command_line(self, **values: Any) -> None:
+        quieten()
+        try:
+            settings = self.settings(**values)
+            if self._tracked:
+                from virnuc.tracking import raise_on_sigterm
+
+                raise_on_sigterm()
+            self.run(settings)
+        except VirnucError as error:
+            sys.stdout.flush()
+            click.echo(f"{self.name}: {error}", err=True)
+            sys.exit(error.exit_code)
+        except BrokenPipeError:
+            sys.exit(1)
+        except Exception as error:
+            traceback.print_exc()
+            click.echo(f"{self.name}: unexpected {type(error).__name__}: {error}", err=True)
+            sys.exit(1)
+
+
+def stage(settings: type[S], *, tracked: bool = True) -> Callable[[Callable[..., R]], Stage[S, R]]:
+    """Make a stage from a function of its settings and a tracker (None where the stage is not tracked)."""
+
+    def decorate(body: Callable[..., R]) -> Stage[S, R]:
+        return Stage(body.__name__, settings, body, tracked)
+
+    return decorate
+
+
+def quieten() -> None:
+    """Silence the libraries' chatter; what virnuc itself has to say goes to the terminal by `say`."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
+    for name in ("mlflow", "alembic", "httpx", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def say(message: str) -> None:
+    """Print a line to the terminal at once."""
+    click.echo(message)
+    sys.stdout.flush()
+
+
+def _option(declared: Any) -> click.Option:
+    described = declared.metadata
+    choices = described["choices"]
+    return click.Option(
+        [f"--{declared.name.replace('_', '-')}"],
+        default=declared.default,
+        type=click.Choice(choices) if choices else type(declared.default),
+        help=described["help"],
+    )

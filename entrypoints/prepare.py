@@ -1,0 +1,39 @@
+"""`prepare`: genomes to frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from entrypoints.command import say, stage
+from virnuc.settings import PrepareSettings
+
+if TYPE_CHECKING:
+    from virnuc.manifest import Manifest
+    from virnuc.tracking import Tracker
+
+
+@stage(PrepareSettings)
+def prepare(settings: PrepareSettings, tracker: Tracker) -> Manifest:
+    """Cut genomes into chunks and keep the reading frames that have no stop codon.
+
+    A directory that is finished is left as it is; one that is not is finished.
+    """
+    from entrypoints.progress import bar
+    from virnuc.sequences.preparing import prepare as prepare_frames
+
+    manifest = prepare_frames(settings, bar("prepare", "file"))
+    tracker.dataset("frames", Path(settings.out), manifest.digest, "output")
+    counts = {**manifest.counts["in"], **manifest.counts["out"], **manifest.counts["dropped"]}
+    counts["chunks"] = manifest.counts["in"]["chunks"]
+    tracker.metrics({f"frames/{name}": float(value) for name, value in counts.items()})
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest.counts["dropped"].items() if count)
+    say(
+        f"prepare    {manifest.counts['out']['frames']:,} frames of {counts['chunks']:,} chunks "
+        f"of {counts['genomes']:,} genomes in {settings.out}; dropped: {dropped or 'nothing'}"
+    )
+    return manifest
+
+
+if __name__ == "__main__":
+    prepare.main()

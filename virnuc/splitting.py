@@ -1,0 +1,228 @@
+"""`split`: which frames are for training, validation and testing, decided once for every feature set.
+
+Within each group (and so each label) the units are taken in an order that a hash of the seed and the unit's name
+gives, and each goes into the test part if that brings the part nearer to its share; validation is cut from the
+rest in the same way. The assignment depends on ids and seed alone: not on file order, shards or a random state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from virnuc.errors import DataError, UsageError
+from virnuc.features.feature_set import FeatureSet
+from virnuc.files import atomic_path, exclusive, remove_leftovers, write_text
+from virnuc.manifest import MANIFEST, Manifest, check_reusable, describe_shard, has_manifest, read_manifest
+from virnuc.manifest import verify_shards as verify
+from virnuc.sequences.frames import GENOMES, frame_shards, read_frames
+from virnuc.settings import SplitSettings
+from virnuc.split_metadata import PARTS, describe_split
+
+ASSIGNMENTS = "assignments.parquet"
+METADATA = "test_metadata.json"
+COLUMNS = ("frame_id", "genome", "organism", "lineage", "group", "label", "length", "part")
+
+
+@dataclass(frozen=True)
+class Split:
+    """A finished split."""
+
+    directory: Path
+    table: pd.DataFrame  # a row a frame, in the order of its source: COLUMNS
+    metadata: dict[str, Any]  # test_metadata.json
+
+    @classmethod
+    def open(cls, directory: Path) -> Split:
+        """Read and check a split.
+
+        Raises:
+            UsageError: there is no such directory.
+            DataError: it is unfinished or changed since it was written.
+        """
+        manifest = read_manifest(directory, "split")
+        verify(directory, manifest)
+        table = pd.read_parquet(directory / ASSIGNMENTS)
+        metadata = json.loads((directory / METADATA).read_text(encoding="utf-8"))
+        if tuple(table.columns) != COLUMNS or metadata.get("digest") != assignment_digest(table):
+            raise DataError(f"{directory}: its {ASSIGNMENTS} and {METADATA} do not belong together; run split again")
+        return cls(directory, table, metadata)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over frame ids and parts: two splits with one digest assign the same frames alike."""
+        return str(self.metadata["digest"])
+
+    @cached_property
+    def rows(self) -> dict[str, Any]:
+        """Positions in `table` of the frames of each part, as int64 arrays."""
+        return {part: (self.table["part"] == part).to_numpy().nonzero()[0] for part in PARTS}
+
+    def frame_ids(self, part: str) -> list[str]:
+        """Return the ids of one part's frames, in the order of `table`."""
+        return self.table["frame_id"].to_numpy()[self.rows[part]].tolist()
+
+
+def split(settings: SplitSettings) -> Split:
+    """Assign the frames of a directory of frames or features, or return the split if it is already there.
+
+    Raises:
+        UsageError: no such directory, or fractions that leave a part without one of the classes.
+        DataError: the source is unfinished or damaged, or the split there was made from something else.
+    """
+    source, out = Path(settings.source), Path(settings.out)
+    parameters = {name: getattr(settings, name) for name in ("test_fraction", "val_fraction", "unit", "seed")}
+    frames = _is_frames(source)
+    digest = read_manifest(source, "frames").digest if frames else FeatureSet.open(source).digest
+    inputs = {"frames" if frames else "features": digest}
+    with exclusive(out / ".lock"):
+        if has_manifest(out):
+            check_reusable(out, parameters, inputs, "split")
+            return Split.open(out)
+        remove_leftovers(out)
+        table, sequences, coverage = _from_frames(source) if frames else _from_features(source)
+        assign(table, settings)
+        _write(out, source, table, sequences, coverage, settings, inputs)
+    return Split.open(out)
+
+
+def assign(table: pd.DataFrame, settings: SplitSettings) -> None:
+    """Fill the column `part` of a table of frames in place.
+
+    Raises:
+        UsageError: a part would hold no frame of one of the classes.
+    """
+    unit = {"genome": "genome", "file": "file", "frame": "frame_id"}[settings.unit]
+    table["part"] = "train"
+    for part, fraction in (("test", settings.test_fraction), ("val", settings.val_fraction)):
+        for _, stratum in table.groupby(["label", "group"], sort=True):
+            sizes = stratum.loc[stratum["part"] == "train", unit].value_counts()
+            chosen = _nearest(sizes.to_dict(), fraction * len(stratum), f"{settings.seed}/{part}")
+            table.loc[stratum.index[stratum[unit].isin(chosen) & (stratum["part"] == "train")], "part"] = part
+    for part in PARTS:
+        labels = set(table.loc[table["part"] == part, "label"])
+        if labels != {0, 1}:
+            which = "any frames" if not labels else "viral frames" if 0 in labels else "non-viral frames"
+            raise UsageError(
+                f"these fractions leave the {part} part without {which}: "
+                f"change --test-fraction {settings.test_fraction}, --val-fraction {settings.val_fraction} "
+                f"or --unit {settings.unit}, or add genomes of both classes"
+            )
+
+
+def assignment_digest(table: pd.DataFrame) -> str:
+    """Return the SHA-256 over sorted lines of frame id and part."""
+    lines = sorted(f"{frame_id}\t{part}" for frame_id, part in zip(table["frame_id"], table["part"], strict=True))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _nearest(sizes: dict[str, int], target: float, salt: str) -> set[str]:
+    """Take units in hashed order, each only if it brings the sum of sizes nearer to the target."""
+    chosen, total = set(), 0
+    for unit in sorted(sizes, key=lambda name: hashlib.blake2b(f"{salt}/{name}".encode()).digest()):
+        if abs(total + sizes[unit] - target) < abs(total - target):
+            chosen.add(unit)
+            total += sizes[unit]
+    return chosen
+
+
+def _is_frames(source: Path) -> bool:
+    if not source.is_dir():
+        raise UsageError(f"{source}: no such directory; --source wants frames or a feature set")
+    return (source / MANIFEST).is_file() and read_manifest(source, "frames", "features").kind == "frames"
+
+
+def _from_frames(source: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Return the table, the sequences beside it and the counts of each genome's chunks."""
+    manifest = read_manifest(source, "frames")
+    genomes = pd.read_parquet(source / GENOMES)
+    columns = ["frame_id", "genome", "organism", "lineage", "group", "label", "nucleotide", "protein"]
+    parts = [read_frames(path, columns).to_pandas().assign(file=path.name) for path in frame_shards(source)]
+    table = pd.concat(parts, ignore_index=True)
+    lengths = genomes.set_index("genome")["length"].clip(upper=manifest.parameters["chunk_size"])
+    table["length"] = table["genome"].map(lengths)
+    return table, table[["nucleotide", "protein"]], genomes
+
+
+def _from_features(source: Path) -> tuple[pd.DataFrame, None, None]:
+    """Return the table of a feature set, whose ids alone tell genome and chunk."""
+    features = FeatureSet.open(source)
+    parts = [
+        pd.DataFrame(
+            {
+                "frame_id": shard.ids,
+                "genome": [frame_id.rsplit("_chunk_", 1)[0] for frame_id in shard.ids],
+                "organism": "",
+                "lineage": "",
+                "group": shard.path.parent.name.removesuffix("_merged"),
+                "label": shard.label,
+                "file": shard.path.relative_to(source).as_posix(),
+                "length": 0,
+            }
+        )
+        for shard in features.shards
+    ]
+    return pd.concat(parts, ignore_index=True), None, None
+
+
+def _write(
+    out: Path,
+    source: Path,
+    table: pd.DataFrame,
+    sequences: pd.DataFrame | None,
+    genomes: pd.DataFrame | None,
+    settings: SplitSettings,
+    inputs: dict[str, str],
+) -> None:
+    assignments = table[list(COLUMNS)]
+    metadata = describe_split(table, sequences, genomes, settings)
+    metadata["digest"] = assignment_digest(assignments)
+    with atomic_path(out / ASSIGNMENTS) as temporary:
+        assignments.astype({"label": "int8"}).to_parquet(temporary, index=False)
+    write_text(out / METADATA, json.dumps(metadata, indent=1) + "\n")
+    written = [(out / ASSIGNMENTS, len(table)), (out / METADATA, 1)]
+    if settings.unit == "file":
+        _link_test_shards(out, source, table)
+    elif sequences is not None:
+        written += _write_test_sequences(out, table.assign(**{name: sequences[name] for name in sequences}))
+    Manifest(
+        kind="split",
+        parameters={name: getattr(settings, name) for name in ("test_fraction", "val_fraction", "unit", "seed")},
+        inputs=inputs,
+        counts={
+            "in": {"frames": len(table)},
+            "out": {part: int((table["part"] == part).sum()) for part in PARTS},
+            "dropped": {},
+        },
+        shards=tuple(describe_shard(out, path, rows) for path, rows in written),
+        details={"split_digest": metadata["digest"]},
+    ).write(out)
+
+
+def _write_test_sequences(out: Path, table: pd.DataFrame) -> list[tuple[Path, int]]:
+    """Write the test frames as FASTA, DNA and protein, apart by label."""
+    written = []
+    for label, name in ((1, "viral"), (0, "non_viral")):
+        chosen = table[(table["part"] == "test") & (table["label"] == label)]
+        for column, suffix in (("nucleotide", "fna"), ("protein", "faa")):
+            path = out / name / f"frames.{suffix}"
+            text = "".join(f">{i}\n{s}\n" for i, s in zip(chosen["frame_id"], chosen[column], strict=True))
+            write_text(path, text)
+            written.append((path, len(chosen)))
+    return written
+
+
+def _link_test_shards(out: Path, source: Path, table: pd.DataFrame) -> None:
+    """Link the test shards into `viral/` and `non_viral/`, as VirNucPro's own split does."""
+    chosen = table[table["part"] == "test"].drop_duplicates("file")
+    for file, label in zip(chosen["file"], chosen["label"], strict=True):
+        link = out / ("viral" if label else "non_viral") / str(file).replace("/", "_")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to((source / str(file)).resolve())

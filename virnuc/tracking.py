@@ -1,0 +1,214 @@
+"""The only module of this package that knows MLflow: where the store is, runs, and models by their URI.
+
+A stage hands plain values to a `Tracker`. A run ends as FINISHED, FAILED or, after SIGTERM or Ctrl-C, KILLED.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import mlflow
+from matplotlib.figure import Figure
+from mlflow.data.dataset_source_registry import resolve_dataset_source
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from virnuc.errors import DataError, UsageError, unknown_name
+from virnuc.files import exclusive
+
+EXPERIMENT = "virnuc"
+DEFAULT_STORE = "sqlite:///mlflow.db"
+_DIGEST_LENGTH = 36  # MLflow's limit for a dataset's digest; the whole one is logged as a tag
+_MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+_CUSTOM_MODELS = {"mlflow.experimentKind": "custom_model_development"}  # opens the UI in its model-training view
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+class Tracker:
+    """Logs to one run."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self.client = MlflowClient()
+
+    def settings(self, settings: Any) -> None:
+        """Log a stage's settings as parameters `config/<name>`, apart from those that `mlflow run` logs itself."""
+        self.parameters({f"config/{name}": value for name, value in asdict(settings).items()})
+
+    def parameters(self, values: Mapping[str, Any]) -> None:
+        """Log plain values as parameters."""
+        mlflow.log_params(dict(values), run_id=self.run_id)
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics in one call."""
+        mlflow.log_metrics(dict(values), step=step, run_id=self.run_id)
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Set tags `virnuc.<name>`."""
+        for name, value in values.items():
+            self.client.set_tag(self.run_id, f"virnuc.{name}", str(value))
+
+    def describe(self, markdown: str) -> None:
+        """Set the run's description, which the UI renders."""
+        self.client.set_tag(self.run_id, "mlflow.note.content", markdown)
+
+    def figure(self, figure: Figure, path: str) -> None:
+        """Log a figure as the artifact `path`."""
+        self.client.log_figure(self.run_id, figure, path)
+
+    def text(self, text: str, path: str) -> None:
+        """Log a text as the artifact `path`."""
+        self.client.log_text(self.run_id, text, path)
+
+    def file(self, path: Path, folder: str | None = None) -> None:
+        """Log a file as an artifact."""
+        self.client.log_artifact(self.run_id, str(path), folder)
+
+    def dataset(self, name: str, directory: Path, digest: str, context: str) -> None:
+        """Log a directory as an input of the active run, with the digest of its manifest."""
+        source = resolve_dataset_source(str(directory))
+        mlflow.log_input(MetaDataset(source, name=name, digest=digest[:_DIGEST_LENGTH]), context=context)
+        self.tags({f"{name}_digest": digest})
+
+
+@contextmanager
+def tracked_run(stage: str, settings: Any, name: str | None = None) -> Iterator[Tracker]:
+    """Open the run of a stage: the one that `mlflow run` made, a child of the active one, or a new one."""
+    _open_store()
+    nested = mlflow.active_run() is not None
+    given = os.environ.get("MLFLOW_RUN_ID")
+    run = mlflow.start_run(nested=nested, run_name=None if given and not nested else name or stage)
+    tracker = Tracker(run.info.run_id)
+    tracker.tags({"stage": stage, **_code_version()})
+    tracker.settings(settings)
+    with _ending_run(tracker):
+        yield tracker
+
+
+@contextmanager
+def continued_run(run_id: str) -> Iterator[Tracker]:
+    """Go on with a run that was stopped, as the active run."""
+    _open_store()
+    mlflow.start_run(run_id=run_id, nested=mlflow.active_run() is not None)
+    tracker = Tracker(run_id)
+    with _ending_run(tracker):
+        yield tracker
+
+
+def find_finished(stage: str, tags: Mapping[str, str], *, status: str = "FINISHED") -> list[Run]:
+    """Return the runs of a stage that have all of the tags `virnuc.<name>`, the newest first."""
+    client = MlflowClient()
+    conditions = [f"tags.`virnuc.{name}` = '{value}'" for name, value in {"stage": stage, **tags}.items()]
+    conditions.append(f"attributes.status = '{status}'")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(experiments, " and ".join(conditions), order_by=["attributes.start_time DESC"])
+    return list(found)
+
+
+def model_version(uri: str) -> ModelVersion:
+    """Return the registered version that a URI names.
+
+    Raises:
+        UsageError: the URI is not models:/NAME@ALIAS or models:/NAME/VERSION, or no model has that name.
+        DataError: the model has no such alias or version.
+    """
+    match = _MODEL_URI.fullmatch(uri)
+    if not match:
+        raise UsageError(f"{uri!r} names no model; write models:/NAME@ALIAS or models:/NAME/VERSION")
+    client, name = MlflowClient(), match["name"]
+    known = [model.name for model in client.search_registered_models()]
+    if name not in known:
+        if not known:
+            raise DataError(f"{uri}: no model is registered in {mlflow.get_tracking_uri()}; run train first")
+        raise unknown_name("registered model", name, known)
+    try:
+        if match["alias"]:
+            return client.get_model_version_by_alias(name, match["alias"])
+        return client.get_model_version(name, match["version"])
+    except MlflowException as error:
+        versions = ", ".join(str(version.version) for version in client.search_model_versions(f"name = '{name}'"))
+        raise DataError(f"{uri}: no such alias or version; {name} has the versions {versions or 'none'}") from error
+
+
+def version_uri(version: ModelVersion) -> str:
+    """Return models:/NAME/VERSION, which never moves."""
+    return f"models:/{version.name}/{version.version}"
+
+
+def download(run_id: str, path: str, destination: Path) -> Path:
+    """Download an artifact of a run; return where it is.
+
+    Raises:
+        DataError: the run has no such artifact.
+    """
+    try:
+        return Path(MlflowClient().download_artifacts(run_id, path, str(destination)))
+    except (MlflowException, OSError) as error:
+        raise DataError(f"run {run_id} has no artifact {path}; it was deleted or never finished") from error
+
+
+def _open_store() -> None:
+    """Point MLflow to the store and make sure that it and the experiment exist.
+
+    Two processes that make a fresh SQLite store at once would fail, so this happens under a lock.
+    """
+    if mlflow.active_run() is not None:
+        return
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        mlflow.set_tracking_uri(DEFAULT_STORE)
+    with exclusive(Path(".mlflow.lock")):
+        client = MlflowClient()
+        if "MLFLOW_RUN_ID" in os.environ:
+            experiment_id = client.get_run(os.environ["MLFLOW_RUN_ID"]).info.experiment_id
+        else:
+            experiment_id = mlflow.set_experiment(EXPERIMENT).experiment_id
+        for key, value in _CUSTOM_MODELS.items():
+            client.set_experiment_tag(experiment_id, key, value)
+
+
+@contextmanager
+def _ending_run(tracker: Tracker) -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated):
+        mlflow.end_run("KILLED")
+        raise
+    except BaseException as error:
+        tracker.tags({"error": f"{type(error).__name__}: {error}"[:500]})
+        mlflow.end_run("FAILED")
+        raise
+    mlflow.end_run("FINISHED")
+
+
+def raise_on_sigterm() -> None:
+    """Make SIGTERM raise `Terminated`, so that a run is ended as KILLED instead of staying RUNNING."""
+
+    def terminate(signum: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+
+
+def _code_version() -> dict[str, str]:
+    """Return the commit and whether the working tree differs from it; empty outside a git checkout."""
+    here = Path(__file__).parent
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    if commit.returncode:
+        return {"commit": "unknown", "dirty": "unknown"}
+    status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=False)
+    return {"commit": commit.stdout.strip(), "dirty": str(bool(status.stdout.strip())).lower()}
