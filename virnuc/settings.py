@@ -266,3 +266,96 @@ class PredictSettings:
             _check_chunk_size(self.chunk_size)
         _check(self.batch_tokens >= 1, f"--batch-tokens {self.batch_tokens}: use at least 1")
         parse_weights(self.weights)
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """Genomes to verdict, for a baseline, a candidate and the composition control."""
+
+    source: str = option("data/refseq", "Directory of GenBank files named <group>.*, plain or gzipped.")
+    chunk_size: int = option(300, "Chunk length in bp.")
+    evidence: str = option("cds", "cds or open, see `prepare`.", ("cds", "open"))
+    balance: str = option("no", "yes draws as many frames of the larger class as of the smaller.", ("no", "yes"))
+    test_fraction: float = option(0.1, "Share of the frames for testing.")
+    val_fraction: float = option(0.1, "Share of the frames for validation.")
+    unit: str = option("genome", "What the split keeps together, see `split`.", ("genome", "file", "frame"))
+    dna_encoder: str = option("dnabert_s", "Encoder of the frames' DNA, the same for both sides.")
+    baseline: str = option("esm2_3b", "Protein encoder on the slow side.")
+    candidate: str = option("fastesm650", "Protein encoder on the fast side.")
+    precision: str = option("fp32", PRECISION_HELP, PRECISION_CHOICES)
+    batch_tokens: int = option(16384, "Tokens in a batch, padding included.")
+    device: str = option("auto", DEVICE_HELP)
+    weights: str = option("", WEIGHTS_HELP)
+    epochs: int = option(200, "Most epochs to train.")
+    patience: int = option(7, "Epochs without a lower validation loss before training stops.")
+    lr: float = option(0.0002, "Learning rate of SGD at the start.")
+    checkpoint: str = option("final", "Which weights to keep as the model, see `train`.", ("final", "best"))
+    sample: int = option(1000, "Frames in the benchmark's sample.")
+    runs: int = option(3, "Timed runs of each encoder in the benchmark.")
+    warmup: int = option(50, "Warm-up batches of each encoder in the benchmark.")
+    policy: str = option("model_registry/policy.yaml", "The rules of the gate.")
+    promote: str = option("no", "yes promotes the candidate if the gate says PASS; read the report first.", ("no", "yes"))
+    seed: int = option(42, "The one seed of the whole experiment.")
+    data: str = option("data", "Directory for frames, features, split, models and evaluations.")
+    out: str = option("reports/", "Directory for the reports.")
+
+    def __post_init__(self) -> None:
+        """Raise a UsageError for values that cannot be meant; each stage checks its own again."""
+        _check_choices(self)
+        _check_chunk_size(self.chunk_size)
+        _check_seed(self.seed)
+        _check(self.epochs >= 1, f"--epochs {self.epochs}: use at least 1")
+        _check(self.baseline != self.candidate, f"baseline and candidate are both {self.baseline}")
+
+
+@dataclass(frozen=True)
+class MainSettings(PipelineSettings):
+    """The pipeline on the embedded genomes, with the learning rate and epochs that a small set needs."""
+
+    source: str = option("examples/refseq_mini", "Directory of GenBank files named <group>.*, plain or gzipped.")
+    dna_encoder: str = option("tetranucleotide", "Encoder of the frames' DNA, the same for both sides.")
+    baseline: str = option("esm2_tiny_deep", "Protein encoder on the slow side.")
+    candidate: str = option("esm2_tiny", "Protein encoder on the fast side.")
+    epochs: int = option(40, "Most epochs to train.")
+    lr: float = option(0.002, "Learning rate of SGD at the start.")
+    warmup: int = option(3, "Warm-up batches of each encoder in the benchmark.")
+    promote: str = option("yes", "yes promotes the candidate if the gate says PASS.", ("no", "yes"))
+
+
+@dataclass(frozen=True)
+class DoctorSettings:
+    """Checks of this machine and of the store."""
+
+    encoders: str = option("esm2_tiny_deep,esm2_tiny,tetranucleotide", "Encoders whose weights to look for, by commas.")
+    weights: str = option("", WEIGHTS_HELP)
+    device: str = option("auto", DEVICE_HELP)
+
+    def __post_init__(self) -> None:
+        """Raise a UsageError for values that cannot be meant."""
+        parse_weights(self.weights)
+
+
+@dataclass(frozen=True)
+class RehearseSettings:
+    """The real experiment's architectures with random weights on a few real frames."""
+
+    source: str = option("examples/refseq_mini", "Directory of GenBank files named <group>.*, plain or gzipped.")
+    chunk_size: int = option(300, "Chunk length in bp.")
+    rows: int = option(64, "Frames to rehearse on.")
+    frames: int = option(2_000_000, "Frames of the run to come, for the estimate of hours and disk.")
+    dna_encoder: str = option("dnabert_s", "Encoder of the frames' DNA, the same for both sides.")
+    baseline: str = option("esm2_3b", "Protein encoder on the slow side.")
+    candidate: str = option("fastesm650", "Protein encoder on the fast side.")
+    precision: str = option("fp32", PRECISION_HELP, PRECISION_CHOICES)
+    device: str = option("auto", DEVICE_HELP)
+    seed: int = option(42, "The one seed of the rehearsal.")
+    data: str = option("data/rehearsal", "Directory for frames, features, split, models and evaluations.")
+    out: str = option("reports/rehearsal/", "Directory for the reports.")
+
+    def __post_init__(self) -> None:
+        """Raise a UsageError for values that cannot be meant."""
+        _check_choices(self)
+        _check_chunk_size(self.chunk_size)
+        _check_seed(self.seed)
+        _check(self.rows >= 16, f"--rows {self.rows}: both classes and three parts need at least 16")
+        _check(self.frames >= 1, f"--frames {self.frames}: use at least 1")

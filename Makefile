@@ -1,0 +1,47 @@
+# make demo    the whole experiment on the embedded genomes, then a summary
+# make ui      look at its runs in the browser
+# make test    every test
+# make check   linters, types and import contracts
+# make rehearse   the real architectures with random weights: does it fit, what will it cost
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH" MLFLOW_DISABLE_TELEMETRY=true
+PORT ?= 5000
+
+.PHONY: demo ui test check rehearse format clean
+
+demo: .venv/.installed
+	@$(RUN) mlflow run . --env-manager local --experiment-name virnuc --run-name main
+
+rehearse: .venv/.installed
+	@$(RUN) mlflow run . -e rehearse --env-manager local --experiment-name virnuc --run-name rehearse
+
+ui: .venv/.installed
+	@$(RUN) mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
+
+test: .venv/.installed-test
+	@$(RUN) pytest
+
+check: .venv/.installed-test
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) mypy
+	@$(RUN) lint-imports
+
+format: .venv/.installed-test
+	@$(RUN) ruff check --fix .
+	@$(RUN) ruff format .
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "virnuc needs Python 3.11: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+.venv/.installed-test: .venv/.installed
+	$(BIN)/pip install --quiet --editable '.[test]'
+	@touch $@
+
+clean:
+	rm -rf data reports mlruns mlflow.db .mlflow.lock
