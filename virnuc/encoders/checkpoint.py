@@ -44,7 +44,7 @@ class Checkpoint(ABC):
     def fingerprint(self, key: str, tensor: Tensor) -> bytes:
         """Return the SHA-256 of a tensor's dtype and bytes."""
         digest = sha256(str(tensor.dtype).encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.digest()
 
 

@@ -72,6 +72,8 @@ class EsmShape:
 class _Rotary(nn.Module):
     """Turns queries and keys by angles that grow with the position; one row of frequencies a layer."""
 
+    inv_freq: Tensor  # [layers, half of the head's width] float32
+
     def __init__(self, layers: int, half: int) -> None:
         super().__init__()
         self.register_buffer("inv_freq", torch.empty(layers, half))

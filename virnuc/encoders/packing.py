@@ -8,6 +8,7 @@ once, without a mask.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -43,10 +44,7 @@ class Packing:
         """Describe a batch of sequences of `lengths` tokens, equal ones beside each other."""
         starts = np.concatenate([[0], np.cumsum(lengths)])
         changes = [0, *(np.flatnonzero(np.diff(lengths)) + 1).tolist(), len(lengths)]
-        runs = tuple(
-            Run(int(starts[first]), last - first, int(lengths[first]))
-            for first, last in zip(changes[:-1], changes[1:], strict=True)
-        )
+        runs = tuple(Run(int(starts[first]), last - first, int(lengths[first])) for first, last in pairwise(changes))
         positions = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
         return cls(runs, torch.from_numpy(positions).to(device))
 

@@ -19,7 +19,7 @@ _UNKNOWN_LICENCE = "that of the directory's model; not known here"
 def _esm(name: str, hub_id: str, sizes: tuple[int, int, int, int], download_gb: float, licence: str) -> EncoderSpec:
     """Return the row of a published ESM-2 model of `sizes` (width, layers, heads, inner width)."""
     width, layers, heads, inner = sizes
-    architecture = {
+    architecture: dict[str, int | float | bool | str] = {
         "model_type": "esm",
         "vocab_size": 33,
         "hidden_size": width,
@@ -50,7 +50,7 @@ def _shipped(name: str) -> EncoderSpec:
 
 
 def _composition(name: str, kind: str, alphabet: str, word: int) -> EncoderSpec:
-    architecture: dict[str, int | str] = {"alphabet": alphabet, "word": word}
+    architecture: dict[str, int | float | bool | str] = {"alphabet": alphabet, "word": word}
     return EncoderSpec(name, kind, load_composition, "MIT", dimension=len(alphabet) ** word, architecture=architecture)
 
 

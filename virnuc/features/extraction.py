@@ -1,0 +1,215 @@
+"""`extract`: frames to vectors, each encoder's half on its own, then both halves merged into one feature set.
+
+An encoder's half lies under `<out>/<encoder>/` and is computed once, whichever feature sets use it. A shard of
+vectors is a function of one shard of frames, is written whole or not at all, and is the unit of restart. Several
+processes can work on one directory: each takes shards that no other has. Reading and tokenising the next shard
+and writing the last one overlap with the computation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import torch
+
+from virnuc.encoders import Encoder, EncoderProvenance, Tokens, find_encoder, load_encoder
+from virnuc.errors import DataError, UsageError
+from virnuc.features.output import Claim, ShardedOutput
+from virnuc.features.shards import read_shard, write_shard
+from virnuc.manifest import Manifest, read_manifest, verify_shards
+from virnuc.sequences.frames import frame_shards, read_frames
+from virnuc.settings import ExtractSettings, parse_weights
+
+Progress = Callable[[str, int, int], None]  # called with what is being made, how many frames are done, and of how many
+_COLUMNS = {"dna": "nucleotide", "protein": "protein"}
+# What of an encoder's provenance decides its vectors; the rest describes it.
+_DECIDES = ("name", "weight_digest", "precision", "dimension", "max_residues", "token_dropout_scale", "rotary")
+
+
+@dataclass(frozen=True)
+class FrameShard:
+    """One shard of frames and where its vectors go."""
+
+    source: Path
+    rows: int
+
+    @property
+    def half(self) -> str:
+        """Path of one encoder's vectors below that encoder's directory."""
+        group, _, number = self.source.stem.rpartition("-")
+        return f"{group}/output_{number}.pt"
+
+    @property
+    def merged(self) -> str:
+        """Path of the merged vectors below the feature set's directory."""
+        group, _, number = self.source.stem.rpartition("-")
+        return f"{group}_merged/output_{number}_merged.pt"
+
+
+@dataclass(frozen=True)
+class _Half:
+    """One encoder's finished vectors."""
+
+    directory: Path
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A claimed shard, read and tokenised."""
+
+    claim: Claim
+    ids: list[str]
+    label: int
+    tokens: Tokens
+
+    def write(self, vectors: torch.Tensor) -> None:
+        with self.claim.lock:
+            write_shard(self.claim.target, self.ids, vectors, self.label)
+
+
+def ignore(what: str, done: int, total: int) -> None:
+    """Show no progress."""
+
+
+def extract(settings: ExtractSettings, progress: Progress = ignore) -> Manifest:
+    """Write the features of all frames to `<out>/<dna>+<protein>`, or finish what was begun; return its manifest.
+
+    Raises:
+        UsageError: an unknown encoder, one of the wrong kind, or a directory that does not exist.
+        EncoderError: weights that are missing or not what they claim to be, or vectors that are not finite.
+        DataError: frames that an encoder cannot read, or a directory made from others.
+    """
+    names = {"dna": settings.dna_encoder, "protein": settings.protein_encoder}
+    for kind, name in names.items():
+        if find_encoder(name).kind != kind:
+            raise UsageError(f"--{kind}-encoder {name}: it does not read {kind}; give an encoder that does")
+    manifest = read_manifest(Path(settings.frames), "frames")
+    rows = {shard.path: shard.rows for shard in manifest.shards}
+    paths = frame_shards(Path(settings.frames))
+    shards = [FrameShard(path, rows[path.name]) for path in paths if rows[path.name]]
+    dna, protein = (_embed_all(name, shards, manifest.digest, settings, progress) for name in names.values())
+    return _merge_all(dna, protein, shards, Path(settings.out), progress)
+
+
+def _embed_all(
+    name: str, shards: Sequence[FrameShard], digest: str, settings: ExtractSettings, progress: Progress
+) -> _Half:
+    """Write one encoder's half; the encoder is given up when it is done, so that two never share the memory."""
+    encoder = load_encoder(
+        name, weights=parse_weights(settings.weights), device=settings.device, precision=settings.precision
+    )
+    facts = encoder.provenance.asdict()
+    parameters = {"encoder" if key == "name" else key: facts[key] for key in _DECIDES}
+    output = ShardedOutput(Path(settings.out) / encoder.name, "embeddings", parameters, {"frames": digest})
+    manifest = output.finished()
+    if manifest is None:
+        _fill(output, encoder, shards, settings.batch_tokens, progress)
+        details = {"provenance": facts, "device": settings.device, "batch_tokens": settings.batch_tokens}
+        rows = {shard.half: shard.rows for shard in shards}
+        manifest = output.finish(rows, _count(shards, encoder.provenance), details)
+    return _Half(output.directory, manifest)
+
+
+def _fill(
+    output: ShardedOutput, encoder: Encoder, shards: Sequence[FrameShard], batch_tokens: int, progress: Progress
+) -> None:
+    """Write the shards that are missing: while one is computed, the next is read and the last one written."""
+    jobs = _jobs(output, encoder, shards)
+    total = sum(shard.rows for shard in shards)
+    done = sum(shard.rows for shard in shards if (output.directory / shard.half).exists())
+    progress(encoder.name, done, total)
+    written: Future[None] | None = None
+
+    def advance(rows: int) -> None:
+        nonlocal done
+        done += rows
+        progress(encoder.name, done, total)
+
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        upcoming = reader.submit(next, jobs, None)
+        while (job := upcoming.result()) is not None:
+            upcoming = reader.submit(next, jobs, None)
+            vectors = encoder.embed_tokens(job.tokens, batch_tokens=batch_tokens, progress=advance)
+            if written is not None:
+                written.result()
+            written = writer.submit(job.write, vectors)
+        if written is not None:
+            written.result()
+
+
+def _jobs(output: ShardedOutput, encoder: Encoder, shards: Sequence[FrameShard]) -> Iterator[_Job]:
+    """Claim, read and tokenise shards, one when it is asked for."""
+    by_name = {shard.half: shard for shard in shards}
+    for claim in output.claims(list(by_name)):
+        source = by_name[claim.name].source
+        table = read_frames(source, ["frame_id", "label", _COLUMNS[encoder.kind]])
+        labels = set(table["label"].to_pylist())
+        if len(labels) != 1:
+            raise DataError(f"{source}: has labels {sorted(labels)}, but a shard has one; run prepare again")
+        ids = table["frame_id"].to_pylist()
+        tokens = encoder.tokenise(table[_COLUMNS[encoder.kind]].to_pylist(), ids)
+        yield _Job(claim, ids, labels.pop(), tokens)
+
+
+def _count(shards: Sequence[FrameShard], provenance: EncoderProvenance) -> dict[str, Any]:
+    """Count what came in, what went out, and what the encoder did not look at."""
+    limit = provenance.max_residues
+    frames = sequences = letters = 0
+    for shard in shards:
+        frames += shard.rows
+        if limit is not None:
+            lengths = pc.utf8_length(read_frames(shard.source, [_COLUMNS[provenance.kind]]).column(0)).to_numpy()
+            sequences += int((lengths > limit).sum())
+            letters += int((lengths - limit).clip(min=0).sum())
+    truncated = {"sequences": sequences, "letters": letters}
+    return {"in": {"frames": frames}, "out": {"vectors": frames}, "dropped": {}, "truncated": truncated}
+
+
+def _merge_all(dna: _Half, protein: _Half, shards: Sequence[FrameShard], out: Path, progress: Progress) -> Manifest:
+    """Write the feature set of two halves: each frame's DNA vector, then its protein vector."""
+    halves = {"dna": dna, "protein": protein}
+    output = ShardedOutput(
+        out / f"{dna.directory.name}+{protein.directory.name}",
+        "features",
+        {kind: half.manifest.parameters for kind, half in halves.items()},
+        {kind: half.manifest.digest for kind, half in halves.items()} | dna.manifest.inputs,
+    )
+    manifest = output.finished()
+    if manifest is not None:
+        return manifest
+    for half in halves.values():
+        verify_shards(half.directory, half.manifest)
+    by_name = {shard.merged: shard for shard in shards}
+    total = sum(shard.rows for shard in shards)
+    merged = sum(shard.rows for shard in shards if (output.directory / shard.merged).exists())
+    for claim in output.claims(list(by_name)):
+        shard = by_name[claim.name]
+        with claim.lock:
+            _merge(dna.directory / shard.half, protein.directory / shard.half, claim.target)
+        merged += shard.rows
+        progress("merge", merged, total)
+    provenance = {kind: half.manifest.details["provenance"] for kind, half in halves.items()}
+    dimensions = {f"{kind}_dim": facts["dimension"] for kind, facts in provenance.items()}
+    counts = {
+        **dna.manifest.counts,
+        "truncated": {kind: half.manifest.counts["truncated"] for kind, half in halves.items()},
+    }
+    return output.finish({shard.merged: shard.rows for shard in shards}, counts, provenance | dimensions)
+
+
+def _merge(dna: Path, protein: Path, target: Path) -> None:
+    """Join two shards of vectors side by side.
+
+    Raises:
+        DataError: their ids or labels are not the same, row by row.
+    """
+    left, right = read_shard(dna), read_shard(protein)
+    if left.ids != right.ids or left.label != right.label:
+        raise DataError(f"{dna} and {protein} do not hold the same frames in the same order; extract both again")
+    write_shard(target, left.ids, torch.cat([left.data, right.data], dim=1), left.label)
