@@ -1,0 +1,45 @@
+"""Small synthetic feature sets, written with or without a manifest."""
+
+import numpy as np
+import torch
+
+from virnuc.features.shards import write_shard
+from virnuc.manifest import Manifest, describe_shard
+
+DNA_DIM = 4
+
+
+def sample_frames(genomes=24, frames=10, width=12, seed=0, apart=1.0):
+    """Return ids, labels and vectors; even genomes are viral, and classes lie `apart` standard deviations apart."""
+    generator = np.random.default_rng(seed)
+    ids = [f"NC_{g:04d}.1_chunk_{c // 2 + 1}{'FR'[c % 2]}1" for g in range(genomes) for c in range(frames)]
+    labels = np.repeat(np.arange(genomes) % 2 == 0, frames).astype(int)
+    vectors = generator.normal(size=(len(ids), width)) + apart * (labels[:, None] - 0.5) * (np.arange(width) % 3 == 0)
+    return ids, labels, torch.tensor(vectors, dtype=torch.float32)
+
+
+def write_features(directory, ids, labels, vectors, rows=50, manifest=True, names=("tetranucleotide", "esm2_tiny")):
+    """Write a feature set with `rows` rows a shard; without a manifest in the way of VirNucPro."""
+    paths = []
+    for label, group in ((1, "viral"), (0, "bacteria")):
+        chosen = np.flatnonzero(labels == label)
+        for number, start in enumerate(range(0, len(chosen), rows)):
+            part = chosen[start : start + rows]
+            name = (
+                f"{group}_merged/output_{number:05d}_merged.pt"
+                if manifest
+                else f"{group}.1.1_merged/output_{number + 1}_merged.pt"
+            )
+            write_shard(directory / name, [ids[i] for i in part], vectors[part], label)
+            paths.append((directory / name, len(part)))
+    if manifest:
+        dna, protein = ({"name": name, "weights": "shipped", "weight_digest": name * 2} for name in names)
+        Manifest(
+            kind="features",
+            parameters={},
+            inputs={},
+            counts={},
+            shards=tuple(describe_shard(directory, path, count) for path, count in paths),
+            details={"dna": dna, "protein": protein, "dna_dim": DNA_DIM, "protein_dim": vectors.shape[1] - DNA_DIM},
+        ).write(directory)
+    return directory

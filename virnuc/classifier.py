@@ -1,0 +1,221 @@
+"""The classifier that both sides of the experiment share, and the checkpoint that it is kept in.
+
+Source of the architecture and of the attribute names: VirNucPro (Li et al.), whose version 2.0.0 checkpoints can be
+read here. A checkpoint says which encoders' vectors it was trained on and is used with no others.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from virnuc.errors import DataError, DimensionError, IncompatibleCheckpointError, UsageError
+from virnuc.features.feature_set import FeatureSet
+from virnuc.files import atomic_path
+from virnuc.splitting import Split
+
+CHECKPOINT_VERSION = "2.0.0"
+READABLE_VERSIONS = ("1.0.0", CHECKPOINT_VERSION)  # 1: converted from VirNucPro's pickled modules, see `legacy`
+_SIZES = ("dna_dim", "protein_dim", "merged_dim", "input_dim", "hidden_dim", "num_class")
+
+
+class Classifier(nn.Module):
+    """Linear, batch normalisation, ReLU, dropout, linear: a frame's vector to two logits, non-viral and viral."""
+
+    def __init__(self, input_dim: int, hidden_dim: int = 512, num_class: int = 2, dropout: float = 0.5) -> None:
+        """Draw Xavier-uniform weights from torch's global generator."""
+        super().__init__()
+        self.input_dim = input_dim
+        self.hidden_layer = nn.Linear(input_dim, hidden_dim)
+        self.bn1 = nn.BatchNorm1d(hidden_dim)
+        self.output_layer = nn.Linear(hidden_dim, num_class)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.xavier_uniform_(self.hidden_layer.weight)
+        nn.init.xavier_uniform_(self.output_layer.weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the logits `[n, num_class]` of vectors `[n, input_dim]`, both float32.
+
+        Raises:
+            DimensionError: the vectors have another width.
+        """
+        if features.shape[-1] != self.input_dim:
+            raise DimensionError(f"the classifier takes {self.input_dim} values a frame, not {features.shape[-1]}")
+        hidden = torch.relu(self.bn1(self.hidden_layer(features)))
+        return self.output_layer(self.dropout(hidden))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A classifier on disk with its origin."""
+
+    model_state: dict[str, Tensor]
+    metadata: dict[str, Any]  # plain values, see `describe_training`
+    epoch: int = 0  # the epoch that the weights are of, from 1
+    best_loss: float = float("nan")  # lowest validation loss of the training
+    optimizer_state: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> Classifier:
+        """Return the classifier in evaluation mode, on the CPU."""
+        sizes = {name: self.metadata[name] for name in ("input_dim", "hidden_dim", "num_class")}
+        with torch.device("meta"):
+            model = Classifier(**sizes, dropout=float(self.metadata.get("dropout", 0.5)))
+        model.load_state_dict(self.model_state, strict=True, assign=True)
+        return model.requires_grad_(False).eval()
+
+    def columns(self) -> slice:
+        """Return which columns of a merged vector the classifier takes."""
+        dna, merged = self.metadata["dna_dim"], self.metadata["merged_dim"]
+        parts = {"merged": slice(0, merged), "dna": slice(0, dna), "protein": slice(dna, merged)}
+        return parts[self.metadata.get("modality", "merged")]
+
+    def check_compatible(self, features: FeatureSet, split: Split | None = None) -> None:
+        """Raise unless `features` (and `split`, if given) are those that this checkpoint was trained on.
+
+        A property that either side has no record of, as in VirNucPro's files, cannot be compared and passes.
+
+        Raises:
+            DimensionError: the widths differ.
+            IncompatibleCheckpointError: an encoder, its weights or the split differ.
+        """
+        for name, found in (
+            ("merged_dim", features.dimension),
+            ("dna_dim", features.dna_dim),
+            ("protein_dim", features.protein_dim),
+        ):
+            if self.metadata[name] != found and (name == "merged_dim" or features.dna_dim):
+                raise DimensionError(
+                    f"the checkpoint of {self.metadata['model_type']} has {name} {self.metadata[name]}, but "
+                    f"{features.directory} has {found}; give the features of {self.metadata['model_type']}"
+                )
+        for kind, encoder in features.encoders.items():
+            self._check_encoder(kind, encoder, features.directory)
+        trained_on = self.metadata.get("split_digest")
+        if split is not None and trained_on and trained_on != split.digest:
+            raise IncompatibleCheckpointError(
+                f"the checkpoint was trained on split {trained_on[:12]}, but {split.directory} is {split.digest[:12]}; "
+                "its test frames may be among the training frames; give the checkpoint's own split"
+            )
+
+    def _check_encoder(self, kind: str, found: Mapping[str, Any], directory: Path) -> None:
+        own = self.metadata.get("encoders", {}).get(kind) or {}
+        own = {"name": self.metadata["model_type"]} | own if kind == "protein" else own
+        for key in ("name", "weight_digest"):
+            mine, theirs = own.get(key), found.get(key)
+            if mine and theirs and mine != theirs and "unknown" not in (mine, theirs):
+                raise IncompatibleCheckpointError(
+                    f"the checkpoint's {kind} encoder has {key} {mine}, but that of {directory} has {theirs}; "
+                    "embed with the checkpoint's encoder or train on these features"
+                )
+
+
+def describe_training(features: FeatureSet, split: Split, modality: str, model: Classifier) -> dict[str, Any]:
+    """Return a checkpoint's metadata: plain values that tell what the weights were trained on."""
+    dna, protein = features.encoders["dna"], features.encoders["protein"]
+    return {
+        "checkpoint_version": CHECKPOINT_VERSION,
+        "model_type": protein["name"],
+        "huggingface_model_id": protein.get("hub_id"),
+        "revision": protein.get("revision"),
+        "dna_dim": features.dna_dim,
+        "protein_dim": features.protein_dim,
+        "merged_dim": features.dimension,
+        "input_dim": model.input_dim,
+        "hidden_dim": model.hidden_layer.out_features,
+        "num_class": model.output_layer.out_features,
+        "dropout": model.dropout.p,
+        "modality": modality,
+        "encoders": {"dna": dna, "protein": protein},
+        "features_digest": features.digest,
+        "split_digest": split.digest,
+        "training_date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "pytorch_version": torch.__version__.split("+")[0],
+    }
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, whole or not at all."""
+    document = {
+        "epoch": checkpoint.epoch,
+        "model_state_dict": checkpoint.model_state,
+        "optimizer_state_dict": checkpoint.optimizer_state,
+        "best_loss": checkpoint.best_loss,
+        "metadata": checkpoint.metadata,
+    }
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        torch.save(document, stream)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint without running its pickle.
+
+    Raises:
+        UsageError: there is no such file.
+        DataError: it is damaged, or is no checkpoint.
+        IncompatibleCheckpointError: its version is unknown, or its weights do not have the sizes that it states.
+    """
+    document = load_plain(path)
+    try:
+        checkpoint = Checkpoint(
+            document["model_state_dict"],
+            document["metadata"],
+            int(document["epoch"]),
+            float(document["best_loss"]),
+            document["optimizer_state_dict"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not a checkpoint of a classifier ({error!r} is missing or wrong)") from error
+    check_weights(path, checkpoint.model_state, checkpoint.metadata)
+    return checkpoint
+
+
+def load_plain(path: Path) -> Any:
+    """Return what `torch.save` wrote to `path`, if it is made of tensors and plain values only.
+
+    Raises:
+        UsageError: there is no such file.
+        DataError: it is damaged or holds something else.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file") from error
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"{path}: holds something other than tensors and plain values; it was not loaded. If it is a pickled "
+            "module of VirNucPro's, convert it first"
+        ) from error
+    except (RuntimeError, ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise DataError(f"{path}: cut short or damaged ({str(error)[:120]!r})") from error
+
+
+def check_weights(path: Path, state: Any, metadata: Any) -> None:
+    """Raise unless `state` holds finite weights of exactly the sizes in `metadata`, of a version known here."""
+    if not isinstance(metadata, dict) or not isinstance(state, dict):
+        raise DataError(f"{path}: not a checkpoint of a classifier")
+    version = metadata.get("checkpoint_version")
+    if version not in READABLE_VERSIONS:
+        raise IncompatibleCheckpointError(
+            f"{path}: checkpoint version {version}; this virnuc reads {' and '.join(READABLE_VERSIONS)}"
+        )
+    wrong = [name for name in _SIZES if type(metadata.get(name)) is not int or metadata[name] < 0]
+    if wrong or not isinstance(metadata.get("model_type"), str):
+        raise DataError(f"{path}: its metadata lacks {', '.join(wrong) or 'model_type'}")
+    with torch.device("meta"):
+        wanted = Classifier(metadata["input_dim"], metadata["hidden_dim"], metadata["num_class"]).state_dict()
+    if state.keys() != wanted.keys():
+        odd = ", ".join(sorted(map(str, state.keys() ^ wanted.keys())))
+        raise IncompatibleCheckpointError(f"{path}: these weights are missing or unexpected: {odd}")
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor) or tensor.shape != wanted[name].shape:
+            shape = list(getattr(tensor, "shape", []))
+            raise DimensionError(f"{path}: {name} has shape {shape}, but its metadata says {list(wanted[name].shape)}")
+        if not torch.isfinite(tensor).all():
+            raise DataError(f"{path}: {name} holds NaN or infinite values")

@@ -1,0 +1,77 @@
+"""The order of the frames in an epoch, and the batches that are read in it.
+
+Rows are read many batches at a time, by threads of their own, while the batches before are trained on. The order is
+a function of the seed, the epoch and the split alone: not of the shards, nor of the number of readers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from virnuc.runtime import derived_seed
+from virnuc.training.data import Part
+
+FULL, BLOCK = "full", "block"
+_READ_BYTES = {FULL: 16 * 2**20, BLOCK: 128 * 2**20}  # of vectors in one read; several are in memory at once
+_BLOCK_ROWS = 256  # neighbours that stay together when blocks are shuffled: 2 MB of 2048-d vectors
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How an epoch over `rows` frames is cut. A single row left over joins the batch before it."""
+
+    rows: int
+    batch: int  # rows
+    read: int  # rows, whole batches; with block shuffling also the window in which rows are mixed
+    shuffle: str  # full: every order of the rows; block: blocks in any order, rows mixed within a window
+
+    @classmethod
+    def make(cls, part: Part, batch: int, shuffle: str) -> Plan:
+        """Choose how much to read at once."""
+        width = part.columns.stop - part.columns.start
+        read = max(1, _READ_BYTES[shuffle] // (width * 4 * batch)) * batch
+        return cls(len(part), batch, read, shuffle)
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """Return the positions of the epoch's frames, `[rows]` int64."""
+        generator = np.random.default_rng(derived_seed(seed, "order", epoch))
+        if self.shuffle == FULL:
+            return generator.permutation(self.rows)
+        blocks = np.array_split(np.arange(self.rows), range(_BLOCK_ROWS, self.rows, _BLOCK_ROWS))
+        mixed = np.concatenate([blocks[block] for block in generator.permutation(len(blocks))])
+        for window in np.split(mixed, range(self.read, self.rows, self.read)):
+            generator.shuffle(window)  # a view: in place
+        return mixed
+
+    @property
+    def reads(self) -> list[slice]:
+        """The part of the order that each read takes."""
+        starts = list(range(0, self.rows, self.read))
+        if len(starts) > 1 and self.rows - starts[-1] == 1:
+            starts.pop()
+        return [slice(start, end) for start, end in zip(starts, [*starts[1:], self.rows], strict=True)]
+
+    def batches(self, rows: int) -> list[slice]:
+        """Return the batches within a read of `rows` rows."""
+        starts = list(range(0, rows, self.batch))
+        if len(starts) > 1 and rows - starts[-1] == 1:
+            starts.pop()
+        return [slice(start, end) for start, end in zip(starts, [*starts[1:], rows], strict=True)]
+
+
+def read_ahead(part: Part, order: np.ndarray, reads: list[slice], readers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield vectors and labels of each read in turn; `readers` threads prepare the next ones meanwhile."""
+    with ThreadPoolExecutor(readers, thread_name_prefix="reader") as pool:
+        ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
+        for piece in reads:
+            ahead.append(pool.submit(part.read, order[piece]))
+            if len(ahead) > readers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()

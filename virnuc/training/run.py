@@ -1,0 +1,202 @@
+"""A whole training: from the checks before the first step to the checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from virnuc.classifier import Checkpoint, Classifier, describe_training, save_checkpoint
+from virnuc.features.feature_set import FeatureSet
+from virnuc.features.scan import Progress
+from virnuc.files import exclusive, remove_leftovers, write_text
+from virnuc.runtime import choose_device, derived_seed
+from virnuc.settings import TrainSettings
+from virnuc.splitting import Split
+from virnuc.training.batches import FULL, Plan
+from virnuc.training.data import Part, match
+from virnuc.training.epochs import train_epoch, validate
+from virnuc.training.state import EarlyStopping, EpochRecord, Training, last_reported, mark_reported
+
+_log = logging.getLogger(__name__)
+# Settings that change nothing in the weights of an epoch.
+_NOT_DECISIVE = {"features", "split", "checkpoint", "device", "register", "resume", "out"}
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished training."""
+
+    name: str  # of the model: the protein encoder's, with the modality if it is not merged
+    model: Path  # the checkpoint that --checkpoint asked for
+    last: Path  # checkpoint of the last epoch
+    best: Path  # checkpoint of the epoch with the lowest validation loss
+    log: Path  # training_log_<name>.txt, a line an epoch
+    history: list[EpochRecord]
+    best_epoch: int
+    stopped_early: bool
+    metrics: dict[str, float]  # of the epoch that `model` is of
+    resumed_from: int  # the epoch after which an interrupted training went on; 0 if undisturbed
+    run_id: str
+    shuffle: str
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs run."""
+        return len(self.history)
+
+
+def train(
+    features: FeatureSet,
+    split: Split,
+    settings: TrainSettings,
+    directory: Path,
+    *,
+    on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+    progress: Progress = lambda items, total: items,
+    run_id: str = "",
+) -> TrainingResult:
+    """Train the classifier in `directory`, or go on from the last finished epoch of the training there.
+
+    Args:
+        features: the vectors.
+        split: which frames are for training and validation. Test frames are not read.
+        settings: hyperparameters.
+        directory: for state, checkpoints and log.
+        on_epoch: called after each epoch. After an interruption an epoch that is not known to have been reported is
+            reported (again) with `in_doubt`.
+        progress: wraps the batches of an epoch, given their number.
+        run_id: kept with the state for the caller, see `find_training`.
+
+    Raises:
+        DataError: features and split do not fit together, or the directory holds another training.
+    """
+    parts = match(features, split, settings.modality)
+    name = model_name(features, settings.modality)
+    with exclusive(directory / ".lock"):
+        remove_leftovers(directory)
+        training = _begin(features, split, settings, parts["train"])
+        training.run_id = run_id
+        if not training.restore(directory):
+            training.shuffle = FULL
+            training.save(directory)
+        resumed_from = 0 if training.finished else training.epoch
+        _report(training, directory, name, settings, on_epoch, in_doubt=True)
+        while not training.finished:
+            _run_epoch(training, parts, settings, progress)
+            training.save(directory)
+            _report(training, directory, name, settings, on_epoch, in_doubt=False)
+        metadata = describe_training(features, split, settings.modality, training.model)
+        return _finish(training, settings, directory, name, metadata, resumed_from)
+
+
+def model_name(features: FeatureSet, modality: str) -> str:
+    """Return the name that a model is kept under: its protein encoder's, or one that tells the half it uses."""
+    if modality == "merged":
+        return str(features.encoders["protein"]["name"])
+    return f"{features.encoders[modality]['name']}_{modality}"
+
+
+def _begin(features: FeatureSet, split: Split, settings: TrainSettings, part: Part) -> Training:
+    """Return a training before its first epoch."""
+    device = choose_device(settings.device)
+    _log.info("training on %s (%s)", device.name, device.reason)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(settings.seed, "weights"))
+        width = part.columns.stop - part.columns.start
+        model = Classifier(width, settings.hidden_dim, dropout=settings.dropout)
+    model.to(device.name)
+    optimizer = torch.optim.SGD(model.parameters(), lr=settings.lr, momentum=settings.momentum, fused=True)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, settings.step_size, settings.gamma)
+    fingerprint: dict[str, Any] = {
+        key: value for key, value in dataclasses.asdict(settings).items() if key not in _NOT_DECISIVE
+    }
+    fingerprint |= {"features": features.digest, "split": split.digest, "device": torch.device(device.name).type}
+    return Training(model, optimizer, scheduler, EarlyStopping(settings.patience), fingerprint)
+
+
+def _run_epoch(training: Training, parts: dict[str, Part], settings: TrainSettings, progress: Progress) -> None:
+    """Train and validate one epoch and decide whether it was the last."""
+    started = time.perf_counter()
+    epoch = training.epoch + 1
+    rate = training.optimizer.param_groups[0]["lr"]
+    plan = Plan.make(parts["train"], settings.batch_size, training.shuffle)
+    measured = train_epoch(training.model, training.optimizer, parts["train"], plan, settings.seed, epoch, 1, progress)
+    measured |= validate(training.model, parts["val"], 1) | {"lr": float(rate)}
+    training.scheduler.step()
+    if training.stopping.improves(measured["val/loss"], epoch):
+        training.keep_best()
+    measured["time/epoch_s"] = time.perf_counter() - started
+    before = training.history[-1]["time/total_s"] if training.history else 0.0
+    measured["time/total_s"] = before + measured["time/epoch_s"]
+    training.history.append(measured)
+    training.epoch = epoch
+    training.finished = training.stopping.exhausted or epoch == settings.epochs
+
+
+def _report(
+    training: Training,
+    directory: Path,
+    name: str,
+    settings: TrainSettings,
+    on_epoch: Callable[[EpochRecord], None],
+    *,
+    in_doubt: bool,
+) -> None:
+    """Tell the caller of the last finished epoch, unless it was told before, and write the log."""
+    if last_reported(directory) < training.epoch:
+        on_epoch(EpochRecord(training.epoch, training.history[-1], in_doubt))
+        mark_reported(directory, training.epoch)
+    lines = [_log_line(epoch, settings.epochs, metrics) for epoch, metrics in enumerate(training.history, start=1)]
+    write_text(_log_path(directory, name), "".join(lines))
+
+
+def _log_path(directory: Path, name: str) -> Path:
+    return directory / f"training_log_{name}.txt"
+
+
+def _log_line(epoch: int, epochs: int, metrics: dict[str, float]) -> str:
+    described = "  ".join(f"{key} {value:.6g}" for key, value in metrics.items())
+    return f"epoch {epoch}/{epochs}  {described}\n"
+
+
+def _finish(
+    training: Training,
+    settings: TrainSettings,
+    directory: Path,
+    name: str,
+    metadata: dict[str, Any],
+    resumed_from: int,
+) -> TrainingResult:
+    """Write the checkpoints. `final` is what training ended with: early stopping puts the best weights back."""
+    stopping, stopped_early = training.stopping, training.stopping.exhausted
+    last = {"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()}
+    kept_best = settings.checkpoint == "best" or stopped_early
+    versions = {
+        f"model_{name}_last.pth": (last, training.epoch),
+        f"model_{name}_best.pth": (training.best, stopping.best_epoch),
+        f"model_{name}.pth": (training.best, stopping.best_epoch) if kept_best else (last, training.epoch),
+    }
+    for file, (states, epoch) in versions.items():
+        state = {key: tensor.cpu() for key, tensor in states["model"].items()}
+        save_checkpoint(directory / file, Checkpoint(state, metadata, epoch, stopping.best_loss, states["optimizer"]))
+    return TrainingResult(
+        name=name,
+        model=directory / f"model_{name}.pth",
+        last=directory / f"model_{name}_last.pth",
+        best=directory / f"model_{name}_best.pth",
+        log=_log_path(directory, name),
+        history=[EpochRecord(epoch, metrics) for epoch, metrics in enumerate(training.history, start=1)],
+        best_epoch=stopping.best_epoch,
+        stopped_early=stopped_early,
+        metrics=training.history[(stopping.best_epoch if kept_best else training.epoch) - 1],
+        resumed_from=resumed_from,
+        run_id=training.run_id,
+        shuffle=training.shuffle,
+    )

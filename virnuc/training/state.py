@@ -1,0 +1,168 @@
+"""What a training needs to go on after it was killed, kept whole in its directory after every epoch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from virnuc.classifier import Classifier, load_plain
+from virnuc.errors import DataError, IncompatibleCheckpointError
+from virnuc.files import atomic_path, write_text
+
+STATE, REPORTED = "training_state.pt", "reported_epoch.txt"
+STATE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """A finished epoch."""
+
+    epoch: int  # from 1
+    metrics: dict[str, float]  # by MLflow's keys
+    in_doubt: bool = False  # it was finished before an interruption and may have been reported already
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What `find_training` tells of a directory."""
+
+    run_id: str
+    epoch: int  # the last one finished
+    finished: bool
+
+
+@dataclass
+class EarlyStopping:
+    """Counts the epochs without a lower validation loss."""
+
+    patience: int
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    waited: int = 0
+
+    def improves(self, loss: float, epoch: int) -> bool:
+        """Take note of an epoch's loss; return whether it is the lowest so far."""
+        better = loss < self.best_loss
+        if better:
+            self.best_loss, self.best_epoch, self.waited = loss, epoch, 0
+        else:
+            self.waited += 1
+        return better
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether training is to stop."""
+        return self.waited >= self.patience
+
+
+@dataclass
+class Training:
+    """All that changes while training."""
+
+    model: Classifier
+    optimizer: torch.optim.SGD
+    scheduler: torch.optim.lr_scheduler.StepLR
+    stopping: EarlyStopping
+    fingerprint: dict[str, Any]  # what decides the result: settings, digests of features and split, device
+    shuffle: str = ""  # full or block, as chosen at the start
+    run_id: str = ""  # the caller's, kept for it
+    epoch: int = 0  # the last one finished
+    finished: bool = False
+    best: dict[str, Any] = field(default_factory=dict)  # copies of model and optimizer at the best epoch
+    history: list[dict[str, float]] = field(default_factory=list)  # metrics of each epoch
+
+    def keep_best(self) -> None:
+        """Copy the weights: a `state_dict` is only a view of them."""
+        self.best = copy.deepcopy({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()})
+
+    def save(self, directory: Path) -> None:
+        """Write everything, whole or not at all."""
+        document = {
+            "state_version": STATE_VERSION,
+            "fingerprint": self.fingerprint,
+            "shuffle": self.shuffle,
+            "run_id": self.run_id,
+            "epoch": self.epoch,
+            "finished": self.finished,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "stopping": asdict(self.stopping),
+            "best": self.best,
+            "history": self.history,
+        }
+        with atomic_path(directory / STATE) as temporary, temporary.open("wb") as stream:
+            torch.save(document, stream)
+
+    def restore(self, directory: Path) -> bool:
+        """Take up what was saved in `directory`; return whether there was anything.
+
+        Raises:
+            DataError: the state there is damaged or from another training; the message names the first difference.
+        """
+        path = directory / STATE
+        if not path.is_file():
+            return False
+        document = _load(path)
+        _check_same(directory, document["fingerprint"], self.fingerprint)
+        if self.shuffle and document["shuffle"] != self.shuffle:
+            raise _another(directory, "shuffle", document["shuffle"], self.shuffle)
+        self.model.load_state_dict(document["model"])
+        self.optimizer.load_state_dict(document["optimizer"])
+        self.scheduler.load_state_dict(document["scheduler"])
+        self.stopping = EarlyStopping(**document["stopping"])
+        self.run_id = self.run_id or document["run_id"]
+        for name in ("shuffle", "epoch", "finished", "best", "history"):
+            setattr(self, name, document[name])
+        return True
+
+
+def find_training(directory: Path) -> Unfinished | None:
+    """Return what is known of the training in `directory`, None if there is none.
+
+    Raises:
+        DataError: its state is damaged.
+    """
+    path = directory / STATE
+    if not path.is_file():
+        return None
+    document = _load(path)
+    return Unfinished(document["run_id"], document["epoch"], document["finished"])
+
+
+def mark_reported(directory: Path, epoch: int) -> None:
+    """Remember that the caller was told of an epoch."""
+    write_text(directory / REPORTED, f"{epoch}\n")
+
+
+def last_reported(directory: Path) -> int:
+    """Return the last epoch that the caller was told of for certain."""
+    path = directory / REPORTED
+    text = path.read_text(encoding="utf-8").strip() if path.is_file() else "0"
+    if not text.isdecimal():
+        raise DataError(f"{path}: holds {text[:20]!r} instead of a number; delete {directory} and train again")
+    return int(text)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    document = load_plain(path)
+    if not isinstance(document, dict) or document.get("state_version") != STATE_VERSION:
+        raise DataError(f"{path}: not a training state that this virnuc reads; delete {path.parent} and train again")
+    return document
+
+
+def _check_same(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            raise _another(directory, key, old.get(key), new.get(key))
+
+
+def _another(directory: Path, key: str, old: Any, new: Any) -> IncompatibleCheckpointError:
+    return IncompatibleCheckpointError(
+        f"{directory}: holds a training with {key} {old}, not {new}; give another --out or delete the directory"
+    )
