@@ -1,0 +1,241 @@
+"""`evaluate`: a classifier's predictions on the frames of one part of a split, and every figure drawn from them.
+
+In this order: score each frame once; fit temperature and threshold on validation; count everything else from the
+table of predictions alone. The table is kept, so `metrics_of` gives the same figures from it again, anywhere, and a
+comparison never has to believe a logged number. Keys are those of MLflow, in sections that its charts page shows:
+`test/` frames, `test/chunk/`, `test/interval/`, `test/calibrated/`, `test/prevalence_05/`, `test/control/` ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from virnuc.calibration import at_threshold, fit_temperature, threshold_for, viral_probability
+from virnuc.controls import permuted_labels
+from virnuc.errors import DataError
+from virnuc.features.feature_set import FeatureSet
+from virnuc.splitting import Split
+from virnuc.statistics import Draws, at_prevalence, binary_metrics, draw_genomes, effective_genomes, interval
+from virnuc.strata import strata
+
+EVALUATION_VERSION = "1"  # raised whenever the same predictions would give other figures
+PREVALENCES = {"prevalence_05": 0.05, "prevalence_01": 0.01}
+CALIBRATED = ("brier", "ece", "log_loss")
+SHIFTING = ("accuracy", "precision", "f1", "mcc", "pr_auc")  # what changes with the share of viral frames
+IDENTITY = ("frame_id", "chunk", "genome", "organism", "lineage", "group", "label", "length")
+PREDICTION_COLUMNS = (*IDENTITY, "logit_nonviral", "logit_viral", "score", "calibrated")
+_BATCH = 4096  # frames scored at once
+
+Scorer = Callable[[Tensor], Tensor]  # features [n, d] float32 to logits [n, 2]: non-viral, viral
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is known of one model on one part of a split."""
+
+    metrics: dict[str, float]  # by MLflow key
+    predictions: pd.DataFrame  # a row a frame, in the split's order: PREDICTION_COLUMNS
+    validation: pd.DataFrame  # the same for the validation part
+    tables: dict[str, pd.DataFrame]  # by stratum: group, length, lineage, organism
+    temperature: float
+
+
+def evaluate(
+    score: Scorer,
+    features: FeatureSet,
+    split: Split,
+    part: str = "test",
+    seed: int = 42,
+    columns: slice | None = None,
+    shuffled: FeatureSet | None = None,
+) -> Evaluation:
+    """Score the frames of `part` and return predictions, metrics with intervals, controls and strata.
+
+    Args:
+        score: The classifier, in evaluation mode.
+        features: The feature set that the classifier was trained on.
+        split: The split it was trained on.
+        part: What to report on; temperature and threshold always come from validation.
+        seed: Of the bootstrap and of the permuted labels.
+        columns: Which columns of the features the classifier takes (`Checkpoint.columns`); all by default.
+        shuffled: Features of the same frames with shuffled sequences, for that control.
+
+    Raises:
+        DataError: the features lack a frame of the split, or a logit is not finite.
+    """
+    validation = predict(score, features, split, "val", columns)
+    temperature = fit_temperature(_labels(validation), margins(validation))
+    predictions = predict(score, features, split, part, columns)
+    for table in (validation, predictions):
+        table["calibrated"] = viral_probability(margins(table), temperature)
+    metrics = metrics_of(predictions) | intervals_of(predictions, seed)
+    metrics |= {"test/calibrated/temperature": temperature} | _threshold_metrics(validation, predictions)
+    metrics |= _controls(predictions, seed)
+    if shuffled is not None:
+        metrics |= control_metrics("shuffled", predict(score, shuffled, split, part, columns))
+    metrics |= _split_metrics(split, predictions)
+    return Evaluation(metrics, predictions, validation, strata(predictions, seed), temperature)
+
+
+@torch.inference_mode()
+def predict(score: Scorer, features: FeatureSet, split: Split, part: str, columns: slice | None = None) -> pd.DataFrame:
+    """Return the uncalibrated predictions of one part, a row a frame in the order of the split.
+
+    Raises:
+        DataError: the features lack a frame of the split or give it another label, or a logit is not finite.
+    """
+    frames = split.table.iloc[split.rows[part]].reset_index(drop=True)
+    rows = features.locate(frames["frame_id"].tolist())
+    other = np.flatnonzero(features.labels[rows] != frames["label"].to_numpy())
+    if len(other):
+        raise DataError(
+            f"{features.directory}: frame {frames['frame_id'].iloc[other[0]]} has another label than in the split; "
+            "features and split were not made from the same frames"
+        )
+    batches = [score(features.gather(rows[start : start + _BATCH], columns)) for start in range(0, len(rows), _BATCH)]
+    return predictions_table(frames, torch.cat(batches).double().cpu().numpy())
+
+
+def predictions_table(frames: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
+    """Return the table of predictions for `frames` (rows of a split's table) and their logits [n, 2] float64.
+
+    Raises:
+        DataError: a logit is not finite, or a frame id is not one.
+    """
+    wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    if len(wrong):
+        raise DataError(f"frame {frames['frame_id'].iloc[wrong[0]]}: the classifier gives a logit that is not finite")
+    table = frames.assign(chunk=chunks_of(frames["frame_id"]))[list(IDENTITY)]
+    table["logit_nonviral"], table["logit_viral"] = logits.T
+    table["score"] = viral_probability(margins(table))
+    return table.reset_index(drop=True)
+
+
+def chunks_of(frame_ids: pd.Series) -> pd.Series:
+    """Return the chunk of each frame id: `ACCESSION_chunk_KF1` and `ACCESSION_chunk_KR2` are of `ACCESSION_chunk_K`.
+
+    Raises:
+        DataError: an id has another form.
+    """
+    chunks = frame_ids.str.extract(r"^(.+_chunk_\d+)[FR][123]$", expand=False)
+    if chunks.isna().any():
+        raise DataError(f"frame id {frame_ids[chunks.isna()].iloc[0]!r} is not ACCESSION_chunk_K and F1..F3 or R1..R3")
+    return chunks
+
+
+def chunk_predictions(predictions: pd.DataFrame, column: str = "score") -> pd.DataFrame:
+    """Return a row a chunk, in order of first appearance, with VirNucPro's rule as its score.
+
+    A chunk is viral if its highest viral score is at least its highest non-viral score. `score` is 0.5 plus half of
+    the lead that the viral side has, so that a score of at least 0.5 says the same as the rule.
+    """
+    by_chunk = predictions.groupby("chunk", sort=False)
+    chunks = by_chunk[["genome", "organism", "lineage", "group", "label", "length"]].first()
+    viral = by_chunk[column].max().to_numpy()
+    nonviral = (1 - predictions[column]).groupby(predictions["chunk"], sort=False).max().to_numpy()
+    score = 0.5 + (viral - nonviral) / 2
+    chunks["score"] = np.where(viral >= nonviral, np.maximum(score, 0.5), np.minimum(score, np.nextafter(0.5, 0)))
+    return chunks.reset_index()
+
+
+def metrics_of(predictions: pd.DataFrame) -> dict[str, float]:
+    """Return every metric that follows from the table of predictions alone, by MLflow key."""
+    labels, scores = _labels(predictions), predictions["score"].to_numpy()
+    chunks = chunk_predictions(predictions)
+    metrics = _under("test", binary_metrics(labels, scores))
+    metrics |= _under("test/chunk", binary_metrics(_labels(chunks), chunks["score"].to_numpy()))
+    if "calibrated" in predictions:
+        calibrated = binary_metrics(labels, predictions["calibrated"].to_numpy())
+        metrics |= _under("test/calibrated", {name: calibrated[name] for name in CALIBRATED})
+    for section, prevalence in PREVALENCES.items():
+        shifted = at_prevalence(labels, scores, prevalence)
+        metrics |= _under(f"test/{section}", {name: shifted[name] for name in SHIFTING})
+    return metrics | _under("test/count", _counts(predictions, chunks))
+
+
+def intervals_of(predictions: pd.DataFrame, seed: int) -> dict[str, float]:
+    """Return the ends of the 95 % intervals of frame and chunk metrics, bootstrapped over genomes."""
+    found: dict[str, float] = {}
+    for section, table in (("test/interval", predictions), ("test/chunk_interval", chunk_predictions(predictions))):
+        labels, scores = _labels(table), table["score"].to_numpy()
+        values = binary_metrics(labels, scores)
+        genomes = effective_genomes(table["genome"], labels)
+        for name, draws in draws_of(table, seed).of(labels, scores).items():
+            ends = interval(values[name], draws, genomes)
+            found |= {f"{section}/{name}_low": ends.low, f"{section}/{name}_high": ends.high}
+    return found
+
+
+def draws_of(table: pd.DataFrame, seed: int) -> Draws:
+    """Return the resampled genomes of a table of predictions, of frames or of chunks."""
+    return draw_genomes(table["genome"], _labels(table), seed)
+
+
+def control_metrics(name: str, predictions: pd.DataFrame) -> dict[str, float]:
+    """Return accuracy, MCC and ROC-AUC of the predictions of a control, under `test/control/`."""
+    metrics = binary_metrics(_labels(predictions), predictions["score"].to_numpy())
+    return {f"test/control/{name}_{key}": metrics[key] for key in ("accuracy", "mcc", "roc_auc")}
+
+
+def margins(predictions: pd.DataFrame) -> np.ndarray:
+    """Return viral logit - non-viral logit of each row, float64 [n]."""
+    return (predictions["logit_viral"] - predictions["logit_nonviral"]).to_numpy(dtype=float)
+
+
+def _labels(table: pd.DataFrame) -> np.ndarray:
+    return table["label"].to_numpy(dtype=np.int8)
+
+
+def _under(section: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    return {f"{section}/{name}": float(value) for name, value in metrics.items()}
+
+
+def _counts(predictions: pd.DataFrame, chunks: pd.DataFrame) -> dict[str, float]:
+    viral, called = predictions["label"] == 1, predictions["score"] >= 0.5
+    return {
+        "frames": len(predictions),
+        "chunks": len(chunks),
+        "genomes": predictions["genome"].nunique(),
+        "viral_frames": viral.sum(),
+        "viral_genomes": predictions.loc[viral, "genome"].nunique(),
+        "true_viral": (viral & called).sum(),
+        "false_viral": (~viral & called).sum(),
+        "true_nonviral": (~viral & ~called).sum(),
+        "false_nonviral": (viral & ~called).sum(),
+    }
+
+
+def _threshold_metrics(validation: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, float]:
+    threshold = threshold_for(_labels(validation), validation["score"].to_numpy())
+    given = at_threshold(_labels(predictions), predictions["score"].to_numpy(), threshold)
+    return _under("test/threshold", {"value": threshold} | given)
+
+
+def _controls(predictions: pd.DataFrame, seed: int) -> dict[str, float]:
+    return _under("test/control", permuted_labels(predictions, seed))
+
+
+def _split_metrics(split: Split, predictions: pd.DataFrame) -> dict[str, float]:
+    """Return what the split lets through: leaking frames, and chunks without a frame to be scored by."""
+    training = set(split.table["genome"].to_numpy()[split.rows["train"]])
+    found = {"test/leak/frames_sharing_a_genome": float(predictions["genome"].isin(training).sum())}
+    coverage = split.metadata.get("coverage")
+    if coverage:
+        chunks = chunk_predictions(predictions)
+        right = float(((chunks["score"] >= 0.5) == (chunks["label"] == 1)).sum())
+        found |= _under(
+            "test/coverage",
+            {
+                "chunks": coverage["chunks"],
+                "covered": coverage["covered"],
+                "accuracy_of_covered_chunks": right / len(chunks),
+                "accuracy_of_all_chunks": right / (len(chunks) + coverage["chunks"] - coverage["covered"]),
+            },
+        )
+    return found

@@ -1,0 +1,154 @@
+"""The verdict document: everything that a report shows, as plain values that JSON can hold.
+
+NaN, which JSON has not, becomes null; so does everything that the evidence does not tell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from virnuc.comparison import Comparison, Pair, Side
+from virnuc.evaluation import EVALUATION_VERSION
+from virnuc.statistics import CONFIDENCE, RESAMPLES, Interval
+
+SCHEMA_VERSION = 1
+FEW_FRAMES = 5_000  # below either the report calls the test set small
+FEW_GENOMES = 500
+_SHOWN_ORGANISMS = 15  # of each side: those with the lowest accuracy
+
+
+def document(comparison: Comparison, verdict: Mapping[str, Any], created: str) -> dict[str, Any]:
+    """Return the verdict document.
+
+    Args:
+        comparison: What was compared.
+        verdict: `outcome`, `policy` and `candidates` (`candidate`, `outcome`, `answer`, `rules`), from the gate.
+        created: Time of the comparison, ISO 8601.
+    """
+    judged = zip(comparison.pairs, verdict["candidates"], strict=True)
+    written = {
+        "schema_version": SCHEMA_VERSION,
+        "created": created,
+        "outcome": verdict["outcome"],
+        "answer": " ".join(candidate["answer"] for candidate in verdict["candidates"]),
+        "policy": verdict["policy"],
+        "method": {
+            "evaluation_version": EVALUATION_VERSION,
+            "seed": comparison.seed,
+            "resamples": RESAMPLES,
+            "confidence": CONFIDENCE,
+        },
+        "caveats": caveats(comparison),
+        "sides": [_side(role, side) for role, side in _roles(comparison)],
+        "verdicts": [{**candidate, **_pair(pair)} for pair, candidate in judged],
+        "controls": [{"candidate": pair.candidate.evidence.identity, **_pair(pair)} for pair in comparison.controls],
+    }
+    cleaned: dict[str, Any] = _clean(written)
+    return cleaned
+
+
+def caveats(comparison: Comparison) -> list[str]:
+    """Return what a reader must know beside every number."""
+    found = [f"No baseline to compare with: {comparison.missing}."] if comparison.missing else []
+    for _, side in _roles(comparison):
+        found += _weight_caveats(side)
+    for side in comparison.sides[:2]:
+        found += _data_caveats(side)
+    return list(dict.fromkeys(found))
+
+
+def _weight_caveats(side: Side) -> list[str]:
+    found = []
+    for name, kind in side.evidence.weights.items():
+        if kind == "random":
+            found.append(f"{name} has random weights: every accuracy of {side.evidence.identity} is without meaning.")
+        if kind == "shipped":
+            found.append(
+                f"{name} is a small stand-in that ships with this project: "
+                "its accuracy says nothing about ESM2 3B or FastESM2_650."
+            )
+    return found
+
+
+def _data_caveats(side: Side) -> list[str]:
+    logged = side.evidence.metrics
+    frames, genomes = logged.get("test/count/frames", 0), logged.get("test/count/genomes", 0)
+    found = []
+    if frames and (frames < FEW_FRAMES or genomes < FEW_GENOMES):
+        found.append(f"Small test set: {frames:,.0f} frames of {genomes:,.0f} genomes; mind the intervals.")
+    leaking = logged.get("test/leak/frames_sharing_a_genome", 0)
+    if leaking:
+        found.append(
+            f"Leaking split (unit {side.evidence.split_unit or 'unknown'}): {leaking:,.0f} of {frames:,.0f} test "
+            "frames share a genome with training; every accuracy here is too good."
+        )
+    if side.evidence.speed and side.evidence.speed.weights == "random":
+        found.append(f"Speed of {side.evidence.speed.encoder} was timed with random weights, which does not change it.")
+    return found
+
+
+def _roles(comparison: Comparison) -> list[tuple[str, Side]]:
+    first = [("baseline", comparison.baseline)] if comparison.baseline else []
+    return [
+        *first,
+        *(("candidate", pair.candidate) for pair in comparison.pairs),
+        *(("control", pair.candidate) for pair in comparison.controls),
+    ]
+
+
+def _side(role: str, side: Side) -> dict[str, Any]:
+    evidence = side.evidence
+    return {
+        "id": evidence.identity,
+        "role": role,
+        "encoder": evidence.encoder,
+        "weights": dict(evidence.weights),
+        "split": {"digest": evidence.split_digest, "unit": evidence.split_unit},
+        "metrics": {level: {name: asdict(i) for name, i in named.items()} for level, named in side.metrics.items()},
+        "logged": {key: value for key, value in sorted(evidence.metrics.items()) if key.count("/") > 1},
+        "strata": {kind: _records(_shown(kind, table)) for kind, table in side.tables.items()},
+        "speed": asdict(evidence.speed) if evidence.speed else None,
+        "provenance": dict(evidence.provenance),
+        "commands": list(evidence.commands),
+    }
+
+
+def _shown(kind: str, table: pd.DataFrame) -> pd.DataFrame:
+    if kind != "organism":
+        return table
+    return table.dropna(subset="accuracy").nsmallest(_SHOWN_ORGANISMS, "accuracy")
+
+
+def _pair(pair: Pair) -> dict[str, Any]:
+    return {
+        "problems": list(pair.problems),
+        "differences": {
+            level: {name: asdict(interval) for name, interval in named.items()}
+            for level, named in pair.differences.items()
+        },
+        "drop": asdict(pair.drop) if pair.drop else None,
+        "mcnemar": pair.mcnemar or None,
+        "disagreements": _records(pair.disagreements) if pair.disagreements is not None else [],
+    }
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def _clean(value: Any) -> Any:
+    """Return `value` with tuples as lists, NaN and infinite values as None, and plain numbers."""
+    if isinstance(value, Mapping):
+        return {str(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(item) for item in value]
+    if isinstance(value, Interval):
+        return _clean(asdict(value))
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

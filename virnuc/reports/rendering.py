@@ -1,0 +1,108 @@
+"""Rendering a verdict document: one self-contained HTML page, the same as Markdown, and a summary for the terminal."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import unicodedata
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib as mpl
+
+from virnuc.files import atomic_path, write_text
+from virnuc.plots import Drawing
+from virnuc.reports.sections import Document, Table, sections, title
+
+HTML, MARKDOWN, VERDICT, FIGURES = "validation_report.html", "validation_report.md", "verdict.json", "figures"
+
+
+def write_report(document: Document, drawings: Mapping[str, Drawing], directory: Path) -> dict[str, Path]:
+    """Write the report into `directory` and return its files by name; each file appears whole or not at all.
+
+    Args:
+        document: From `virnuc.reports.document`.
+        drawings: Figures by file name without suffix, in the order of the report.
+        directory: Made if need be.
+    """
+    images = {name: svg(drawing) for name, drawing in drawings.items()}
+    written = {
+        VERDICT: json.dumps(document, indent=1, allow_nan=False) + "\n",
+        HTML: render_html(document, drawings, images),
+        MARKDOWN: render_markdown(document, drawings),
+    }
+    for name, text in written.items():
+        write_text(directory / name, text)
+    for name, image in images.items():
+        with atomic_path(directory / FIGURES / f"{name}.svg") as temporary:
+            temporary.write_bytes(image)
+    return {name: directory / name for name in written}
+
+
+def render_html(document: Document, drawings: Mapping[str, Drawing], images: Mapping[str, bytes]) -> str:
+    """Return the page. Figures are embedded as data, styles are inline: nothing is fetched."""
+    embedded = {name: base64.b64encode(image).decode("ascii") for name, image in images.items()}
+    return _render("report.html.j2", document, drawings, autoescape=True, images=embedded, css=_resource("report.css"))
+
+
+def render_markdown(document: Document, drawings: Mapping[str, Drawing]) -> str:
+    """Return the report as Markdown; figures are linked below `figures/`."""
+    return _render("report.md.j2", document, drawings, autoescape=False)
+
+
+def terminal_summary(document: Document) -> str:
+    """Return verdict, gate and test metrics as aligned text, without a line break at the end."""
+    shown = {section.anchor: section for section in sections(document)}
+    lines = [title(document), f"{document['outcome']}: {document['answer']}", ""]
+    lines += [f"! {caveat}" for caveat in document["caveats"]]
+    for anchor in ("metrics", "gate"):
+        table = shown[anchor].tables[0]
+        lines += ["", *aligned(table)]
+    return "\n".join([*lines, "", *shown["gate"].text]).rstrip()
+
+
+def aligned(table: Table) -> list[str]:
+    """Return a table as lines of columns that line up."""
+    rows = [table.columns, *table.rows]
+    widths = [max(_width(row[column]) for row in rows) for column in range(len(table.columns))]
+    rule = tuple("─" * width for width in widths)
+    return [
+        "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (rows[0], rule, *rows[1:])
+    ]
+
+
+def svg(drawing: Drawing) -> bytes:
+    """Return a figure as SVG; the same figure gives the same bytes."""
+    stream = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "virnuc"}):
+        drawing.figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    return stream.getvalue()
+
+
+def _render(name: str, document: Document, drawings: Mapping[str, Drawing], *, autoescape: bool, **values: Any) -> str:
+    environment = jinja2.Environment(
+        autoescape=autoescape, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["cell"] = _cell
+    template = environment.from_string(_resource(name))
+    return template.render(
+        title=title(document), document=document, sections=sections(document), drawings=drawings, **values
+    )
+
+
+def _resource(name: str) -> str:
+    return resources.files("virnuc.reports").joinpath(name).read_text(encoding="utf-8")
+
+
+def _cell(text: str) -> str:
+    """Return text for a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def _width(text: str) -> int:
+    return sum(0 if unicodedata.combining(letter) else 1 for letter in text)

@@ -1,0 +1,271 @@
+"""The report's content: a verdict document as headed sections of sentences and tables of formatted words.
+
+Every rendering (HTML, Markdown, terminal) is made from these sections, so all say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+LABELS = {
+    "accuracy": "Accuracy",
+    "precision": "Precision",
+    "recall": "Recall",
+    "specificity": "Specificity",
+    "f1": "F1",
+    "mcc": "MCC",
+    "roc_auc": "ROC-AUC",
+    "pr_auc": "PR-AUC",
+    "brier": "Brier score ↓",
+    "ece": "Calibration error ↓",
+    "log_loss": "Log loss ↓",
+}
+STRATA = {"group": "Group", "length": "Chunk length", "lineage": "Lineage", "organism": "Hardest organisms"}
+UNKNOWN = "—"
+Document = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of words; the first column names the row."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A headed part of the report."""
+
+    anchor: str
+    title: str
+    text: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    commands: tuple[str, ...] = ()
+
+
+def sections(document: Document) -> list[Section]:
+    """Return the sections of the report, without those that the evidence leaves empty."""
+    made = (_gate, _metrics, _differences, _strata, _speed, _calibration, _controls, _provenance)
+    found = [make(document) for make in made]
+    return [section for section in found if section.tables or section.text or section.commands]
+
+
+def title(document: Document) -> str:
+    """Return the report's heading."""
+    encoders = {role: [side["encoder"] for side in _sides(document, role)] for role in ("baseline", "candidate")}
+    against = f" against {encoders['baseline'][0]}" if encoders["baseline"] else ", alone"
+    return ", ".join(encoders["candidate"]) + against
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number with fixed digits, or a dash where it is not known."""
+    return UNKNOWN if value is None else f"{value:.{digits}f}"
+
+
+def with_interval(found: Mapping[str, float | None], digits: int = 3, sign: str = "") -> str:
+    """Return `value (low to high)`; without the bracket where there is no interval."""
+    if found["value"] is None:
+        return UNKNOWN
+    shown = f"{found['value']:{sign}.{digits}f}"
+    if found["low"] is None or found["high"] is None:
+        return shown
+    return f"{shown} ({found['low']:{sign}.{digits}f} to {found['high']:{sign}.{digits}f})"
+
+
+def _sides(document: Document, *roles: str) -> list[Mapping[str, Any]]:
+    return [side for side in document["sides"] if not roles or side["role"] in roles]
+
+
+def _gate(document: Document) -> Section:
+    tables = []
+    steps = []
+    for verdict in document["verdicts"]:
+        rows = tuple(
+            ("PASS" if rule["passed"] else "FAIL", rule["title"], rule["observed"], rule["limit"])
+            for rule in verdict["rules"]
+        )
+        tables.append(Table(verdict["candidate"], ("", "Rule", "Observed", "Limit"), rows))
+        for rule in verdict["rules"]:
+            steps += [f"{rule['title']}: {step}" for step in rule["next_steps"]]
+    return Section("gate", "The gate, rule by rule", tuple(f"Next: {step}" for step in steps), tuple(tables))
+
+
+def _metrics(document: Document) -> Section:
+    method = document["method"]
+    text = (
+        f"Brackets are {method['confidence']:.0%} intervals from {method['resamples']:,} draws of whole genomes; "
+        "differences are paired, candidate minus baseline. ↓ marks what is better when lower. A chunk is viral if its "
+        "highest viral score is at least its highest non-viral score.",
+    )
+    tables = tuple(
+        _metric_table(document, level, heading)
+        for level, heading in (("frames", "Over frames"), ("chunks", "Over chunks with a frame"))
+    )
+    return Section("metrics", "Test metrics", text, tables)
+
+
+def _metric_table(document: Document, level: str, heading: str) -> Table:
+    sides = [side for side in document["sides"] if level in side["metrics"]]
+    differences = [(v["candidate"], v["differences"].get(level)) for v in document["verdicts"] + document["controls"]]
+    shown = {name: found for name, found in differences if found}
+    columns, cells = ["Metric"], []
+    for side in sides:
+        columns.append(f"{side['id']} ({side['role']})")
+        cells.append([with_interval(side["metrics"][level][name]) for name in LABELS])
+        if side["id"] in shown:
+            columns.append("difference")
+            cells.append([with_interval(shown[side["id"]][name], sign="+") for name in LABELS])
+    rows = zip(LABELS.values(), *cells, strict=True)
+    return Table(heading, tuple(columns), tuple(rows))
+
+
+def _differences(document: Document) -> Section:
+    text, tables = [], []
+    for verdict in document["verdicts"]:
+        found = verdict["mcnemar"]
+        if not found:
+            continue
+        text.append(
+            f"{verdict['candidate']} alone is right on {found['only_candidate']:,} frames, the baseline alone on "
+            f"{found['only_baseline']:,} (McNemar, exact: p = {found['p_value']:.2g}; it takes frames for independent, "
+            "which those of one genome are not, so it is for information only)."
+        )
+        rows = tuple(
+            (row["group"], f"{row['frames']:,}", f"{row['only_baseline']:,}", f"{row['only_candidate']:,}")
+            for row in verdict["disagreements"]
+        )
+        columns = ("Group", "Frames", "only the baseline right", "only the candidate right")
+        tables.append(Table(verdict["candidate"], columns, rows))
+    return Section("disagreement", "Frames that only one of the two gets right", tuple(text), tuple(tables))
+
+
+def _strata(document: Document) -> Section:
+    sides = [side for side in document["sides"] if side["strata"]]
+    tables = [_stratum_table(sides, kind) for kind in STRATA if any(kind in side["strata"] for side in sides)]
+    text = (
+        "Accuracy of frames. A group holds one class, so this is recall for viral and specificity for non-viral "
+        "groups. Strata too small for a figure are counted and get a dash.",
+    )
+    return Section("strata", "Where the models fail", text if tables else (), tuple(tables))
+
+
+def _stratum_table(sides: Sequence[Mapping[str, Any]], kind: str) -> Table:
+    known: dict[str, Mapping[str, Any]] = {}
+    for side in sides:
+        known |= {row["stratum"]: row for row in side["strata"].get(kind, [])}
+    by_side = [{row["stratum"]: row for row in side["strata"].get(kind, [])} for side in sides]
+    rows = []
+    for name, row in known.items():
+        cells = [
+            with_interval({"value": found[name]["accuracy"], "low": found[name]["low"], "high": found[name]["high"]})
+            if name in found
+            else UNKNOWN
+            for found in by_side
+        ]
+        rows.append((name, f"{row['frames']:,}", f"{row['genomes']:,}", f"{row['viral']:.0%}", *cells))
+    return Table(STRATA[kind], (STRATA[kind], "Frames", "Genomes", "Viral", *(s["id"] for s in sides)), tuple(rows))
+
+
+def _speed(document: Document) -> Section:
+    timed = [side for side in _sides(document, "baseline", "candidate") if side["speed"]]
+    rows = []
+    for side in timed:
+        speed = side["speed"]
+        runs = ", ".join(f"{seconds:.2f}" for seconds in speed["runs"])
+        rate = speed["frames"] / speed["seconds"]
+        memory = number(speed["peak_memory"] / 2**30, 2) if speed["peak_memory"] else UNKNOWN
+        place = (speed["precision"], speed["device"], speed["weights"], speed["hardware"])
+        rows.append((speed["encoder"], f"{speed['seconds']:.2f}", runs, f"{rate:,.1f}", memory, *place))
+    columns = (
+        "Encoder", "Median, s", "Runs, s", "Frames/s", "Peak memory, GiB", "Precision", "Device", "Weights", "Hardware"
+    )  # fmt: skip
+    sample = timed[0]["speed"] if timed else {}
+    text = (
+        f"Embedding one sample of {sample['frames']:,} test set frames (digest {sample['sample_digest'][:12]}), "
+        "tokenising included, after warm-up.",
+    ) if timed else ()  # fmt: skip
+    return Section("speed", "Embedding speed", text, (Table("Timed runs", columns, tuple(rows)),) if rows else ())
+
+
+def _calibration(document: Document) -> Section:
+    lines = {
+        "Temperature, fitted on validation": "test/calibrated/temperature",
+        "Brier score, calibrated ↓": "test/calibrated/brier",
+        "Calibration error, calibrated ↓": "test/calibrated/ece",
+        "Log loss, calibrated ↓": "test/calibrated/log_loss",
+        "Threshold for 5 % false discoveries, set on validation": "test/threshold/value",
+        "False discoveries at that threshold, on test": "test/threshold/false_discovery_rate",
+        "Recall at that threshold, on test": "test/threshold/recall",
+        "Precision if 5 % were viral": "test/prevalence_05/precision",
+        "F1 if 5 % were viral": "test/prevalence_05/f1",
+        "Precision if 1 % were viral": "test/prevalence_01/precision",
+        "F1 if 1 % were viral": "test/prevalence_01/f1",
+    }
+    text = ("The temperature changes probabilities and no call; raw figures stand in the table of metrics.",)
+    return _logged("calibration", "Calibration, thresholds and other shares of viral frames", text, lines, document)
+
+
+def _controls(document: Document) -> Section:
+    lines = {
+        "ROC-AUC against labels permuted among genomes, mean": "test/control/permuted_roc_auc",
+        "… lower end of 95 % of permutations": "test/control/permuted_roc_auc_low",
+        "… upper end": "test/control/permuted_roc_auc_high",
+        "Share of permutations at least as good as the true labels": "test/control/permuted_p",
+        "ROC-AUC on shuffled sequences": "test/control/shuffled_roc_auc",
+        "Accuracy on shuffled sequences": "test/control/shuffled_accuracy",
+        "Test frames that share a genome with training": "test/leak/frames_sharing_a_genome",
+        "Chunks of the test genomes": "test/coverage/chunks",
+        "… with a frame": "test/coverage/covered",
+        "Accuracy over chunks with a frame": "test/coverage/accuracy_of_covered_chunks",
+        "Accuracy over all chunks, those without a frame counted as wrong": "test/coverage/accuracy_of_all_chunks",
+    }
+    text = tuple(_permuted(side) for side in document["sides"] if "test/control/permuted_roc_auc" in side["logged"])
+    return _logged("controls", "Controls and coverage", text, lines, document)
+
+
+def _permuted(side: Mapping[str, Any]) -> str:
+    mean = side["logged"]["test/control/permuted_roc_auc"]
+    low, high = (side["logged"][f"test/control/permuted_roc_auc_{end}"] for end in ("low", "high"))
+    at_chance = low <= 0.5 <= high and abs(mean - 0.5) < 0.02
+    verdict = "at chance, as it must be" if at_chance else "NOT at chance: something other than labels is counted"
+    return f"{side['id']}: with permuted labels ROC-AUC is {mean:.3f} ({low:.3f} to {high:.3f}), {verdict}."
+
+
+def _logged(anchor: str, heading: str, text: Iterable[str], lines: Mapping[str, str], document: Document) -> Section:
+    """Return a section with one table of logged metrics: a row a metric, a column a side."""
+    sides = [side for side in document["sides"] if side["logged"]]
+    rows = tuple(
+        (label, *(_plain(key, side["logged"].get(key)) for side in sides))
+        for label, key in lines.items()
+        if any(side["logged"].get(key) is not None for side in sides)
+    )
+    if not rows:
+        return Section(anchor, heading)
+    return Section(anchor, heading, tuple(text), (Table("", ("", *(side["id"] for side in sides)), rows),))
+
+
+def _plain(key: str, value: float | None) -> str:
+    whole = key.startswith(("test/leak", "test/count")) or key in ("test/coverage/chunks", "test/coverage/covered")
+    return f"{value:,.0f}" if whole and value is not None else number(value)
+
+
+def _provenance(document: Document) -> Section:
+    sides = document["sides"]
+    keys = list(dict.fromkeys(key for side in sides for key in side["provenance"]))
+    rows = [("Encoder", *(side["encoder"] for side in sides))]
+    rows.append(("Weights", *(", ".join(f"{k}: {v}" for k, v in side["weights"].items()) or UNKNOWN for side in sides)))
+    rows.append(("Split", *(f"{side['split']['digest'][:12]} ({side['split']['unit'] or '?'})" for side in sides)))
+    rows += [(key, *(str(side["provenance"].get(key, UNKNOWN)) for side in sides)) for key in keys]
+    policy = document["policy"]
+    text = (
+        f"Compared {document['created']} with evaluation code version {document['method']['evaluation_version']}, seed "
+        f"{document['method']['seed']}; policy {policy['digest'][:12]}.",
+    )
+    commands = tuple(dict.fromkeys(command for side in sides for command in side["commands"]))
+    table = Table("", ("", *(side["id"] for side in sides)), tuple(rows))
+    return Section("provenance", "Where the numbers come from", text, (table,), commands)

@@ -1,0 +1,64 @@
+"""Where a model fails: accuracy by group, chunk length, lineage and organism, with counts.
+
+A stratum of fewer than `MIN_FRAMES` frames is counted and gets no metric; one of fewer than `MIN_GENOMES` genomes
+gets no interval. Most strata hold one class only, so accuracy is then recall (viral) or specificity (non-viral).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from virnuc.runtime import derived_seed
+from virnuc.statistics import draw_genomes, effective_genomes, interval
+
+MIN_FRAMES = 30
+MIN_GENOMES = 5
+LINEAGE_RANKS = 3  # ranks of a lineage that name its stratum
+_LENGTHS = [0, 150, 300, 500, 1000, np.inf]  # bp; bins where a part has too many chunk lengths to list
+
+
+def strata(predictions: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:
+    """Return a table for each kind of stratum that the predictions tell of, the largest stratum first.
+
+    Columns: `stratum`, `frames`, `genomes`, `viral` (share), `accuracy`, `low`, `high`; NaN where data are too few.
+    """
+    kinds = {
+        "group": predictions["group"],
+        "length": _length_strata(predictions["length"]),
+        "lineage": predictions["lineage"].map(_lineage_stratum),
+        "organism": predictions["organism"],
+    }
+    return {kind: _table(predictions, names, seed) for kind, names in kinds.items() if (names != "").any()}
+
+
+def _table(predictions: pd.DataFrame, names: pd.Series, seed: int) -> pd.DataFrame:
+    rows = [_row(str(name), part, seed) for name, part in predictions.groupby(names.to_numpy(), sort=True)]
+    return pd.DataFrame(rows).sort_values("frames", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def _row(name: str, part: pd.DataFrame, seed: int) -> dict[str, object]:
+    labels = part["label"].to_numpy(dtype=np.int8)
+    right = ((part["score"] >= 0.5) == (part["label"] == 1)).to_numpy(dtype=float)
+    genomes = part["genome"].nunique()
+    accuracy, low, high = right.mean(), np.nan, np.nan
+    if len(part) < MIN_FRAMES:
+        accuracy = np.nan
+    elif genomes >= MIN_GENOMES:
+        draws = draw_genomes(part["genome"], labels, derived_seed(seed, "stratum", name)).means(right)
+        ends = interval(accuracy, draws, effective_genomes(part["genome"], labels))
+        low, high = ends.low, ends.high
+    counts = {"stratum": name, "frames": len(part), "genomes": genomes, "viral": labels.mean()}
+    return {**counts, "accuracy": accuracy, "low": low, "high": high}
+
+
+def _length_strata(lengths: pd.Series) -> pd.Series:
+    """Return `N bp` for each row, in bins where there are more than eight lengths; empty where unknown."""
+    if lengths.nunique() <= 8:
+        return lengths.map(lambda length: f"{length} bp" if length else "")
+    bins = pd.cut(lengths, _LENGTHS, right=False).astype(str)
+    return (bins.str.replace(r"\[(\d+)\.0, (\w+)(?:\.0)?\)", r"\1 to below \2 bp", regex=True)).where(lengths > 0, "")
+
+
+def _lineage_stratum(lineage: str) -> str:
+    return "; ".join(rank.strip() for rank in lineage.rstrip(".").split(";")[:LINEAGE_RANKS])
