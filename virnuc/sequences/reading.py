@@ -48,21 +48,21 @@ def read_genomes(path: Path) -> Iterator[Genome]:
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     with _opened(path) as stream:
-        yield from read_genbank(stream, path) if is_genbank(path) else read_reads(stream, path)
+        fileformat = sequence_format(path)
+        yield from read_genbank(stream, path) if fileformat == "genbank" else read_reads(stream, path, fileformat)
 
 
-def is_genbank(path: Path) -> bool:
-    """Return whether a sequence file is GenBank (True) or FASTA/FASTQ (False), by its first letter.
+def sequence_format(path: Path) -> str:
+    """Return whether a sequence file is `genbank`, `fasta` or `fastq`, by its first letters.
 
     Raises:
         ParseError: it is none of them.
     """
     with _opened(path) as stream, _parse_errors(path, lambda: 0):
         head = stream.read(4096).lstrip()
-    if head.startswith(b"LOCUS"):
-        return True
-    if head[:1] in (b">", b"@"):
-        return False
+    for start, name in ((b"LOCUS", "genbank"), (b">", "fasta"), (b"@", "fastq")):
+        if head.startswith(start):
+            return name
     raise ParseError("empty, or neither GenBank, FASTA nor FASTQ; expected LOCUS, > or @ at its start", path)
 
 
@@ -73,9 +73,6 @@ def read_genbank(stream: BinaryIO, path: Path) -> Iterator[Genome]:
         for record in gb_io.iter(stream):
             count += 1
             name = record.version or record.accession or record.name or ""
-            if record.length is not None and record.length != len(record.sequence):
-                problem = f"has {len(record.sequence)} of the {record.length} bases that its LOCUS line names"
-                raise ParseError(f"{problem}; download the file again", path, name)
             organism, lineage = _taxonomy(record.source)
             yield Genome(
                 accession=checked_name(name, path, count),
@@ -92,11 +89,11 @@ def read_genbank(stream: BinaryIO, path: Path) -> Iterator[Genome]:
             )
 
 
-def read_reads(stream: BinaryIO, path: Path) -> Iterator[Genome]:
-    """Yield the records of an open FASTA or FASTQ file; `path` is for messages."""
+def read_reads(stream: BinaryIO, path: Path, fileformat: str) -> Iterator[Genome]:
+    """Yield the records of an open file, `fasta` or `fastq`; `path` is for messages."""
     count = 0
     with _parse_errors(path, lambda: count):
-        for record in dnaio.open(stream):
+        for record in dnaio.open(stream, fileformat=fileformat):
             count += 1
             name, _, description = record.name.partition(" ")
             accession = checked_name(name, path, count)
@@ -150,7 +147,7 @@ def _parse_errors(path: Path, finished: Callable[[], int]) -> Iterator[None]:
         problem = f"the gzip data is cut short or damaged ({error}); download it again"
         raise ParseError(problem, path, finished() + 1) from error
     except dnaio.FileFormatError as error:
-        raise ParseError(str(error), path, finished() + 1, error.line) from error
+        raise ParseError(str(error), path, finished() + 1) from error
     except (RuntimeError, OSError, UnicodeError) as error:
         problem = f"cannot be read ({' '.join(str(error).split())[:120]}); it may be cut short"
         record = finished() + 1

@@ -1,0 +1,178 @@
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from Bio import SeqIO
+from Bio.Seq import Seq
+
+from virnuc.errors import DataError, ParseError, UsageError
+from virnuc.manifest import read_manifest, verify_shards
+from virnuc.sequences.frames import FRAME_SCHEMA, frame_shards, read_frames
+from virnuc.sequences.preparing import prepare
+from virnuc.settings import PrepareSettings
+
+
+def run(source, out, **settings):
+    return prepare(PrepareSettings(source=str(source), out=str(out), **settings), lambda sources, _: sources)
+
+
+def table(directory):
+    return pd.concat([read_frames(path).to_pandas() for path in frame_shards(directory)], ignore_index=True)
+
+
+@pytest.fixture
+def small(genomes, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("vertebrate_other", "vertebrate_mammalian", "invertebrate"):
+        file = f"{name}.1.genomic.gbff.gz"
+        (source / file).symlink_to(genomes / file)
+    text = gzip.decompress((genomes / "viral.1.genomic.gbff.gz").read_bytes()).decode()
+    (source / "viral.1.genomic.gbff").write_text("//\n".join(text.split("//\n")[3:20]) + "//\n")
+    return source
+
+
+def naive_frames(source, size):
+    """Chunk, translate and look for each frame the slow obvious way."""
+    for path in sorted(source.iterdir()):
+        opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
+        with opened as stream:
+            for record in SeqIO.parse(stream, "genbank"):
+                proteins = [f.qualifiers["translation"][0] for f in record.features if "translation" in f.qualifiers]
+                dna = str(record.seq).upper()
+                count = -(-len(dna) // size)
+                for number in range(count):
+                    start = number * (len(dna) - size) // (count - 1) if count > 1 else 0
+                    chunk = dna[start : start + size]
+                    if set(chunk) - set("ACGT"):
+                        continue
+                    for strand, letters in (("F", chunk), ("R", str(Seq(chunk).reverse_complement()))):
+                        for offset in range(3):
+                            nucleotide = letters[offset : offset + (len(chunk) - offset) // 3 * 3]
+                            protein = str(Seq(nucleotide).translate())
+                            if protein and "*" not in protein and any(protein in known for known in proteins):
+                                yield f"{record.id}_chunk_{number + 1}{strand}{offset + 1}", nucleotide, protein
+
+
+def test_frames_are_those_of_the_naive_definition(small, tmp_path):
+    manifest = run(small, tmp_path / "frames")
+    found = table(tmp_path / "frames")
+    assert [tuple(row) for row in found[["frame_id", "nucleotide", "protein"]].to_numpy()] == list(
+        naive_frames(small, 300)
+    )
+    assert manifest.counts["out"]["frames"] == len(found) > 100
+    assert list(found.columns) == FRAME_SCHEMA.names
+    assert set(found.loc[found["group"] == "viral", "label"]) == {1}
+    assert set(found.loc[found["group"] != "viral", "label"]) == {0}
+
+
+def test_every_chunk_is_counted_once(frames):
+    counts = read_manifest(frames, "frames").counts
+    dropped = sum(count for reason, count in counts["dropped"].items() if reason.startswith("chunks_"))
+    assert counts["in"]["chunks"] == counts["out"]["chunks"] + dropped
+    genomes = pd.read_parquet(frames / "genomes.parquet")
+    parts = genomes[["ambiguous_bases", "no_open_frame", "no_cds_evidence", "covered"]].sum(axis=1)
+    assert (genomes["chunks"] == parts).all()
+    assert len(genomes) == counts["in"]["genomes"] == 1096
+
+
+def test_a_finished_directory_is_reused_and_other_parameters_are_refused(small, tmp_path):
+    out = tmp_path / "frames"
+    first = run(small, out)
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert run(small, out).digest == first.digest
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    with pytest.raises(DataError, match="chunk_size=300, not 500"):
+        run(small, out, chunk_size=500)
+
+
+def test_killed_at_any_moment_it_finishes_with_the_same_bytes(small, tmp_path):
+    whole = run(small, tmp_path / "whole", balance="yes")
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "entrypoints.prepare", "--source", small, "--out", out, "--balance", "yes"]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    process = subprocess.Popen(command, env=environment, cwd=tmp_path)
+    while process.poll() is None and not list(out.glob("*.parquet")):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = run(small, out, balance="yes")
+    assert resumed.digest == whole.digest
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in (tmp_path / "whole").iterdir())
+
+
+def test_balance_draws_the_larger_class_down_to_the_smaller(small, tmp_path):
+    run(small, tmp_path / "all")
+    run(small, tmp_path / "balanced", balance="yes")
+    run(small, tmp_path / "other", balance="yes", seed=7)
+    everything, balanced, other = (table(tmp_path / name) for name in ("all", "balanced", "other"))
+    smaller = everything["label"].value_counts().min()
+    assert balanced["label"].value_counts().to_dict() == {0: smaller, 1: smaller}
+    assert set(balanced["frame_id"]) < set(everything["frame_id"])
+    assert set(balanced["frame_id"]) != set(other["frame_id"])
+    dropped = read_manifest(tmp_path / "balanced", "frames").counts["dropped"]["frames_balance"]
+    assert dropped == len(everything) - len(balanced)
+
+
+def test_open_evidence_keeps_every_stop_free_frame(small, tmp_path):
+    coding = run(small, tmp_path / "cds").counts
+    everything = run(small, tmp_path / "open", evidence="open").counts
+    assert everything["out"]["frames"] == coding["out"]["frames"] + coding["dropped"]["frames_no_cds_evidence"]
+    assert everything["dropped"]["chunks_no_cds_evidence"] == 0
+
+
+def test_shards_hold_at_most_ten_thousand_rows(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "viral.fa").write_text(">v\n" + "ATGGCA" * 500_500 + "\n")
+    (source / "plant.fa").write_text(">p\n" + "ATGGCA" * 60 + "\n")
+    run(source, tmp_path / "frames", evidence="open")
+    rows = [read_frames(path).num_rows for path in frame_shards(tmp_path / "frames") if "viral" in path.name]
+    assert len(rows) > 1
+    assert set(rows[:-1]) == {10_000}
+    assert rows[-1] <= 10_000
+
+
+def test_a_changed_shard_is_noticed(small, tmp_path):
+    run(small, tmp_path / "frames")
+    shard = frame_shards(tmp_path / "frames")[0]
+    shard.write_bytes(shard.read_bytes() + b"x")
+    with pytest.raises(DataError, match="changed since it was written"):
+        verify_shards(tmp_path / "frames", read_manifest(tmp_path / "frames", "frames"))
+
+
+def test_an_edited_manifest_is_noticed(small, tmp_path):
+    run(small, tmp_path / "frames")
+    path = tmp_path / "frames" / "manifest.json"
+    document = json.loads(path.read_text())
+    document["shards"][0]["rows"] += 1
+    document["shards"][0]["sha256"] = "0" * 64
+    path.write_text(json.dumps(document))
+    with pytest.raises(DataError, match="was edited"):
+        read_manifest(tmp_path / "frames", "frames")
+
+
+def test_wrong_sources(tmp_path, small):
+    with pytest.raises(UsageError, match="no such directory"):
+        run(tmp_path / "nothing", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no sequence files"):
+        run(tmp_path / "empty", tmp_path / "out")
+    (tmp_path / "empty" / "virus.1.fa").write_text(">a\nACGT\n")
+    with pytest.raises(DataError, match="did you mean viral"):
+        run(tmp_path / "empty", tmp_path / "out")
+    (small / "viral.1.genomic.gbff").unlink()
+    with pytest.raises(DataError, match="no viral frames"):
+        run(small, tmp_path / "one_class")
+    (small / "viral.2.fa").write_text(">AB009602.1\nACGT\n>AB009602.1\nACGT\n")
+    with pytest.raises(DataError, match=r"AB009602\.1 is in viral\.2\.fa and again in viral\.2\.fa"):
+        run(small, tmp_path / "twice")
+    (small / "viral.2.fa").write_text(">a\nAC!GT\n")
+    with pytest.raises(ParseError, match=r"viral\.2\.fa, record a"):
+        run(small, tmp_path / "hostile")
