@@ -1,0 +1,104 @@
+"""Mutual exclusion between processes that share nothing but an MLflow registry.
+
+A remote registry offers no lock and no compare-and-set, but every one refuses to create a registered model whose
+name is taken. The lock is such a model: who creates it holds it, and deletes it when done.
+
+What holds: of any number of processes exactly one creates the lock. A process that dies leaves its lock behind; it
+is taken over at once on the same machine, and elsewhere when it is `STALE_AFTER` seconds old. What does not hold: a
+process that sleeps for longer than that between two steps and then wakes. It calls `still_held` before each step that
+matters, which leaves a window of one request.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from virnuc.errors import VirnucError
+
+LOCK_MODEL = "virnuc-promotion-lock"
+STALE_AFTER = 300.0  # s; a promotion takes about one
+WAIT = 60.0  # s
+_POLL = 0.2  # s
+_TAKEN = "RESOURCE_ALREADY_EXISTS"
+
+
+@dataclass(frozen=True)
+class HeldLock:
+    """Proof of holding the lock."""
+
+    client: MlflowClient
+    token: str
+
+    def still_held(self) -> None:
+        """Raise a VirnucError if another process has taken the lock over."""
+        if _holder(self.client).get("token") != self.token:
+            raise VirnucError(
+                "another process took the promotion lock over, as this one was silent too long; try again"
+            )
+
+
+@contextmanager
+def promotion_lock(client: MlflowClient, who: str, wait: float = WAIT) -> Iterator[HeldLock]:
+    """Hold the registry's promotion lock.
+
+    Raises:
+        VirnucError: another process held it for longer than `wait` seconds.
+    """
+    held = HeldLock(client, uuid.uuid4().hex)
+    deadline = time.monotonic() + wait
+    while not _acquire(held, who):
+        if time.monotonic() > deadline:
+            raise VirnucError(f"{_holder(client).get('who', 'another process')} is promoting just now; try again later")
+        time.sleep(_POLL)
+    try:
+        yield held
+    finally:
+        if _holder(client).get("token") == held.token:
+            client.delete_registered_model(LOCK_MODEL)
+
+
+def _acquire(held: HeldLock, who: str) -> bool:
+    """Create the lock, or remove it if whoever held it is gone; return whether it is ours now."""
+    tags = {"token": held.token, "who": who, "since": str(time.time()), "host": _host(), "pid": str(os.getpid())}
+    try:
+        held.client.create_registered_model(LOCK_MODEL, tags, "held while virnuc's champion changes")
+    except MlflowException as error:
+        if error.error_code != _TAKEN:
+            raise
+        holder = _holder(held.client)
+        if holder and _is_gone(holder) and _holder(held.client).get("token") == holder["token"]:
+            with suppress(MlflowException):  # another process removed it first
+                held.client.delete_registered_model(LOCK_MODEL)
+        return False
+    return True
+
+
+def _holder(client: MlflowClient) -> dict[str, str]:
+    """Return the tags of the lock, empty if nobody holds it."""
+    try:
+        return dict(client.get_registered_model(LOCK_MODEL).tags)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+
+
+def _is_gone(holder: dict[str, str]) -> bool:
+    if holder["host"] == _host() and not Path(f"/proc/{holder['pid']}").exists():
+        return True
+    return time.time() - float(holder["since"]) > STALE_AFTER
+
+
+def _host() -> str:
+    """Name the space in which a process number means something: this machine and its container."""
+    return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"

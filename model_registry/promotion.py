@@ -1,0 +1,262 @@
+"""Promotion: a verdict to a champion, or a refusal that says why.
+
+A promotion reads the comparison of exactly this model version, checks that it is still valid, copies the version to
+the registered model `virnuc` and moves the alias. Order of the steps, under the lock of `locking`:
+
+1. a version of `virnuc` is created, with all its tags in the same request and the state `promoting`;
+2. the alias (`champion`) moves: from here on the promotion counts;
+3. `previous` moves to the version that was replaced, and the state becomes `done`.
+
+An error at any step takes back the ones before. A process killed between two steps is repaired by the next promotion
+or rollback before its own first step: forward if 2 had happened, backward if not.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from model_registry.gate import PASS, Policy
+from model_registry.locking import HeldLock, promotion_lock
+from virnuc.errors import DataError, GateRefusal, UsageError
+from virnuc.tracking import download, find_finished, model_version, version_uri
+
+PRODUCTION = "virnuc"
+STATE = "virnuc.promotion"
+PROMOTING, ROLLING_BACK, DONE = "promoting", "rolling_back", "done"
+REPLACES = "virnuc.replaces"
+SOURCE = "virnuc.promoted_from"
+OVERRIDE = "virnuc.override"
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What a promotion or a rollback did."""
+
+    version: str  # of the registered model `virnuc` that the alias now names
+    alias: str
+    source: str  # models:/NAME/VERSION that was copied
+    replaced: str | None  # version of `virnuc` that the alias named before
+    comparison_run: str | None
+    overridden: tuple[str, ...] = ()  # rules that did not hold, where --override was used
+    changed: bool = True  # False if the alias named a copy of this very version already
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What speaks against a promotion, and the comparison that was looked at."""
+
+    run: Run | None
+    failed: tuple[str, ...] = field(default=())  # one line each
+
+
+def promote(candidate_uri: str, alias: str, policy: Policy, override: str, who: str) -> Promotion:
+    """Make a model version the one that `alias` of `virnuc` names.
+
+    Args:
+        candidate_uri: `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
+        alias: usually `champion`; the version it named before becomes `previous`.
+        policy: as it reads now.
+        override: reason for promoting against the verdict, recorded on the version; empty to obey the gate.
+        who: who promotes.
+
+    Raises:
+        UsageError: the text names no model.
+        DataError: there is no such version.
+        GateRefusal: a rule does not hold; the message lists them all.
+        VirnucError: another promotion is going on.
+    """
+    client, candidate = MlflowClient(), model_version(candidate_uri)
+    uri = version_uri(candidate)
+    with promotion_lock(client, who) as lock:
+        _repair(client, alias)
+        evidence = _evidence(uri, policy.digest)
+        if evidence.failed and not override:
+            raise GateRefusal(f"{uri} is not promoted: " + "; ".join(evidence.failed))
+        current = _by_alias(client, alias)
+        comparison = evidence.run.info.run_id if evidence.run else None
+        if current and current.tags.get(SOURCE) == uri:
+            return Promotion(current.version, alias, uri, None, comparison, changed=False)
+        replaced = current.version if current else None
+        tags = {
+            STATE: PROMOTING,
+            SOURCE: uri,
+            REPLACES: replaced or "",
+            "virnuc.promoted_by": who,
+            "virnuc.promoted_at": _now(),
+            "virnuc.promoted_why": "override" if evidence.failed else "the gate passed",
+            "virnuc.comparison_run": comparison or "",
+        }
+        if evidence.failed:
+            tags |= {OVERRIDE: override, "virnuc.override_rules": "; ".join(evidence.failed)[:4000]}
+        version = _copy_and_move(client, candidate, alias, current, tags, lock)
+    return Promotion(version, alias, uri, replaced, comparison, evidence.failed)
+
+
+def rollback(alias: str, who: str) -> Promotion:
+    """Put the version that `alias` named before back; the one it names now becomes `previous`.
+
+    Raises:
+        UsageError: there is nothing to go back to.
+        VirnucError: a promotion is going on.
+    """
+    client = MlflowClient()
+    with promotion_lock(client, who) as lock:
+        _repair(client, alias)
+        current, previous = _by_alias(client, alias), _by_alias(client, _previous(alias))
+        if current is None or previous is None:
+            raise UsageError(f"{PRODUCTION} has no {_previous(alias)} version to go back to")
+        tags = {STATE: ROLLING_BACK, REPLACES: current.version, "virnuc.restored_by": who, "virnuc.restored_at": _now()}
+        with ExitStack() as undo:
+            undo.callback(_set_tags, client, previous.version, {STATE: DONE, REPLACES: previous.tags.get(REPLACES, "")})
+            _set_tags(client, previous.version, tags)
+            _move(client, alias, previous.version, current, lock, undo)
+            undo.pop_all()
+        client.set_model_version_tag(PRODUCTION, current.version, "virnuc.rolled_back", f"{_now()} by {who}")
+    return Promotion(previous.version, alias, previous.tags.get(SOURCE, ""), current.version, None)
+
+
+def _evidence(uri: str, policy_digest: str) -> _Evidence:
+    """Return the newest comparison of this version and every reason why it does not allow a promotion."""
+    run = next(iter(find_finished("compare", {"candidate": uri})), None)
+    if run is None:
+        return _Evidence(None, (f"no comparison of {uri} in the store; run compare with it as the candidate",))
+    tags, failed = run.data.tags, []
+    if tags.get("virnuc.verdict") != PASS:
+        failed.extend(_failed_rules(run, uri) or [f"the verdict is {tags.get('virnuc.verdict', 'missing')}"])
+    if tags.get("virnuc.policy_digest") != policy_digest:
+        failed.append("the policy was edited after the comparison; compare again")
+    for side, tag in (("candidate", "virnuc.evaluation_run"), ("baseline", "virnuc.baseline_evaluation_run")):
+        failed.extend(_stale_evaluation(tags, side, tag))
+    return _Evidence(run, tuple(failed))
+
+
+def _stale_evaluation(tags: dict[str, str], side: str, tag: str) -> list[str]:
+    """Return what is wrong with one side's evaluation: it must be the newest of its version, on the same split."""
+    version = tags.get(f"virnuc.{side}", "")
+    newest = next(iter(find_finished("evaluate", {"model": version})), None)
+    if newest is None:
+        return [f"the store has no evaluation of the {side} {version or '(none named)'}; evaluate and compare again"]
+    if newest.info.run_id != tags.get(tag):
+        return [f"the {side} {version} was evaluated again after the comparison; compare again"]
+    if newest.data.tags.get("virnuc.split_digest") != tags.get("virnuc.split_digest"):
+        return [f"the {side} {version} was evaluated on another split than the comparison says; compare again"]
+    return []
+
+
+def _failed_rules(run: Run, uri: str) -> list[str]:
+    """Return the failed rules of a comparison with their numbers and next steps, from its verdict.json."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = download(run.info.run_id, "verdict.json", Path(directory))
+        try:
+            verdict = json.loads(path.read_text(encoding="utf-8"))
+            name, version = uri.removeprefix("models:/").split("/")
+            candidate = next(entry for entry in verdict["verdicts"] if entry["candidate"] == f"{name} v{version}")
+            failed = [rule for rule in candidate["rules"] if not rule["passed"]]
+            return [f"{r['title']}: {r['observed']}, not {r['limit']}. {' '.join(r['next_steps'])}" for r in failed]
+        except (ValueError, KeyError, TypeError, StopIteration) as error:
+            raise DataError(f"verdict.json of run {run.info.run_id} is no verdict on {uri}; compare again") from error
+
+
+def _copy_and_move(
+    client: MlflowClient,
+    candidate: ModelVersion,
+    alias: str,
+    current: ModelVersion | None,
+    tags: dict[str, str],
+    lock: HeldLock,
+) -> str:
+    """Copy the candidate to `virnuc`, move the alias to the copy and return its version; all or nothing."""
+    _create_production(client)
+    copy = client.create_model_version(
+        PRODUCTION,
+        source=version_uri(candidate),
+        run_id=candidate.run_id,
+        tags={**candidate.tags, **tags},
+        description=candidate.description,
+        model_id=candidate.model_id,
+    )
+    with ExitStack() as undo:
+        undo.callback(client.delete_model_version, PRODUCTION, copy.version)
+        _move(client, alias, copy.version, current, lock, undo)
+        undo.pop_all()
+    return str(copy.version)
+
+
+def _move(
+    client: MlflowClient, alias: str, version: str, current: ModelVersion | None, lock: HeldLock, undo: ExitStack
+) -> None:
+    """Let `alias` name `version` and `previous` name what it named before; leave in `undo` how to take it back."""
+    before = _by_alias(client, _previous(alias))
+    lock.still_held()
+    undo.callback(_set_alias, client, alias, current.version if current else None)
+    _set_alias(client, alias, version)
+    if current:
+        undo.callback(_set_alias, client, _previous(alias), before.version if before else None)
+        _set_alias(client, _previous(alias), current.version)
+    client.set_model_version_tag(PRODUCTION, version, STATE, DONE)
+
+
+def _repair(client: MlflowClient, alias: str) -> None:
+    """Finish or take back what a killed process left half done."""
+    current = _by_alias(client, alias)
+    for version in client.search_model_versions(f"name = '{PRODUCTION}'"):
+        state = version.tags.get(STATE)
+        if state not in (PROMOTING, ROLLING_BACK):
+            continue
+        if current and version.version == current.version:
+            _set_alias(client, _previous(alias), version.tags.get(REPLACES) or None)
+        elif state == PROMOTING:
+            client.delete_model_version(PRODUCTION, version.version)
+            continue
+        client.set_model_version_tag(PRODUCTION, version.version, STATE, DONE)
+
+
+def _create_production(client: MlflowClient) -> None:
+    try:
+        client.create_registered_model(
+            PRODUCTION, description="The model in production: what the alias champion names."
+        )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _by_alias(client: MlflowClient, alias: str) -> ModelVersion | None:
+    """Return the version of `virnuc` that an alias names, or None."""
+    try:
+        return client.get_model_version_by_alias(PRODUCTION, alias)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None
+
+
+def _set_alias(client: MlflowClient, alias: str, version: str | None) -> None:
+    if version is None:
+        client.delete_registered_model_alias(PRODUCTION, alias)
+    else:
+        client.set_registered_model_alias(PRODUCTION, alias, version)
+
+
+def _set_tags(client: MlflowClient, version: str, tags: dict[str, Any]) -> None:
+    for key, value in tags.items():
+        client.set_model_version_tag(PRODUCTION, version, key, value)
+
+
+def _previous(alias: str) -> str:
+    return "previous" if alias == "champion" else f"previous-{alias}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

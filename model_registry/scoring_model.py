@@ -1,0 +1,111 @@
+"""The registered model: DNA in, viral probabilities out. MLflow loads this file as code, so no pickle is needed.
+
+A request whose columns or types are wrong is refused as a whole (HTTP 400). A row that cannot be scored (no
+sequence, an empty one, letters that are no DNA, more than 10 million letters) gets the status `invalid` and an
+`error`, and the other rows are scored; a request in which no row can be scored is refused too, row by row.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+from virnuc.errors import ParseError
+from virnuc.prediction.calls import THRESHOLD
+from virnuc.prediction.chunks import SHORTEST_CHUNK
+from virnuc.prediction.packed import load_scorer
+from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
+from virnuc.prediction.sequences import score_sequences
+from virnuc.runtime import choose_device
+from virnuc.sequences.reading import checked_dna
+from virnuc.settings import parse_weights
+
+LONGEST = 10_000_000  # letters of one sequence
+INVALID = "invalid"
+_ERRORS_SHOWN = 5
+
+
+class ScoringModel(PythonModel):
+    """Scores the column `sequence`; the column `id`, if given, names rows in messages and is given back."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the scorer. VIRNUC_WEIGHTS (NAME=DIR,...) says where weights are that the model does not hold."""
+        device = choose_device(os.environ.get("VIRNUC_DEVICE", "auto")).name
+        weights = parse_weights(os.environ.get("VIRNUC_WEIGHTS", ""))
+        self.scorer: Scorer = load_scorer(Path(context.artifacts["scorer"]), weights, device)
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Return a row for each row of `model_input`: probability, label, status, counts, strongest chunk, frame.
+
+        Args:
+            context: of MLflow, not used.
+            model_input: `sequence`, and `id` if wanted.
+            params: `threshold`, `chunk_size` (bp; 0 takes the model's own) and `batch_tokens`.
+
+        Raises:
+            MlflowException: with INVALID_PARAMETER_VALUE, which is HTTP 400, if nothing can be scored.
+        """
+        threshold, chunk_size, batch_tokens = _checked_params(params or {})
+        scorer = replace(self.scorer, chunk_size=chunk_size) if chunk_size else self.scorer
+        ids = model_input["id"].astype(str) if "id" in model_input else pd.Series(map(str, range(len(model_input))))
+        rows = [_checked(sequence, name) for sequence, name in zip(model_input["sequence"], ids, strict=True)]
+        good = [number for number, (_, error) in enumerate(rows) if not error]
+        if not good:
+            _refuse([error for _, error in rows] or ["the request has no rows"])
+        called = score_sequences(scorer, [rows[number][0] for number in good], threshold, batch_tokens)
+        table = called.drop(columns="record").set_axis(good).reindex(range(len(rows)))
+        table["status"] = table["status"].fillna(INVALID)
+        table.insert(0, "id", ids.to_list())
+        table["error"] = [error for _, error in rows]
+        return _plain(table)
+
+
+def _checked_params(params: dict[str, Any]) -> tuple[float, int, int]:
+    threshold = float(params.get("threshold", THRESHOLD))
+    chunk_size, batch_tokens = int(params.get("chunk_size", 0)), int(params.get("batch_tokens", BATCH_TOKENS))
+    if not 0 <= threshold <= 1:
+        _refuse([f"threshold {threshold}: use a number from 0 to 1"])
+    if chunk_size and not SHORTEST_CHUNK <= chunk_size <= LONGEST:
+        _refuse([f"chunk_size {chunk_size}: use 0 for the model's own, or at least {SHORTEST_CHUNK}"])
+    if batch_tokens < 1:
+        _refuse([f"batch_tokens {batch_tokens}: use at least 1"])
+    return threshold, chunk_size, batch_tokens
+
+
+def _checked(sequence: Any, name: str) -> tuple[str, str]:
+    """Return the sequence in upper case and an empty text, or an empty sequence and what is wrong with it."""
+    if not isinstance(sequence, str):
+        return "", f"row {name}: sequence is null"
+    if not sequence.strip():
+        return "", f"row {name}: sequence is empty"
+    if len(sequence) > LONGEST:
+        return "", f"row {name}: {len(sequence):,} letters, the limit is {LONGEST:,}; use predict for whole genomes"
+    try:
+        return checked_dna(sequence.strip(), Path("request"), name), ""
+    except ParseError as error:
+        return "", str(error)
+
+
+def _refuse(errors: list[str]) -> None:
+    shown = "; ".join(errors[:_ERRORS_SHOWN])
+    more = f"; and {len(errors) - _ERRORS_SHOWN} more" if len(errors) > _ERRORS_SHOWN else ""
+    raise MlflowException.invalid_parameter_value(f"nothing can be scored: {shown}{more}")
+
+
+def _plain(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with the column types of the signature; missing values are NaN, 0 or an empty text."""
+    text = {name: table[name].fillna("").astype(str) for name in ("label", "frame")}
+    counts = table.columns.difference(["id", "probability", "label", "status", "frame", "error"])
+    return table.assign(**text, **{name: table[name].fillna(0).astype("int64") for name in counts})
+
+
+set_model(ScoringModel())

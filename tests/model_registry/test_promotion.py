@@ -1,0 +1,255 @@
+"""Promotion on a real SQLite store: what is refused, what moves, and what stays when something breaks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+
+from model_registry import promotion
+from model_registry.gate import Policy
+from model_registry.promotion import promote, rollback
+from virnuc.errors import DataError, GateRefusal, UsageError
+from virnuc.tracking import find_finished
+
+POLICY = Policy(version=1, accuracy_drop_below=0.05, accuracy_drop_upper_bound_below=0.05, speedup_at_least=2.0)
+RULE = {"title": "Accuracy drop", "observed": "+7.00 points", "limit": "< 5 points", "next_steps": ["Train longer."]}
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory):
+    """A store without content, made once: MLflow takes a second for each new one."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def client(tmp_path, monkeypatch, empty_store):
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    uri = f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_experiment(experiment_id=mlflow.create_experiment("tests", artifact_location=str(tmp_path / "files")))
+    yield MlflowClient()
+    mlflow.set_tracking_uri(None)
+
+
+def register(client, name):
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    version = client.create_model_version(name, source=f"/nowhere/{name}", description="card", tags={"origin": name})
+    return f"models:/{name}/{version.version}"
+
+
+def run(tags, artifact=None):
+    with mlflow.start_run(tags={f"virnuc.{key}": value for key, value in tags.items()}) as active:
+        if artifact:
+            mlflow.log_dict(artifact, "verdict.json")
+    return active.info.run_id
+
+
+def evaluate(uri, split="s1"):
+    return run({"stage": "evaluate", "model": uri, "split_digest": split})
+
+
+def newest_evaluation(uri):
+    return next((found.info.run_id for found in find_finished("evaluate", {"model": uri})), None)
+
+
+def compare(baseline, candidate, verdict="PASS", policy=POLICY, evaluations=None):
+    evaluations = evaluations or tuple(newest_evaluation(uri) or evaluate(uri) for uri in (baseline, candidate))
+    name, version = candidate.removeprefix("models:/").split("/")
+    rules = [{**RULE, "passed": verdict == "PASS"}]
+    tags = {
+        "stage": "compare",
+        "baseline": baseline,
+        "candidate": candidate,
+        "verdict": verdict,
+        "policy_digest": policy.digest,
+        "split_digest": "s1",
+        "baseline_evaluation_run": evaluations[0],
+        "evaluation_run": evaluations[1],
+    }
+    return run(tags, {"verdicts": [{"candidate": f"{name} v{version}", "rules": rules}]})
+
+
+@pytest.fixture
+def sides(client):
+    return register(client, "virnuc-slow"), register(client, "virnuc-fast")
+
+
+def aliases(client):
+    return {alias: str(version) for alias, version in client.get_registered_model("virnuc").aliases.items()}
+
+
+def promote_it(uri, override="", policy=POLICY):
+    return promote(uri, "champion", policy, override, "me@here")
+
+
+def test_a_pass_copies_the_version_and_moves_the_alias(client, sides):
+    comparison = compare(*sides)
+    promoted = promote_it(sides[1])
+    version = client.get_model_version_by_alias("virnuc", "champion")
+    assert promoted.version == str(version.version) and promoted.changed and promoted.replaced is None
+    assert version.tags["origin"] == "virnuc-fast" and version.description == "card"
+    assert version.tags["virnuc.promoted_from"] == sides[1]
+    assert version.tags["virnuc.comparison_run"] == comparison
+    assert version.tags["virnuc.promoted_by"] == "me@here" and version.tags["virnuc.promoted_at"]
+    assert version.tags["virnuc.promoted_why"] == "the gate passed"
+    assert "virnuc.override" not in version.tags
+
+
+def test_the_old_champion_becomes_previous_and_rollback_puts_it_back(client, sides):
+    newer = register(client, "virnuc-fast")
+    for uri in (sides[1], newer):
+        compare(sides[0], uri)
+        promote_it(uri)
+    assert aliases(client) == {"champion": "2", "previous": "1"}
+    back = rollback("champion", "me@here")
+    assert back.version == "1" and aliases(client) == {"champion": "1", "previous": "2"}
+    assert client.get_model_version("virnuc", "2").tags["virnuc.rolled_back"].endswith("by me@here")
+
+
+def test_promoting_the_champion_again_changes_nothing(client, sides):
+    compare(*sides)
+    first, second = promote_it(sides[1]), promote_it(sides[1])
+    assert not second.changed and second.version == first.version
+    assert len(client.search_model_versions("name = 'virnuc'")) == 1
+
+
+def test_rollback_without_a_previous_version_says_so(client, sides):
+    with pytest.raises(UsageError, match="no previous version"):
+        rollback("champion", "me")
+
+
+def refused(uri, match, **kwargs):
+    with pytest.raises(GateRefusal, match=match) as caught:
+        promote_it(uri, **kwargs)
+    assert caught.value.exit_code == 3
+
+
+def test_a_failed_verdict_is_refused_with_its_numbers_and_next_steps(client, sides):
+    compare(*sides, verdict="FAIL")
+    refused(sides[1], r"Accuracy drop: \+7.00 points, not < 5 points. Train longer.")
+    assert not client.search_registered_models("name = 'virnuc'")
+
+
+def test_only_a_comparison_of_exactly_this_version_counts(client, sides):
+    compare(*sides)
+    refused(register(client, "virnuc-fast"), "no comparison of models:/virnuc-fast/2")
+
+
+def test_the_newest_comparison_counts(client, sides):
+    compare(*sides)
+    compare(*sides, verdict="FAIL")
+    refused(sides[1], "Accuracy drop")
+    compare(*sides)
+    promote_it(sides[1])
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_an_evaluation_after_the_comparison_makes_it_out_of_date(client, sides, side):
+    compare(*sides)
+    evaluate(sides[side])
+    refused(sides[1], "was evaluated again after the comparison")
+
+
+def test_an_edited_policy_makes_it_out_of_date(client, sides):
+    compare(*sides)
+    refused(sides[1], "policy was edited", policy=replace(POLICY, accuracy_drop_below=0.5))
+
+
+def test_evaluations_on_another_split_than_stated_are_refused(client, sides):
+    compare(*sides, evaluations=(evaluate(sides[0]), evaluate(sides[1], split="s2")))
+    refused(sides[1], "another split")
+
+
+def test_a_deleted_evaluation_is_refused(client, sides):
+    evaluations = (evaluate(sides[0]), evaluate(sides[1]))
+    compare(*sides, evaluations=evaluations)
+    client.delete_run(evaluations[0])
+    refused(sides[1], "no evaluation of the baseline")
+
+
+def test_an_override_promotes_and_is_recorded_for_ever(client, sides):
+    compare(*sides, verdict="FAIL")
+    promoted = promote_it(sides[1], override="outbreak: the slow one cannot keep up")
+    assert promoted.overridden
+    tags = client.get_model_version_by_alias("virnuc", "champion").tags
+    assert tags["virnuc.override"] == "outbreak: the slow one cannot keep up"
+    assert "+7.00 points" in tags["virnuc.override_rules"]
+    assert tags["virnuc.promoted_why"] == "override"
+
+
+def test_an_override_that_is_not_needed_leaves_no_mark(client, sides):
+    compare(*sides)
+    assert not promote_it(sides[1], override="just in case").overridden
+    assert "virnuc.override" not in client.get_model_version_by_alias("virnuc", "champion").tags
+
+
+def test_an_unknown_version_is_named(client, sides):
+    with pytest.raises(DataError, match="virnuc-fast has the versions 1"):
+        promote_it("models:/virnuc-fast/7")
+
+
+FAULTS = ["create_model_version", "set_registered_model_alias", "set_model_version_tag"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("calls", [1, 2])
+def test_an_error_at_any_step_leaves_everything_as_it_was(client, sides, monkeypatch, fault, calls):
+    newer = register(client, "virnuc-fast")
+    for uri in (sides[1], newer):
+        compare(sides[0], uri)
+    promote_it(sides[1])
+    real, count = getattr(MlflowClient, fault), 0
+
+    def broken(self, *args, **kwargs):
+        nonlocal count
+        count += 1
+        if count == calls:
+            raise ConnectionError("the server is gone")
+        return real(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, fault, broken)
+        try:
+            promote_it(newer)
+            pytest.skip("this step is taken only once")
+        except ConnectionError:
+            pass
+    assert aliases(client) == {"champion": "1"}
+    assert len(client.search_model_versions("name = 'virnuc'")) == 1
+    assert promote_it(newer).changed
+
+
+@pytest.mark.parametrize("moved", ["nothing", "champion"])
+def test_what_a_killed_promotion_left_is_repaired_by_the_next_one(client, sides, moved):
+    newer, newest = register(client, "virnuc-fast"), register(client, "virnuc-fast")
+    for uri in (sides[1], newer, newest):
+        compare(sides[0], uri)
+    promote_it(sides[1])
+    tags = {promotion.STATE: promotion.PROMOTING, promotion.SOURCE: newer, promotion.REPLACES: "1"}
+    left = client.create_model_version("virnuc", source=newer, tags=tags)
+    if moved == "champion":
+        client.set_registered_model_alias("virnuc", "champion", left.version)
+    promote_it(newest)
+    if moved == "champion":
+        assert aliases(client) == {"champion": "3", "previous": "2"}
+        assert client.get_model_version("virnuc", "2").tags[promotion.STATE] == promotion.DONE
+    else:
+        assert aliases(client) == {"champion": "3", "previous": "1"}
+        assert sorted(str(v.version) for v in client.search_model_versions("name = 'virnuc'")) == ["1", "3"]
+
+
+def test_a_hand_made_verdict_file_is_no_verdict(client, sides):
+    compare(*sides, verdict="FAIL")
+    found = client.search_runs(["1"], "tags.`virnuc.stage` = 'compare'")[0]
+    client.log_text(found.info.run_id, json.dumps({"verdicts": "yes"}), "verdict.json")
+    with pytest.raises(DataError, match="no verdict on"):
+        promote_it(sides[1])

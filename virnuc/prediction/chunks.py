@@ -1,0 +1,94 @@
+"""Chunks of sequences to the pieces that are embedded, every chunk with a status.
+
+A chunk is embedded once for each of its open frames. One without an open frame is embedded once, by the longest
+stretch without a stop codon in any of its six frames, and is marked, because it is not what the classifier saw
+in training.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from virnuc.sequences.chunking import chunk_starts
+from virnuc.sequences.translation import FRAME_NAMES, Translation
+
+SCORED = "scored"  # by its open frames
+NO_OPEN_FRAME = "no_open_frame"  # by its longest stop-free stretch
+AMBIGUOUS = "ambiguous"  # not scored: too few of its bases are known
+TOO_SHORT = "too_short"  # not scored: nothing in it is long enough
+STATUSES = (SCORED, NO_OPEN_FRAME, AMBIGUOUS, TOO_SHORT)
+ANSWERED = (SCORED, NO_OPEN_FRAME)
+
+SHORTEST_CHUNK = 30  # bp; the shortest that `--chunk-size` allows
+SHORTEST_STRETCH = 10  # codons
+MOST_AMBIGUOUS = 0.1  # share of a chunk's bases that may be other than ACGT; three times as many codons are hit
+
+_OTHER_BASES = re.compile("[^ACGT]")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What is embedded of a chunk; `nucleotide` has exactly 3 x len(`protein`) bases."""
+
+    chunk: int  # position of the chunk in its batch
+    frame: str  # F1, F2, F3, R1, R2 or R3
+    nucleotide: str
+    protein: str  # without stop codons
+
+
+def chunks_of(sequence: str, size: int) -> Iterator[tuple[int, str]]:
+    """Yield start and letters of a sequence's chunks; an empty sequence has one, so that it is not lost."""
+    if not sequence:
+        yield 0, ""
+    for start in chunk_starts(len(sequence), size).tolist():
+        yield start, sequence[start : start + size]
+
+
+def cut(chunks: Sequence[str]) -> tuple[list[str], list[Piece]]:
+    """Return the status of each chunk and the pieces of all, in the order of chunks, then F1 to R3.
+
+    Args:
+        chunks: upper-case IUPAC letters, of any length.
+    """
+    statuses = [_first_status(chunk) for chunk in chunks]
+    usable = [number for number, status in enumerate(statuses) if status == SCORED]
+    joined = Translation("".join(chunks[number] for number in usable))
+    lengths = np.array([len(chunks[number]) for number in usable], dtype=np.int64)
+    starts = np.cumsum(lengths) - lengths
+    opened = np.zeros((len(usable), 6), dtype=bool)
+    for length in np.unique(lengths).tolist():
+        opened[lengths == length] = joined.is_open(starts[lengths == length], length)
+    pieces: list[Piece] = []
+    for number, start, length, frames in zip(usable, starts.tolist(), lengths.tolist(), opened, strict=True):
+        if frames.any():
+            for index in np.flatnonzero(frames).tolist():
+                frame = joined.frame(start, length, index)
+                pieces.append(Piece(number, frame.name, frame.nucleotide, frame.protein))
+            continue
+        stretch = _longest_stretch(joined, start, length, number)
+        statuses[number] = NO_OPEN_FRAME if stretch else TOO_SHORT
+        pieces.extend(filter(None, [stretch]))
+    return statuses, pieces
+
+
+def _first_status(chunk: str) -> str:
+    if len(chunk) < SHORTEST_CHUNK:
+        return TOO_SHORT
+    return AMBIGUOUS if len(_OTHER_BASES.findall(chunk)) > MOST_AMBIGUOUS * len(chunk) else SCORED
+
+
+def _longest_stretch(joined: Translation, start: int, length: int, chunk: int) -> Piece | None:
+    """Return the longest stretch without a stop codon of one chunk, the first of equals; None if it is too short."""
+    best, codons = None, SHORTEST_STRETCH - 1
+    for index in range(len(FRAME_NAMES)):
+        frame, first = joined.frame(start, length, index), 0
+        for protein in frame.protein.split("*"):
+            if len(protein) > codons:
+                nucleotide = frame.nucleotide[3 * first : 3 * (first + len(protein))]
+                best, codons = Piece(chunk, frame.name, nucleotide, protein), len(protein)
+            first += len(protein) + 1
+    return best

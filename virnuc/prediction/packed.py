@@ -1,0 +1,200 @@
+"""A scorer on disk: classifier as safetensors, everything else as JSON, small encoders' weights inside.
+
+An encoder whose weights take up to 50 MB is copied into the directory, so that the scorer runs anywhere. A larger
+one is named with its revision and weight digest. Either way its digest is compared when it is loaded: a scorer never
+runs with weights other than those its classifier was trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+from safetensors.torch import load_file, save_file
+
+from virnuc.classifier import Checkpoint, Classifier
+from virnuc.encoders import ENCODERS, Encoder, load_encoder
+from virnuc.errors import DataError, EncoderError
+from virnuc.files import sha256_file, write_text
+from virnuc.prediction.scoring import Scorer
+
+FORMAT_VERSION = 1
+CONFIG = "scorer.json"
+CLASSIFIER = "classifier.safetensors"
+LARGEST_INSIDE = 50_000_000  # bytes of one encoder's files
+PROBE = "ATGGCTAAAGGTGAAGAACTGTTCACCGGTGTTGTTCCGATCCTGGTTGAACTGGATGGTGACGTTAACGGTCACAAATTC"  # 80 bp of a GFP gene
+PROBE_TOLERANCE = 1e-3  # other processors, threads and precisions of the same weights round otherwise
+
+_ENCODER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "*.safetensors", "*.safetensors.index.json")
+
+
+def save_scorer(
+    checkpoint: Checkpoint,
+    directory: Path,
+    chunk_size: int,
+    weights: Mapping[str, str] | None = None,
+    temperature: float = 1.0,
+) -> None:
+    """Write a trained classifier as a scorer into the new `directory`.
+
+    Args:
+        checkpoint: the classifier and the encoders that it was trained on.
+        directory: where to; made if need be.
+        chunk_size: bp of the training chunks.
+        weights: where encoders' weights are, as a directory for a name; those up to 50 MB are copied.
+        temperature: divides the logits.
+
+    The probe is scored and its value recorded if all weights are at hand; training needs features only, and the
+    encoders of a large feature set may be on another machine.
+
+    Raises:
+        EncoderError: weights are at hand, but they are not those of the training.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(checkpoint.model_state, directory / CLASSIFIER)
+    modality = checkpoint.metadata.get("modality", "merged")
+    kinds = ("dna", "protein") if modality == "merged" else (modality,)
+    trained_on = checkpoint.metadata["encoders"]
+    config: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "chunk_size": chunk_size,
+        "temperature": temperature,
+        "classifier": {
+            **{name: checkpoint.metadata[name] for name in ("input_dim", "hidden_dim", "num_class")},
+            "sha256": sha256_file(directory / CLASSIFIER),
+        },
+        "encoders": [_save_encoder(kind, trained_on[kind], directory, weights or {}) for kind in kinds],
+        "probe": {"sequence": PROBE, "probability": None},
+    }
+    _write_config(directory, config)
+    if all(_is_at_hand(entry, weights or {}) for entry in config["encoders"]):
+        config["probe"]["probability"] = probe(load_scorer(directory, weights))
+        _write_config(directory, config)
+
+
+def load_scorer(directory: Path, weights: Mapping[str, str] | None = None, device: str = "cpu") -> Scorer:
+    """Read a scorer back.
+
+    Args:
+        directory: as `save_scorer` wrote it.
+        weights: where the weights of encoders are that are not inside, as a directory for a name.
+        device: to compute on.
+
+    Raises:
+        DataError: a file is missing or was changed.
+        EncoderError: an encoder's weights cannot be found, or are not those of the training.
+    """
+    config = read_config(directory)
+    shape, path = config["classifier"], directory / CLASSIFIER
+    if not path.is_file() or sha256_file(path) != shape["sha256"]:
+        raise DataError(f"{path}: missing or changed since the model was packed; register the model again")
+    classifier = Classifier(shape["input_dim"], hidden_dim=shape["hidden_dim"], num_class=shape["num_class"])
+    classifier.load_state_dict(load_file(path))
+    return Scorer(
+        classifier=classifier.to(device).eval(),
+        encoders=tuple(_load_encoder(entry, directory, weights or {}, device) for entry in config["encoders"]),
+        chunk_size=config["chunk_size"],
+        temperature=config["temperature"],
+        device=device,
+    )
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Return the contents of scorer.json.
+
+    Raises:
+        DataError: it is missing, damaged or of another version.
+    """
+    path = directory / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        version = config["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a scorer of virnuc ({error})") from error
+    if version != FORMAT_VERSION:
+        raise DataError(f"{path}: format version {version}; this virnuc reads {FORMAT_VERSION}")
+    return config
+
+
+def probe(scorer: Scorer) -> float:
+    """Return the viral probability of a fixed sequence, by which a loaded scorer is known to be the saved one."""
+    return float(scorer.score([PROBE])["probability"].iloc[0])
+
+
+def check_probe(scorer: Scorer, directory: Path) -> float | None:
+    """Score the probe and return its distance from the recorded value; None if none was recorded.
+
+    Raises:
+        DataError: they differ by more than rounding.
+    """
+    recorded = read_config(directory)["probe"]["probability"]
+    if recorded is None:
+        return None
+    distance = abs(probe(scorer) - recorded)
+    if not distance <= PROBE_TOLERANCE:
+        raise DataError(f"{directory}: the probe sequence scores {distance:.2g} away from its recorded {recorded:.6f}")
+    return distance
+
+
+def _write_config(directory: Path, config: Mapping[str, Any]) -> None:
+    write_text(directory / CONFIG, json.dumps(config, indent=1, sort_keys=True) + "\n")
+
+
+def _save_encoder(kind: str, trained: Mapping[str, Any], directory: Path, weights: Mapping[str, str]) -> dict[str, Any]:
+    """Copy an encoder's files if they are small and at hand; return what scorer.json says of it."""
+    source = _directory(trained, weights)
+    files = sorted(path for pattern in _ENCODER_FILES for path in source.glob(pattern)) if source else []
+    has_weights = any(path.suffix == ".safetensors" for path in files)
+    if not has_weights or sum(path.stat().st_size for path in files) > LARGEST_INSIDE:
+        return {**trained, "kind": kind, "inside": None}
+    target = directory / "encoders" / kind
+    target.mkdir(parents=True)
+    for path in files:
+        shutil.copyfile(path, target / path.name)
+    return {**trained, "kind": kind, "inside": f"encoders/{kind}"}
+
+
+def _directory(trained: Mapping[str, Any], weights: Mapping[str, str]) -> Path | None:
+    """Return where an encoder's weights are on this machine, without asking the network; None if nowhere."""
+    name, spec = trained["name"], ENCODERS.get(trained["name"])
+    if trained["weights"] in ("random", "none"):
+        return None
+    if name in weights:
+        return Path(weights[name])
+    if spec is None or spec.directory is not None:
+        return spec.directory if spec else None
+    for file in ("model.safetensors", "model.safetensors.index.json"):
+        cached = try_to_load_from_cache(str(spec.hub_id), file, revision=trained.get("revision"))
+        if isinstance(cached, str):
+            return Path(cached).parent
+    return None
+
+
+def _is_at_hand(entry: Mapping[str, Any], weights: Mapping[str, str]) -> bool:
+    return entry["inside"] is not None or entry["weights"] == "none" or _directory(entry, weights) is not None
+
+
+def _load_encoder(trained: Mapping[str, Any], directory: Path, weights: Mapping[str, str], device: str) -> Encoder:
+    name, found = trained["name"], weights.get(trained["name"])
+    if trained["inside"]:
+        found = str(directory / trained["inside"])
+    elif trained["weights"] == "random":
+        found = "random"
+    wanted_name, sources = name, {name: found} if found else {}
+    if name not in ENCODERS:  # made from a directory: family and digest of its weights
+        if found is None:
+            raise EncoderError(f"{name}: its weights are not inside the model; give them with --weights {name}=DIR")
+        wanted_name, sources = f"{name.partition('-')[0]}:{found}", {}
+    precision, revision = trained.get("precision", "fp32"), trained.get("revision")
+    encoder = load_encoder(wanted_name, weights=sources, device=device, precision=precision, revision=revision)
+    digest, wanted = encoder.provenance.weight_digest, trained.get("weight_digest")
+    if wanted and digest != wanted:
+        raise EncoderError(
+            f"{name}: these weights ({digest[:12]}) are not those that the model was trained on ({wanted[:12]}); "
+            f"give the right ones with --weights {name}=DIR"
+        )
+    return encoder

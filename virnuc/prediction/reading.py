@@ -1,0 +1,98 @@
+"""Records of FASTA and FASTQ files, plain or gzipped, or of standard input, one after the other.
+
+Names come from others: an empty one is replaced by the record's number, letters that would break a table by `_`,
+and one longer than 200 letters is shortened and marked with a digest. Equal names are kept; the record's number over
+all input, from 1, is what tells records apart.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import dnaio
+
+from virnuc.errors import ParseError, UsageError
+from virnuc.sequences.reading import LONGEST_NAME, checked_dna
+
+STANDARD_INPUT = "-"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One sequence to score."""
+
+    number: int  # from 1, over all files
+    file: str  # its name without directories; - for standard input
+    name: str
+    sequence: str  # upper-case IUPAC letters
+
+
+def check_sources(sources: Sequence[str]) -> None:
+    """Raise a UsageError if a source is missing, or standard input is named beside others."""
+    if not sources:
+        raise UsageError("--input is empty; give FASTA or FASTQ files, or - for standard input")
+    if STANDARD_INPUT in sources and len(sources) > 1:
+        raise UsageError("--input: standard input cannot be joined with files")
+    for source in sources:
+        if source != STANDARD_INPUT and not Path(source).is_file():
+            raise UsageError(f"{source}: no such file")
+
+
+def read_records(sources: Sequence[str]) -> Iterator[Record]:
+    """Yield the records of all sources in their order.
+
+    Raises:
+        ParseError: a source is damaged, holds no record, or a record has letters that are no DNA.
+    """
+    number = 0
+    for source in sources:
+        before = number
+        for name, letters in _parse(source):
+            number += 1
+            name = _usable_name(name, number)
+            yield Record(number, Path(source).name, name, checked_dna(letters, Path(source), name))
+        if number == before:
+            raise ParseError("no record in it; is it FASTA or FASTQ?", source)
+
+
+def _parse(source: str) -> Iterator[tuple[str, str]]:
+    """Yield header and letters of each record of one source."""
+    count = 0
+    with ExitStack() as stack:
+        try:
+            for record in stack.enter_context(dnaio.open(_open(source, stack))):
+                count += 1
+                yield record.name, record.sequence
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ParseError(f"the gzip data is cut short or damaged ({error})", source, count + 1) from error
+        except dnaio.UnknownFileFormat as error:
+            raise ParseError("neither FASTA nor FASTQ", source) from error
+        except dnaio.FileFormatError as error:
+            raise ParseError(str(error), source, count + 1, error.line) from error
+        except (OSError, UnicodeError) as error:
+            raise ParseError(f"cannot be read ({error})", source, count + 1) from error
+
+
+def _open(source: str, stack: ExitStack) -> BinaryIO:
+    raw = sys.stdin.buffer
+    if source != STANDARD_INPUT:
+        raw = stack.enter_context(Path(source).open("rb"))
+    zipped = raw.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[union-attr]
+    return cast(BinaryIO, stack.enter_context(gzip.open(raw)) if zipped else raw)
+
+
+def _usable_name(header: str, number: int) -> str:
+    """Return a header's first word, made fit for a table."""
+    words = header.split(maxsplit=1)
+    name = "".join(letter if letter.isprintable() else "_" for letter in words[0]) if words else f"record_{number}"
+    if len(name) > LONGEST_NAME:
+        name = f"{name[: LONGEST_NAME - 17]}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return name

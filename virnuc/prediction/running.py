@@ -1,0 +1,214 @@
+"""The `predict` stage: a stream of sequences to tables of calls, in bounded memory, resumable.
+
+The stream of chunks is cut into parts of a fixed number. A part is scored, written whole under `.parts/` with a
+digest of the chunks that went in, and never scored again: a run that was killed reads the input anew, compares
+digests and goes on with the first part that is missing. As a part is always scored as a whole, the bytes of the result
+do not depend on where a run was killed. At the end the parts are joined into the tables, and the manifest is written
+last.
+
+Tables: `calls.tsv` and `calls.parquet`, a row a chunk; `calls_highestscore.csv`, VirNucPro's short form of it;
+`sequences.tsv` and `sequences.parquet`, a row a sequence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from virnuc.errors import DataError
+from virnuc.files import atomic_path, exclusive, remove_leftovers, write_text
+from virnuc.manifest import Manifest, check_reusable, describe_shard, has_manifest
+from virnuc.prediction.calls import THRESHOLD, call_chunks
+from virnuc.prediction.chunks import STATUSES, chunks_of
+from virnuc.prediction.reading import Record, read_records
+from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
+from virnuc.prediction.tables import CALLS, write_tables
+
+CHUNKS_AT_ONCE = 2048  # 1 Mbp at 500 bp
+BATCHES_IN_PART = 8
+_PARTS = ".parts"
+_INPUT_DIGEST = b"input"
+
+Progress = Callable[[int], object]  # called with the number of bases that were finished since the last call
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One chunk of the stream."""
+
+    record: Record
+    number: int  # in its sequence, from 1
+    start: int  # from 0
+    letters: str
+
+
+def predict(
+    sources: Sequence[str],
+    scorer: Scorer,
+    model_digest: str,
+    out: Path,
+    *,
+    threshold: float = THRESHOLD,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: Progress = lambda bases: None,
+) -> Manifest:
+    """Score all sequences of `sources` and write their calls to `out`, or finish what was begun.
+
+    Args:
+        sources: FASTA or FASTQ files, plain or gzipped, or `-` alone for standard input.
+        scorer: scores chunks, at its own chunk size.
+        model_digest: identity of the scorer; another one cannot finish what this one began.
+        out: directory for the tables.
+        threshold: lowest viral probability of a virus.
+        batch_tokens: tokens in a batch, padding included.
+        progress: told how many bases were finished.
+
+    Raises:
+        UsageError: a source is missing.
+        ParseError: a source is damaged or holds letters that are no DNA.
+        DataError: `out` was made with another model, other parameters or other sequences.
+    """
+    parameters = {"model": model_digest, "chunk_size": scorer.chunk_size, "threshold": threshold}
+    parameters |= {"temperature": scorer.temperature, "batch_tokens": batch_tokens}
+    stream = _Stream(read_records(sources), scorer.chunk_size)
+    with exclusive(out / ".lock"):
+        if has_manifest(out):
+            shutil.rmtree(out / _PARTS, ignore_errors=True)
+            digests = [_digest(part) for part in stream.parts()]
+            return check_reusable(out, parameters, _inputs(digests), "calls")
+        remove_leftovers(out)
+        _check_same_command(out, parameters)
+        digests = []
+        for number, part in enumerate(stream.parts()):
+            digests.append(_digest(part))
+            path = out / _PARTS / f"part-{number:06d}.parquet"
+            if not _is_done(path, digests[-1]):
+                _write_part(path, _score(part, scorer, threshold, batch_tokens, progress), digests[-1])
+            else:
+                progress(sum(len(chunk.letters) for chunk in part))
+        manifest = _finish(out, len(digests), threshold, parameters, _inputs(digests), stream)
+        manifest.write(out)
+        shutil.rmtree(out / _PARTS)
+    return manifest
+
+
+class _Stream:
+    """The input as parts of a fixed number of chunks; counts what it gave."""
+
+    def __init__(self, records: Iterable[Record], chunk_size: int) -> None:
+        self.counts = {"sequences": 0, "bases": 0, "chunks": 0}
+        self._records, self._size = records, chunk_size
+
+    def parts(self) -> Iterator[list[Chunk]]:
+        chunks = self._chunks()
+        while part := list(islice(chunks, BATCHES_IN_PART * CHUNKS_AT_ONCE)):
+            yield part
+
+    def _chunks(self) -> Iterator[Chunk]:
+        for record in self._records:
+            self.counts["sequences"] += 1
+            self.counts["bases"] += len(record.sequence)
+            for number, (start, letters) in enumerate(chunks_of(record.sequence, self._size), 1):
+                self.counts["chunks"] += 1
+                yield Chunk(record, number, start, letters)
+
+
+def _score(part: list[Chunk], scorer: Scorer, threshold: float, batch_tokens: int, progress: Progress) -> pd.DataFrame:
+    """Return the calls of a part's chunks, in their order."""
+    tables = []
+    for first in range(0, len(part), CHUNKS_AT_ONCE):
+        batch = part[first : first + CHUNKS_AT_ONCE]
+        scores = scorer.score([chunk.letters for chunk in batch], batch_tokens)
+        tables.append(_calls(batch, scores, threshold))
+        progress(sum(len(chunk.letters) for chunk in batch))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _calls(batch: list[Chunk], scores: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "Sequence_ID": [f"{chunk.record.name}_chunk_{chunk.number}" for chunk in batch],
+            "Prediction": call_chunks(scores, threshold),
+            "score1": scores["score1"],
+            "score2": scores["score2"],
+            "probability": scores["probability"],
+            "status": scores["status"],
+            "frame": scores["frame"],
+            "frames": scores["frames"],
+            "record": [chunk.record.number for chunk in batch],
+            "sequence": [chunk.record.name for chunk in batch],
+            "file": [chunk.record.file for chunk in batch],
+            "chunk": [chunk.number for chunk in batch],
+            "start": [chunk.start for chunk in batch],
+            "end": [chunk.start + len(chunk.letters) for chunk in batch],
+        }
+    )
+
+
+def _write_part(path: Path, calls: pd.DataFrame, digest: str) -> None:
+    table = pa.Table.from_pandas(calls, schema=CALLS, preserve_index=False)
+    with atomic_path(path) as temporary:
+        pq.write_table(table.replace_schema_metadata({_INPUT_DIGEST: digest.encode()}), temporary)
+
+
+def _is_done(path: Path, digest: str) -> bool:
+    """Return whether a part was scored, from exactly these chunks.
+
+    Raises:
+        DataError: it was scored from others.
+    """
+    if not path.is_file():
+        return False
+    if pq.read_schema(path).metadata[_INPUT_DIGEST].decode() != digest:
+        raise DataError(f"{path.parents[1]}: begun with other sequences; give another --out or delete the directory")
+    return True
+
+
+def _digest(part: list[Chunk]) -> str:
+    digest = hashlib.sha256()
+    for chunk in part:
+        record = chunk.record
+        digest.update(f"{record.number} {record.file} {record.name} {chunk.number} {chunk.letters}\n".encode())
+    return digest.hexdigest()
+
+
+def _inputs(digests: list[str]) -> dict[str, str]:
+    return {"sequences": hashlib.sha256("".join(digests).encode()).hexdigest()}
+
+
+def _check_same_command(out: Path, parameters: Mapping[str, Any]) -> None:
+    """Refuse to finish with another model or other parameters what was begun with these."""
+    path, text = out / _PARTS / "command.json", json.dumps(parameters, sort_keys=True)
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise DataError(f"{out}: begun with another model or other parameters; give another --out or delete it")
+    write_text(path, text)
+
+
+def _finish(
+    out: Path, parts: int, threshold: float, parameters: dict[str, Any], inputs: dict[str, str], stream: _Stream
+) -> Manifest:
+    paths = [out / _PARTS / f"part-{number:06d}.parquet" for number in range(parts)]
+    if len(list((out / _PARTS).glob("part-*.parquet"))) > parts:
+        raise DataError(f"{out}: begun with more sequences; give another --out or delete the directory")
+    rows = write_tables(out, paths, threshold)
+    counted = Counter({status: 0 for status in STATUSES})
+    for path in paths:
+        counted.update(pq.read_table(path, columns=["status"])["status"].to_pylist())
+    return Manifest(
+        kind="calls",
+        parameters=parameters,
+        inputs=inputs,
+        counts={"in": stream.counts, "out": {"chunks": rows["calls.tsv"], **counted}, "dropped": {}},
+        shards=tuple(describe_shard(out, out / name, count) for name, count in rows.items()),
+    )

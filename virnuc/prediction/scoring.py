@@ -1,0 +1,90 @@
+"""The scorer: chunks of DNA to scores, by the encoders and the classifier that were trained together.
+
+The registered model and the `predict` stage both score with it, so they agree. A chunk may have several open
+frames; its two scores are the highest non-viral and the highest viral one among them, and it is viral if the
+viral one is at least the other, as in VirNucPro.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from virnuc.classifier import Classifier
+from virnuc.encoders import Encoder
+from virnuc.errors import DataError, DimensionError
+from virnuc.prediction.chunks import Piece, cut
+
+BATCH_TOKENS = 16384
+CLASSIFIED_AT_ONCE = 4096  # pieces
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A classifier in evaluation mode with the encoders whose vectors it was trained on."""
+
+    classifier: Classifier
+    encoders: tuple[Encoder, ...]  # in the order of the classifier's input: DNA, then protein; or one of them
+    chunk_size: int  # bp, of the training chunks
+    temperature: float = 1.0  # divides the logits
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Raise a DimensionError if encoders and classifier do not fit together."""
+        width, wanted = sum(encoder.dimension for encoder in self.encoders), self.classifier.input_dim
+        if width != wanted:
+            names = " + ".join(encoder.name for encoder in self.encoders)
+            raise DimensionError(f"the classifier takes {wanted} values, but {names} give {width}")
+
+    def score(self, chunks: Sequence[str], batch_tokens: int = BATCH_TOKENS) -> pd.DataFrame:
+        """Return a row for each chunk of upper-case IUPAC letters, in their order.
+
+        Columns: `status`; `score1` and `score2`, float64, the highest non-viral and viral score of its frames, NaN
+        where there is none; `probability`, 0.5 plus half of the lead of score2, so that it is at least 0.5 exactly
+        where the chunk is viral; `frame`, the one with the higher of the two scores; `frames`, how many were scored.
+        """
+        statuses, pieces = cut(chunks)
+        probabilities = self._probabilities(pieces, batch_tokens)
+        table = pd.DataFrame({"status": statuses, "score1": np.nan, "score2": np.nan, "frame": "", "frames": 0})
+        if pieces:
+            best = _best_of_chunk(pieces, probabilities)
+            table.loc[best.index, best.columns] = best
+        lead = table["score2"] - table["score1"]
+        probability = np.where(lead >= 0, 0.5 + lead / 2, np.minimum(0.5 + lead / 2, np.nextafter(0.5, 0)))
+        table.insert(3, "probability", probability)
+        return table
+
+    @torch.inference_mode()
+    def _probabilities(self, pieces: Sequence[Piece], batch_tokens: int) -> np.ndarray:
+        """Return non-viral and viral probability of each piece, as float64 `[n, 2]`."""
+        if not pieces:
+            return np.zeros((0, 2))
+        halves = [encoder.embed(_texts(pieces, encoder.kind), batch_tokens=batch_tokens) for encoder in self.encoders]
+        features = torch.cat(halves, dim=1)  # [n, d] float32
+        if not torch.isfinite(features).all():
+            raise DataError("an encoder gave NaN or infinite values; check its weights with doctor")
+        batches = features.split(CLASSIFIED_AT_ONCE)
+        logits = torch.cat([self.classifier(batch.to(self.device)).double().cpu() for batch in batches])
+        return torch.softmax(logits / self.temperature, dim=1).numpy()
+
+
+def _best_of_chunk(pieces: Sequence[Piece], probabilities: np.ndarray) -> pd.DataFrame:
+    """Return both highest scores, the frame that has the higher of them and the number of frames, by chunk."""
+    chunk = np.array([piece.chunk for piece in pieces])
+    first = np.flatnonzero(np.r_[True, chunk[1:] != chunk[:-1]])  # pieces are in the order of chunks
+    best = np.maximum.reduceat(probabilities, first)  # [chunks, 2]
+    counts = np.diff(np.append(first, len(chunk)))
+    decisive = np.repeat((best[:, 1] >= best[:, 0]).astype(int), counts)
+    won = probabilities[np.arange(len(chunk)), decisive] == np.repeat(best.max(axis=1), counts)
+    winner = np.minimum.reduceat(np.where(won, np.arange(len(chunk)), len(chunk)), first)
+    frames = [pieces[number].frame for number in winner]
+    columns = {"score1": best[:, 0], "score2": best[:, 1], "frame": frames, "frames": counts}
+    return pd.DataFrame(columns, index=chunk[first])
+
+
+def _texts(pieces: Sequence[Piece], kind: str) -> list[str]:
+    return [piece.nucleotide if kind == "dna" else piece.protein for piece in pieces]

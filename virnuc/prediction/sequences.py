@@ -1,0 +1,39 @@
+"""Sequences held in memory to one row each: what the registered model answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import pandas as pd
+
+from virnuc.prediction.calls import THRESHOLD, call_sequences, combine, partial_sums
+from virnuc.prediction.chunks import chunks_of
+from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
+
+CHUNKS_AT_ONCE = 2048  # bounds memory; 1 Mbp at 500 bp
+
+
+def score_sequences(
+    scorer: Scorer, sequences: Sequence[str], threshold: float = THRESHOLD, batch_tokens: int = BATCH_TOKENS
+) -> pd.DataFrame:
+    """Return a row for each sequence, in their order, with the columns of `call_sequences`.
+
+    Args:
+        scorer: scores the chunks, at its own chunk size.
+        sequences: upper-case IUPAC letters.
+        threshold: lowest viral probability of a virus.
+        batch_tokens: tokens in a batch, padding included.
+    """
+
+    def chunks() -> Iterator[tuple[int, int, str]]:
+        for record, sequence in enumerate(sequences):
+            for number, (_, letters) in enumerate(chunks_of(sequence, scorer.chunk_size), 1):
+                yield record, number, letters
+
+    remaining, sums = chunks(), []
+    while batch := list(islice(remaining, CHUNKS_AT_ONCE)):
+        records, numbers, letters = zip(*batch, strict=True)
+        scores = scorer.score(letters, batch_tokens)
+        sums.append(partial_sums(scores.assign(record=records, chunk=numbers)))
+    return call_sequences(combine(pd.concat(sums)), threshold)
