@@ -264,18 +264,15 @@ def _answer(outcome: str, baseline: SideEvidence | None, pair: Pair, rules: tupl
     if outcome == NO_VERDICT:
         return f"No verdict can be given on {candidate}: {'; '.join(pair.problems)}."
     assert baseline is not None and pair.drop is not None
-    change = (
-        f"{_points(-pair.drop.value)} accuracy (95 % interval {_points(-pair.drop.high)} to {_points(-pair.drop.low)})"
+    if outcome == FAIL:
+        failed = [f"{rule.title} ({rule.observed}; {rule.limit})" for rule in rules if not rule.passed]
+        return f"No: {candidate} may not replace {baseline.identity}. Not fulfilled: {'; '.join(failed)}."
+    change, low, high = (f"{-100 * drop:+.1f}" for drop in (pair.drop.value, pair.drop.high, pair.drop.low))
+    ratio = next(rule for rule in rules if rule.name == "speedup").numbers["speedup"]
+    return (
+        f"Yes: {candidate} may replace {baseline.identity}: accuracy changes by {change} points (95 % interval {low} "
+        f"to {high}) and embedding is {ratio:.2f} times as fast."
     )
-    ratio = next(rule for rule in rules if rule.name == "speedup").observed
-    if outcome == PASS:
-        return f"Yes: {candidate} may replace {baseline.identity}: {change}, and embedding is {ratio}."
-    failed = [rule.title.lower() for rule in rules if not rule.passed]
-    return f"No: {candidate} may not replace {baseline.identity}; not fulfilled: {'; '.join(failed)}."
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f} points"
 
 
 def _check_limit(path: Path, name: str, value: Any) -> None:

@@ -141,11 +141,10 @@ def score_distribution(series: Series) -> Drawing:
         scores = series.scores[series.labels == label]
         weights = np.full(len(scores), 1 / max(1, len(scores)))
         look: Look = {"color": colour, "alpha": 0.55, "edgecolor": colour, "hatch": hatch}
-        axes.hist(scores, bins=np.linspace(0, 1, 31), weights=weights, label=name, **look)
+        axes.hist(scores, bins=30, range=(0, 1), weights=weights, label=name, **look)
         medians.append(f"{name} {np.median(scores):.2f}" if len(scores) else f"no {name} frames")
     axes.axvline(0.5, color=INK, linewidth=0.8)
-    axes.set_title(series.name)
-    _finish(axes, "upper center", limits=False)
+    _finish(axes, "outside", limits=False)
     alt = f"Viral probabilities given by {series.name}; medians: {', '.join(medians)}."
     return Drawing(figure, f"Scores, {series.name}", alt, "Frames right of the line are called viral.")
 
@@ -242,12 +241,12 @@ def _curve(axes: Axes, x: Floats, y: Floats, side: Series, label: str) -> None:
     axes.plot(x, y, label=label, color=side.style.colour, linestyle=side.style.line, linewidth=1.8)
 
 
-def _finish(axes: Axes, place: str, limits: bool = True) -> None:
+def _finish(axes: Axes, place: Any, limits: bool = True) -> None:
     """Add the legend and, for axes that both hold shares, their limits."""
     if limits:
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     look: Look = {"frameon": False, "fontsize": 8.5, "labelcolor": INK}
     if place == "outside":
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, **look)
+        axes.figure.legend(loc="outside upper center", ncols=2, **look)
     elif axes.get_legend_handles_labels()[0]:
         axes.legend(loc=place, **look)

@@ -6,13 +6,13 @@ NaN, which JSON has not, becomes null; so does everything that the evidence does
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
-from virnuc.comparison import Comparison, Pair, Side
+from virnuc.comparison import Comparison, Pair, Side, SideEvidence
 from virnuc.evaluation import EVALUATION_VERSION
 from virnuc.statistics import CONFIDENCE, RESAMPLES, Interval
 
@@ -30,6 +30,8 @@ def document(comparison: Comparison, verdict: Mapping[str, Any], created: str) -
         verdict: `outcome`, `policy` and `candidates` (`candidate`, `outcome`, `answer`, `rules`), from the gate.
         created: Time of the comparison, ISO 8601.
     """
+    roles = _roles(comparison)
+    names = short_names([side.evidence for _, side in roles])
     judged = zip(comparison.pairs, verdict["candidates"], strict=True)
     written = {
         "schema_version": SCHEMA_VERSION,
@@ -44,12 +46,18 @@ def document(comparison: Comparison, verdict: Mapping[str, Any], created: str) -
             "confidence": CONFIDENCE,
         },
         "caveats": caveats(comparison),
-        "sides": [_side(role, side) for role, side in _roles(comparison)],
+        "sides": [{"name": name, **_side(role, side)} for name, (role, side) in zip(names, roles, strict=True)],
         "verdicts": [{**candidate, **_pair(pair)} for pair, candidate in judged],
         "controls": [{"candidate": pair.candidate.evidence.identity, **_pair(pair)} for pair in comparison.controls],
     }
     cleaned: dict[str, Any] = _clean(written)
     return cleaned
+
+
+def short_names(sides: Sequence[SideEvidence]) -> list[str]:
+    """Return the encoder's name for each side, or name and version where two sides have the same encoder."""
+    encoders = [side.encoder for side in sides]
+    return [side.encoder if encoders.count(side.encoder) == 1 else side.identity for side in sides]
 
 
 def caveats(comparison: Comparison) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,6 +11,23 @@ from virnuc import plots
 from virnuc.comparison import Comparison, Side
 from virnuc.evaluation import Evaluation
 from virnuc.plots import Drawing, Series, Style
+from virnuc.reports.document import short_names
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A side with its name and its style."""
+
+    side: Side
+    name: str
+    style: Style
+
+    @property
+    def series(self) -> Series:
+        """Its predictions, to draw."""
+        table = self.side.evidence.predictions
+        assert table is not None
+        return Series(self.name, self.style, table["label"].to_numpy(dtype=np.int8), table["score"].to_numpy())
 
 
 def evaluation_drawings(evaluation: Evaluation, name: str) -> dict[str, Drawing]:
@@ -40,48 +58,38 @@ def training_drawings(history: Mapping[str, Sequence[float]], name: str) -> dict
 
 def comparison_drawings(comparison: Comparison) -> dict[str, Drawing]:
     """Return the figures of a comparison, by file name, in the order of the report."""
-    styled = [(side, style) for side, style in _styled(comparison) if side.evidence.predictions is not None]
-    series = [_series(side, style) for side, style in styled]
-    judged = [one for one, (_, style) in zip(series, styled, strict=True) if style is not plots.CONTROL]
+    shown = [one for one in _shown(comparison) if one.side.evidence.predictions is not None]
+    series = [one.series for one in shown]
+    judged = [one for one in series if one.style is not plots.CONTROL]
     drawings = {f"confusion_matrix_{place}": plots.confusion_matrix(one) for place, one in enumerate(judged, 1)}
     drawings |= {"roc": plots.roc(series), "precision_recall": plots.precision_recall(series)}
-    drawings["calibration"] = plots.calibration(judged)
     drawings |= {f"score_distribution_{place}": plots.score_distribution(one) for place, one in enumerate(judged, 1)}
-    by_group = [(_name(side), style, side.tables["group"].to_dict("records")) for side, style in styled]
+    drawings["calibration"] = plots.calibration(judged)
+    by_group = [(one.name, one.style, one.side.tables["group"].to_dict("records")) for one in shown]
     drawings["accuracy_by_group"] = plots.group_accuracy(by_group)
-    return drawings | _optional(styled)
+    return drawings | _optional(shown)
 
 
-def _optional(styled: Sequence[tuple[Side, Style]]) -> dict[str, Drawing]:
+def _optional(shown: Sequence[_Shown]) -> dict[str, Drawing]:
     """Return the figures whose evidence may be missing: speed and training."""
     drawings = {}
-    timed = [
-        (side.evidence.speed.encoder, style, side.evidence.speed.frames, side.evidence.speed.runs)
-        for side, style in styled
-        if side.evidence.speed
-    ]
+    timed = [(one.side.evidence.speed, one.style) for one in shown if one.side.evidence.speed]
     if timed:
-        drawings["speed"] = plots.speed_bars(timed)
-    trained = [(_name(side), style, side.evidence.history) for side, style in styled if side.evidence.history]
+        bars = [(speed.encoder, style, speed.frames, speed.runs) for speed, style in timed]
+        drawings["speed"] = plots.speed_bars(bars)
+    trained = [(one.name, one.style, one.side.evidence.history) for one in shown if one.side.evidence.history]
     if trained:
         drawings["loss_curves"] = plots.epoch_curves(trained, ("val/loss", "train/loss"), "Loss", "cross-entropy")
     return drawings
 
 
-def _styled(comparison: Comparison) -> list[tuple[Side, Style]]:
-    first = [(comparison.baseline, plots.BASELINE)] if comparison.baseline else []
-    candidates = [
-        (pair.candidate, plots.CANDIDATES[place % len(plots.CANDIDATES)]) for place, pair in enumerate(comparison.pairs)
+def _shown(comparison: Comparison) -> list[_Shown]:
+    """Return all sides, each with the style that it has in every figure and the warning that its name carries."""
+    candidates = [plots.CANDIDATES[place % len(plots.CANDIDATES)] for place in range(len(comparison.pairs))]
+    baseline = [plots.BASELINE] if comparison.baseline else []
+    styles = [*baseline, *candidates, *(plots.CONTROL for _ in comparison.controls)]
+    names = short_names([side.evidence for side in comparison.sides])
+    return [
+        _Shown(side, name + (" (random weights)" if "random" in side.evidence.weights.values() else ""), style)
+        for side, name, style in zip(comparison.sides, names, styles, strict=True)
     ]
-    return [*first, *candidates, *((pair.candidate, plots.CONTROL) for pair in comparison.controls)]
-
-
-def _series(side: Side, style: Style) -> Series:
-    table = side.evidence.predictions
-    assert table is not None
-    return Series(_name(side), style, table["label"].to_numpy(dtype=np.int8), table["score"].to_numpy())
-
-
-def _name(side: Side) -> str:
-    random = " (random weights)" if "random" in side.evidence.weights.values() else ""
-    return side.evidence.encoder + random

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import unicodedata
 from collections.abc import Mapping
 from importlib import resources
@@ -13,12 +14,14 @@ from typing import Any
 
 import jinja2
 import matplotlib as mpl
+from markupsafe import Markup, escape
 
 from virnuc.files import atomic_path, write_text
 from virnuc.plots import Drawing
 from virnuc.reports.sections import Document, Table, sections, title
 
 HTML, MARKDOWN, VERDICT, FIGURES = "validation_report.html", "validation_report.md", "verdict.json", "figures"
+_WITH_INTERVAL = re.compile(r"([+-]?[\d.]+) (\([+-]?[\d.]+ to [+-]?[\d.]+\))")
 
 
 def write_report(document: Document, drawings: Mapping[str, Drawing], directory: Path) -> dict[str, Path]:
@@ -88,7 +91,7 @@ def _render(name: str, document: Document, drawings: Mapping[str, Drawing], *, a
     environment = jinja2.Environment(
         autoescape=autoescape, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["cell"] = _cell
+    environment.filters |= {"cell": _cell, "interval": _interval}
     template = environment.from_string(_resource(name))
     return template.render(
         title=title(document), document=document, sections=sections(document), drawings=drawings, **values
@@ -102,6 +105,12 @@ def _resource(name: str) -> str:
 def _cell(text: str) -> str:
     """Return text for a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def _interval(text: str) -> Markup:
+    """Return `value (low to high)` as HTML with a quieter bracket, other text as it is."""
+    found = _WITH_INTERVAL.fullmatch(text)
+    return Markup('<b class="value">{}</b> <small>{}</small>').format(*found.groups()) if found else escape(text)
 
 
 def _width(text: str) -> int:

@@ -57,9 +57,9 @@ def sections(document: Document) -> list[Section]:
 
 def title(document: Document) -> str:
     """Return the report's heading."""
-    encoders = {role: [side["encoder"] for side in _sides(document, role)] for role in ("baseline", "candidate")}
-    against = f" against {encoders['baseline'][0]}" if encoders["baseline"] else ", alone"
-    return ", ".join(encoders["candidate"]) + against
+    names = {role: [side["name"] for side in _sides(document, role)] for role in ("baseline", "candidate")}
+    against = f" against {names['baseline'][0]}" if names["baseline"] else ", alone"
+    return ", ".join(names["candidate"]) + against
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -98,7 +98,7 @@ def _gate(document: Document) -> Section:
 def _metrics(document: Document) -> Section:
     method = document["method"]
     text = (
-        f"Brackets are {method['confidence']:.0%} intervals from {method['resamples']:,} draws of whole genomes; "
+        f"Brackets are {100 * method['confidence']:.0f} % intervals from {method['resamples']:,} draws of whole genomes; "
         "differences are paired, candidate minus baseline. ↓ marks what is better when lower. A chunk is viral if its "
         "highest viral score is at least its highest non-viral score.",
     )
@@ -115,7 +115,7 @@ def _metric_table(document: Document, level: str, heading: str) -> Table:
     shown = {name: found for name, found in differences if found}
     columns, cells = ["Metric"], []
     for side in sides:
-        columns.append(f"{side['id']} ({side['role']})")
+        columns.append(f"{side['name']} ({side['role']})")
         cells.append([with_interval(side["metrics"][level][name]) for name in LABELS])
         if side["id"] in shown:
             columns.append("difference")
@@ -168,7 +168,7 @@ def _stratum_table(sides: Sequence[Mapping[str, Any]], kind: str) -> Table:
             for found in by_side
         ]
         rows.append((name, f"{row['frames']:,}", f"{row['genomes']:,}", f"{row['viral']:.0%}", *cells))
-    return Table(STRATA[kind], (STRATA[kind], "Frames", "Genomes", "Viral", *(s["id"] for s in sides)), tuple(rows))
+    return Table(STRATA[kind], (STRATA[kind], "Frames", "Genomes", "Viral", *(s["name"] for s in sides)), tuple(rows))
 
 
 def _speed(document: Document) -> Section:
@@ -233,7 +233,7 @@ def _permuted(side: Mapping[str, Any]) -> str:
     low, high = (side["logged"][f"test/control/permuted_roc_auc_{end}"] for end in ("low", "high"))
     at_chance = low <= 0.5 <= high and abs(mean - 0.5) < 0.02
     verdict = "at chance, as it must be" if at_chance else "NOT at chance: something other than labels is counted"
-    return f"{side['id']}: with permuted labels ROC-AUC is {mean:.3f} ({low:.3f} to {high:.3f}), {verdict}."
+    return f"{side['name']}: with permuted labels ROC-AUC is {mean:.3f} ({low:.3f} to {high:.3f}), {verdict}."
 
 
 def _logged(anchor: str, heading: str, text: Iterable[str], lines: Mapping[str, str], document: Document) -> Section:
@@ -246,7 +246,7 @@ def _logged(anchor: str, heading: str, text: Iterable[str], lines: Mapping[str, 
     )
     if not rows:
         return Section(anchor, heading)
-    return Section(anchor, heading, tuple(text), (Table("", ("", *(side["id"] for side in sides)), rows),))
+    return Section(anchor, heading, tuple(text), (Table("", ("", *(side["name"] for side in sides)), rows),))
 
 
 def _plain(key: str, value: float | None) -> str:
@@ -257,7 +257,8 @@ def _plain(key: str, value: float | None) -> str:
 def _provenance(document: Document) -> Section:
     sides = document["sides"]
     keys = list(dict.fromkeys(key for side in sides for key in side["provenance"]))
-    rows = [("Encoder", *(side["encoder"] for side in sides))]
+    rows = [("Registered model", *(side["id"] for side in sides))]
+    rows.append(("Encoder", *(side["encoder"] for side in sides)))
     rows.append(("Weights", *(", ".join(f"{k}: {v}" for k, v in side["weights"].items()) or UNKNOWN for side in sides)))
     rows.append(("Split", *(f"{side['split']['digest'][:12]} ({side['split']['unit'] or '?'})" for side in sides)))
     rows += [(key, *(str(side["provenance"].get(key, UNKNOWN)) for side in sides)) for key in keys]
@@ -267,5 +268,5 @@ def _provenance(document: Document) -> Section:
         f"{document['method']['seed']}; policy {policy['digest'][:12]}.",
     )
     commands = tuple(dict.fromkeys(command for side in sides for command in side["commands"]))
-    table = Table("", ("", *(side["id"] for side in sides)), tuple(rows))
+    table = Table("", ("", *(side["name"] for side in sides)), tuple(rows))
     return Section("provenance", "Where the numbers come from", text, (table,), commands)
