@@ -86,8 +86,8 @@ def promote(candidate_uri: str, alias: str, policy: Policy, override: str, who: 
         current = _by_alias(client, alias)
         comparison = evidence.run.info.run_id if evidence.run else None
         if current and current.tags.get(SOURCE) == uri:
-            return Promotion(current.version, alias, uri, None, comparison, changed=False)
-        replaced = current.version if current else None
+            return Promotion(str(current.version), alias, uri, None, comparison, changed=False)
+        replaced = str(current.version) if current else None
         tags = {
             STATE: PROMOTING,
             SOURCE: uri,
@@ -123,7 +123,7 @@ def rollback(alias: str, who: str) -> Promotion:
             _move(client, alias, previous.version, current, lock, undo)
             undo.pop_all()
         client.set_model_version_tag(PRODUCTION, current.version, "virnuc.rolled_back", f"{_now()} by {who}")
-    return Promotion(previous.version, alias, previous.tags.get(SOURCE, ""), current.version, None)
+    return Promotion(str(previous.version), alias, previous.tags.get(SOURCE, ""), str(current.version), None)
 
 
 def _evidence(uri: str, policy_digest: str) -> _Evidence:

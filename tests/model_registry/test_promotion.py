@@ -197,11 +197,15 @@ def test_an_unknown_version_is_named(client, sides):
         promote_it("models:/virnuc-fast/7")
 
 
-FAULTS = ["create_model_version", "set_registered_model_alias", "set_model_version_tag"]
+FAULTS = [
+    ("create_model_version", 1),
+    ("set_registered_model_alias", 1),
+    ("set_registered_model_alias", 2),
+    ("set_model_version_tag", 1),
+]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("calls", [1, 2])
+@pytest.mark.parametrize(("fault", "calls"), FAULTS)
 def test_an_error_at_any_step_leaves_everything_as_it_was(client, sides, monkeypatch, fault, calls):
     newer = register(client, "virnuc-fast")
     for uri in (sides[1], newer):
@@ -218,11 +222,8 @@ def test_an_error_at_any_step_leaves_everything_as_it_was(client, sides, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, fault, broken)
-        try:
+        with pytest.raises(ConnectionError):
             promote_it(newer)
-            pytest.skip("this step is taken only once")
-        except ConnectionError:
-            pass
     assert aliases(client) == {"champion": "1"}
     assert len(client.search_model_versions("name = 'virnuc'")) == 1
     assert promote_it(newer).changed

@@ -84,7 +84,7 @@ def _parse(source: str) -> Iterator[tuple[str, str]]:
 def _open(source: str, stack: ExitStack) -> BinaryIO:
     raw = sys.stdin.buffer
     if source != STANDARD_INPUT:
-        raw = stack.enter_context(Path(source).open("rb"))
+        raw = stack.enter_context(Path(source).open("rb"))  # noqa: SIM115  # the stack is the context manager
     zipped = raw.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[union-attr]
     return cast(BinaryIO, stack.enter_context(gzip.open(raw)) if zipped else raw)
 
