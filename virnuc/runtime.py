@@ -6,6 +6,7 @@ import hashlib
 import platform
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
@@ -59,6 +60,20 @@ def choose_precision(wanted: str, device: str) -> Choice:
     if wanted == "int8" and kind != "cpu":
         raise UsageError("precision int8 is for the CPU (dynamic quantisation); on a GPU use bf16")
     return Choice(wanted, "asked for")
+
+
+def available_memory() -> int:
+    """Return the bytes that can be used without swapping, page cache included; a container's limit counts too."""
+    with open("/proc/meminfo", encoding="utf-8") as lines:
+        sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+    available = sizes["MemAvailable"]
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())
+        usage = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return min(available, limit - int(usage["anon"]))
+    except (OSError, ValueError, KeyError):  # no limit: `max`, or no such file
+        return available
 
 
 def derived_seed(seed: int, *purpose: str | int) -> int:

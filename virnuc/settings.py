@@ -143,8 +143,17 @@ class TrainSettings:
     dropout: float = option(0.5, "Dropout probability.")
     modality: str = option("merged", "Which half of the features to use.", ("merged", "dna", "protein"))
     checkpoint: str = option(
-        "final", "Which weights to keep as the model: of the last epoch or of the best.", ("final", "best")
+        "final",
+        "Weights to keep as the model: final, those that training ends with (the best epoch's if it stopped early, else "
+        "the last epoch's), or best.",
+        ("final", "best"),
     )
+    shuffle: str = option(
+        "auto",
+        "full mixes all frames; block mixes blocks within a window, for features larger than the memory; auto decides.",
+        ("auto", "full", "block"),
+    )
+    readers: int = option(1, "Threads that read ahead; they change nothing in the result.")
     seed: int = option(42, "Seed of initial weights, dropout and order of frames.")
     device: str = option("auto", DEVICE_HELP)
     register: str = option("yes", "yes registers the model as a version of virnuc-<protein encoder>.", ("no", "yes"))
@@ -155,7 +164,7 @@ class TrainSettings:
         """Raise a UsageError for values that cannot be meant."""
         _check_choices(self)
         _check_seed(self.seed)
-        for name in ("epochs", "patience", "step_size", "hidden_dim"):
+        for name in ("epochs", "patience", "step_size", "hidden_dim", "readers"):
             _check(getattr(self, name) >= 1, f"--{name.replace('_', '-')} {getattr(self, name)}: use at least 1")
         _check(self.batch_size >= 2, f"--batch-size {self.batch_size}: batch normalisation needs at least 2")
         _check(self.lr > 0, f"--lr {self.lr}: use a positive number")
@@ -294,7 +303,9 @@ class PipelineSettings:
     runs: int = option(3, "Timed runs of each encoder in the benchmark.")
     warmup: int = option(50, "Warm-up batches of each encoder in the benchmark.")
     policy: str = option("model_registry/policy.yaml", "The rules of the gate.")
-    promote: str = option("no", "yes promotes the candidate if the gate says PASS; read the report first.", ("no", "yes"))
+    promote: str = option(
+        "no", "yes promotes the candidate if the gate says PASS; read the report first.", ("no", "yes")
+    )
     seed: int = option(42, "The one seed of the whole experiment.")
     data: str = option("data", "Directory for frames, features, split, models and evaluations.")
     out: str = option("reports/", "Directory for the reports.")

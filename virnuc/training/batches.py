@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from virnuc.runtime import derived_seed
+from virnuc.runtime import Choice, available_memory, derived_seed
 from virnuc.training.data import Part
 
 FULL, BLOCK = "full", "block"
 _READ_BYTES = {FULL: 16 * 2**20, BLOCK: 128 * 2**20}  # of vectors in one read; several are in memory at once
 _BLOCK_ROWS = 256  # neighbours that stay together when blocks are shuffled: 2 MB of 2048-d vectors
+_CACHE_SHARE = 0.8  # of the memory available, that the page cache may be expected to keep
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class Plan:
     @classmethod
     def make(cls, part: Part, batch: int, shuffle: str) -> Plan:
         """Choose how much to read at once."""
-        width = part.columns.stop - part.columns.start
-        read = max(1, _READ_BYTES[shuffle] // (width * 4 * batch)) * batch
+        read = max(1, _READ_BYTES[shuffle] // (part.width * 4 * batch)) * batch
         return cls(len(part), batch, read, shuffle)
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
@@ -43,7 +43,7 @@ class Plan:
         generator = np.random.default_rng(derived_seed(seed, "order", epoch))
         if self.shuffle == FULL:
             return generator.permutation(self.rows)
-        blocks = np.array_split(np.arange(self.rows), range(_BLOCK_ROWS, self.rows, _BLOCK_ROWS))
+        blocks = np.split(np.arange(self.rows), range(_BLOCK_ROWS, self.rows, _BLOCK_ROWS))
         mixed = np.concatenate([blocks[block] for block in generator.permutation(len(blocks))])
         for window in np.split(mixed, range(self.read, self.rows, self.read)):
             generator.shuffle(window)  # a view: in place
@@ -52,17 +52,26 @@ class Plan:
     @property
     def reads(self) -> list[slice]:
         """The part of the order that each read takes."""
-        starts = list(range(0, self.rows, self.read))
-        if len(starts) > 1 and self.rows - starts[-1] == 1:
-            starts.pop()
-        return [slice(start, end) for start, end in zip(starts, [*starts[1:], self.rows], strict=True)]
+        return _cut(self.rows, self.read)
 
     def batches(self, rows: int) -> list[slice]:
         """Return the batches within a read of `rows` rows."""
-        starts = list(range(0, rows, self.batch))
-        if len(starts) > 1 and rows - starts[-1] == 1:
-            starts.pop()
-        return [slice(start, end) for start, end in zip(starts, [*starts[1:], rows], strict=True)]
+        return _cut(rows, self.batch)
+
+    @property
+    def steps(self) -> int:
+        """Number of batches in an epoch."""
+        return sum(len(self.batches(read.stop - read.start)) for read in self.reads)
+
+
+def choose_shuffle(wanted: str, parts: dict[str, Part]) -> Choice:
+    """Return `full` or `block`, and why: every order of the frames is possible where memory can cache them all."""
+    if wanted != "auto":
+        return Choice(wanted, "asked for")
+    needed = sum(len(part) * part.features.dimension * 4 for part in parts.values())
+    available = available_memory()
+    sizes = f"{needed / 2**30:.1f} GiB of features, {available / 2**30:.1f} GiB of memory available"
+    return Choice(FULL if needed <= _CACHE_SHARE * available else BLOCK, f"auto: {sizes}")
 
 
 def read_ahead(part: Part, order: np.ndarray, reads: list[slice], readers: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -75,3 +84,11 @@ def read_ahead(part: Part, order: np.ndarray, reads: list[slice], readers: int) 
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+
+
+def _cut(rows: int, size: int) -> list[slice]:
+    """Cut `rows` into slices of `size`; batch normalisation has no use for a last one of a single row."""
+    starts = list(range(0, rows, size))
+    if len(starts) > 1 and rows - starts[-1] == 1:
+        starts.pop()
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], rows], strict=True)]

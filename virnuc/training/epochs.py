@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -18,59 +18,71 @@ from virnuc.features.scan import Progress
 from virnuc.runtime import derived_seed
 from virnuc.training.batches import Plan, read_ahead
 from virnuc.training.data import Part
+from virnuc.training.graphs import GraphedSteps
 
 _SCORED_AT_ONCE = 4096  # frames
 
 
-def train_epoch(
-    model: Classifier,
-    optimizer: torch.optim.Optimizer,
-    part: Part,
-    plan: Plan,
-    seed: int,
-    epoch: int,
-    readers: int,
-    progress: Progress,
-) -> dict[str, float]:
-    """Make one step for every batch; return the mean loss over frames and the speed.
+class Trainer:
+    """Makes the steps of an epoch, one for every batch."""
 
-    Dropout draws from torch's generator, which is seeded anew each epoch, so that an epoch does not depend on how the
-    ones before it were interrupted.
-    """
-    device = next(model.parameters()).device
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    batches = _batches(part, plan, plan.order(seed, epoch), readers)
-    count = sum(len(plan.batches(piece.stop - piece.start)) for piece in plan.reads)
-    model.train()
-    started = time.perf_counter()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(derived_seed(seed, "dropout", epoch))
-        for features, labels in progress(batches, count):
-            optimizer.zero_grad()
-            loss = functional.cross_entropy(model(features.to(device)), labels.to(device))
-            loss.backward()
-            optimizer.step()
-            total.add_(loss.detach(), alpha=len(labels))
-    mean = total.item() / plan.rows  # waits for the device
-    if not math.isfinite(mean):
-        raise UsageError(f"the training loss became {mean} in epoch {epoch}; use a lower --lr")
-    return {"train/loss": mean, "throughput/frames_per_s": plan.rows / (time.perf_counter() - started)}
+    def __init__(
+        self, model: Classifier, optimizer: torch.optim.SGD, part: Part, plan: Plan, readers: int, progress: Progress
+    ) -> None:
+        """Prepare to train `model` on `part`; `progress` wraps the batches of each epoch."""
+        self.model = model
+        self._optimizer = optimizer
+        self._part = part
+        self._plan = plan
+        self._readers = readers
+        self._progress = progress
+        self._device = next(model.parameters()).device
+        on_gpu = part.resident is not None and self._device.type == "cuda"
+        self._graph = GraphedSteps(model, optimizer, part, plan) if on_gpu and len(part) >= plan.batch else None
+
+    def run(self, seed: int, epoch: int) -> dict[str, float]:
+        """Train one epoch; return the mean loss over its frames and its speed.
+
+        Dropout draws from torch's generator, which is seeded anew each epoch, so that an epoch does not depend on how
+        the ones before it were interrupted.
+        """
+        order = self._plan.order(seed, epoch)
+        self.model.train()
+        started = time.perf_counter()
+        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+            torch.manual_seed(derived_seed(seed, "dropout", epoch))
+            loss = self._stream(order) if self._graph is None else self._graph.run(order, self._progress)
+        mean = loss.item() / self._plan.rows  # waits for the device
+        if not math.isfinite(mean):
+            raise UsageError(f"the training loss became {mean} in epoch {epoch}; use a lower --lr")
+        return {"train/loss": mean, "throughput/frames_per_s": self._plan.rows / (time.perf_counter() - started)}
+
+    def _stream(self, order: np.ndarray) -> Tensor:
+        """Make the steps of an epoch on batches that are read ahead; return the sum of the frames' losses."""
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
+        for features, labels in self._progress(self._batches(order), self._plan.steps):
+            total.add_(step(self.model, self._optimizer, features, labels), alpha=len(labels))
+        return total
+
+    def _batches(self, order: np.ndarray) -> Iterable[tuple[Tensor, Tensor]]:
+        for features, labels in read_ahead(self._part, order, self._plan.reads, self._readers):
+            on_device = features.to(self._device), labels.to(self._device)
+            for batch in self._plan.batches(len(labels)):
+                yield on_device[0][batch], on_device[1][batch]
 
 
-def _batches(part: Part, plan: Plan, order: np.ndarray, readers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for features, labels in read_ahead(part, order, plan.reads, readers):
-        for batch in plan.batches(len(labels)):
-            yield features[batch], labels[batch]
-
-
-def validate(model: Classifier, part: Part, readers: int) -> dict[str, float]:
-    """Return the metrics of DESIGN's names over all frames of a part, pooled."""
-    return measure(predict(model, part, readers), part.labels)
+def step(model: Classifier, optimizer: torch.optim.SGD, features: Tensor, labels: Tensor) -> Tensor:
+    """Make one step of gradient descent; return the batch's mean loss, without waiting for it."""
+    optimizer.zero_grad()
+    loss = functional.cross_entropy(model(features), labels)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
 
 
 @torch.inference_mode()
 def predict(model: Classifier, part: Part, readers: int) -> Tensor:
-    """Return the logits of a part's frames, `[n, 2]` float64, in the order of the part."""
+    """Return the logits of a part's frames, `[n, 2]` float64 on the CPU, in the order of the part."""
     device = next(model.parameters()).device
     model.eval()
     reads = [slice(start, start + _SCORED_AT_ONCE) for start in range(0, len(part), _SCORED_AT_ONCE)]
@@ -79,14 +91,14 @@ def predict(model: Classifier, part: Part, readers: int) -> Tensor:
 
 
 def measure(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return the validation metrics of logits `[n, 2]` float64 and labels `[n]` of both classes."""
-    truth, called = labels.numpy(), logits.argmax(dim=1).numpy()
+    """Return the validation metrics of pooled logits `[n, 2]` float64 and labels `[n]` of both classes."""
+    truth, called = labels.numpy(force=True), logits.argmax(dim=1).numpy()
     viral = torch.softmax(logits, dim=1)[:, 1].numpy()
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(
         truth, called, average="binary", zero_division=0.0
     )
     return {
-        "val/loss": float(functional.cross_entropy(logits, labels)),
+        "val/loss": float(functional.cross_entropy(logits, torch.from_numpy(truth))),
         "val/accuracy": float(metrics.accuracy_score(truth, called)),
         "val/precision": float(precision),
         "val/recall": float(recall),

@@ -19,14 +19,14 @@ from virnuc.files import exclusive, remove_leftovers, write_text
 from virnuc.runtime import choose_device, derived_seed
 from virnuc.settings import TrainSettings
 from virnuc.splitting import Split
-from virnuc.training.batches import FULL, Plan
-from virnuc.training.data import Part, match
-from virnuc.training.epochs import train_epoch, validate
+from virnuc.training.batches import Plan, choose_shuffle
+from virnuc.training.data import Part, match, place_if_it_fits
+from virnuc.training.epochs import Trainer, measure, predict
 from virnuc.training.state import EarlyStopping, EpochRecord, Training, last_reported, mark_reported
 
 _log = logging.getLogger(__name__)
 # Settings that change nothing in the weights of an epoch.
-_NOT_DECISIVE = {"features", "split", "checkpoint", "device", "register", "resume", "out"}
+_NOT_DECISIVE = {"features", "split", "checkpoint", "device", "register", "resume", "out", "shuffle", "readers"}
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,17 @@ def train(
     name = model_name(features, settings.modality)
     with exclusive(directory / ".lock"):
         remove_leftovers(directory)
-        training = _begin(features, split, settings, parts["train"])
+        training = _begin(features, split, settings, parts["train"].width)
         training.run_id = run_id
-        if not training.restore(directory):
-            training.shuffle = FULL
+        if not training.restore(directory, settings.shuffle):
+            shuffle = choose_shuffle(settings.shuffle, parts)
+            _log.info("shuffle %s (%s)", shuffle.name, shuffle.reason)
+            training.shuffle = shuffle.name
             training.save(directory)
         resumed_from = 0 if training.finished else training.epoch
-        _report(training, directory, name, settings, on_epoch, in_doubt=True)
-        while not training.finished:
-            _run_epoch(training, parts, settings, progress)
-            training.save(directory)
-            _report(training, directory, name, settings, on_epoch, in_doubt=False)
+        _report(training, directory, name, on_epoch, in_doubt=True)
+        if not training.finished:
+            _run(training, parts, settings, progress, lambda: _report(training, directory, name, on_epoch), directory)
         metadata = describe_training(features, split, settings.modality, training.model)
         return _finish(training, settings, directory, name, metadata, resumed_from)
 
@@ -103,57 +103,62 @@ def model_name(features: FeatureSet, modality: str) -> str:
     return f"{features.encoders[modality]['name']}_{modality}"
 
 
-def _begin(features: FeatureSet, split: Split, settings: TrainSettings, part: Part) -> Training:
+def _begin(features: FeatureSet, split: Split, settings: TrainSettings, width: int) -> Training:
     """Return a training before its first epoch."""
-    device = choose_device(settings.device)
-    _log.info("training on %s (%s)", device.name, device.reason)
+    choice = choose_device(settings.device)
+    _log.info("training on %s (%s)", choice.name, choice.reason)
+    device = torch.device(choice.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(settings.seed, "weights"))
-        width = part.columns.stop - part.columns.start
-        model = Classifier(width, settings.hidden_dim, dropout=settings.dropout)
-    model.to(device.name)
-    optimizer = torch.optim.SGD(model.parameters(), lr=settings.lr, momentum=settings.momentum, fused=True)
+        model = Classifier(width, settings.hidden_dim, dropout=settings.dropout).to(device)
+    # A CUDA graph reads the learning rate from the device's memory.
+    rate = torch.tensor(settings.lr, device=device) if device.type == "cuda" else settings.lr
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=settings.momentum, fused=True)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, settings.step_size, settings.gamma)
     fingerprint: dict[str, Any] = {
         key: value for key, value in dataclasses.asdict(settings).items() if key not in _NOT_DECISIVE
     }
-    fingerprint |= {"features": features.digest, "split": split.digest, "device": torch.device(device.name).type}
+    fingerprint |= {"features": features.digest, "split": split.digest, "device": device.type}
     return Training(model, optimizer, scheduler, EarlyStopping(settings.patience), fingerprint)
 
 
-def _run_epoch(training: Training, parts: dict[str, Part], settings: TrainSettings, progress: Progress) -> None:
-    """Train and validate one epoch and decide whether it was the last."""
-    started = time.perf_counter()
-    epoch = training.epoch + 1
-    rate = training.optimizer.param_groups[0]["lr"]
+def _run(
+    training: Training,
+    parts: dict[str, Part],
+    settings: TrainSettings,
+    progress: Progress,
+    report: Callable[[], None],
+    directory: Path,
+) -> None:
+    """Train until the last epoch or until early stopping, saving everything after each epoch."""
+    parts = place_if_it_fits(parts, next(training.model.parameters()).device)
     plan = Plan.make(parts["train"], settings.batch_size, training.shuffle)
-    measured = train_epoch(training.model, training.optimizer, parts["train"], plan, settings.seed, epoch, 1, progress)
-    measured |= validate(training.model, parts["val"], 1) | {"lr": float(rate)}
-    training.scheduler.step()
-    if training.stopping.improves(measured["val/loss"], epoch):
-        training.keep_best()
-    measured["time/epoch_s"] = time.perf_counter() - started
-    before = training.history[-1]["time/total_s"] if training.history else 0.0
-    measured["time/total_s"] = before + measured["time/epoch_s"]
-    training.history.append(measured)
-    training.epoch = epoch
-    training.finished = training.stopping.exhausted or epoch == settings.epochs
+    trainer = Trainer(training.model, training.optimizer, parts["train"], plan, settings.readers, progress)
+    while not training.finished:
+        started = time.perf_counter()
+        rate = float(training.optimizer.param_groups[0]["lr"])
+        measured = trainer.run(settings.seed, training.epoch + 1)
+        logits = predict(training.model, parts["val"], settings.readers)
+        measured |= measure(logits, parts["val"].labels) | {"lr": rate}
+        measured["time/epoch_s"] = time.perf_counter() - started
+        training.conclude_epoch(measured, settings.epochs)
+        training.save(directory)
+        report()
 
 
 def _report(
     training: Training,
     directory: Path,
     name: str,
-    settings: TrainSettings,
     on_epoch: Callable[[EpochRecord], None],
     *,
-    in_doubt: bool,
+    in_doubt: bool = False,
 ) -> None:
     """Tell the caller of the last finished epoch, unless it was told before, and write the log."""
     if last_reported(directory) < training.epoch:
         on_epoch(EpochRecord(training.epoch, training.history[-1], in_doubt))
         mark_reported(directory, training.epoch)
-    lines = [_log_line(epoch, settings.epochs, metrics) for epoch, metrics in enumerate(training.history, start=1)]
+    lines = [_log_line(epoch, metrics) for epoch, metrics in enumerate(training.history, start=1)]
     write_text(_log_path(directory, name), "".join(lines))
 
 
@@ -161,9 +166,8 @@ def _log_path(directory: Path, name: str) -> Path:
     return directory / f"training_log_{name}.txt"
 
 
-def _log_line(epoch: int, epochs: int, metrics: dict[str, float]) -> str:
-    described = "  ".join(f"{key} {value:.6g}" for key, value in metrics.items())
-    return f"epoch {epoch}/{epochs}  {described}\n"
+def _log_line(epoch: int, metrics: dict[str, float]) -> str:
+    return "  ".join([f"epoch {epoch}", *(f"{key} {value:.6g}" for key, value in metrics.items())]) + "\n"
 
 
 def _finish(

@@ -76,9 +76,16 @@ class Training:
     best: dict[str, Any] = field(default_factory=dict)  # copies of model and optimizer at the best epoch
     history: list[dict[str, float]] = field(default_factory=list)  # metrics of each epoch
 
-    def keep_best(self) -> None:
-        """Copy the weights: a `state_dict` is only a view of them."""
-        self.best = copy.deepcopy({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()})
+    def conclude_epoch(self, metrics: dict[str, float], epochs: int) -> None:
+        """Take note of a finished epoch, keep its weights if they are the best, and decide whether it was the last."""
+        self.epoch += 1
+        self.scheduler.step()
+        if self.stopping.improves(metrics["val/loss"], self.epoch):
+            # A state_dict is only a view of the weights: it must be copied.
+            self.best = copy.deepcopy({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()})
+        before = self.history[-1]["time/total_s"] if self.history else 0.0
+        self.history.append(metrics | {"time/total_s": before + metrics["time/epoch_s"]})
+        self.finished = self.stopping.exhausted or self.epoch == epochs
 
     def save(self, directory: Path) -> None:
         """Write everything, whole or not at all."""
@@ -99,8 +106,8 @@ class Training:
         with atomic_path(directory / STATE) as temporary, temporary.open("wb") as stream:
             torch.save(document, stream)
 
-    def restore(self, directory: Path) -> bool:
-        """Take up what was saved in `directory`; return whether there was anything.
+    def restore(self, directory: Path, shuffle: str) -> bool:
+        """Take up what was saved in `directory`, if `shuffle` (or auto) allows it; return whether there was anything.
 
         Raises:
             DataError: the state there is damaged or from another training; the message names the first difference.
@@ -110,8 +117,8 @@ class Training:
             return False
         document = _load(path)
         _check_same(directory, document["fingerprint"], self.fingerprint)
-        if self.shuffle and document["shuffle"] != self.shuffle:
-            raise _another(directory, "shuffle", document["shuffle"], self.shuffle)
+        if shuffle not in ("auto", document["shuffle"]):
+            raise _another(directory, "shuffle", document["shuffle"], shuffle)
         self.model.load_state_dict(document["model"])
         self.optimizer.load_state_dict(document["optimizer"])
         self.scheduler.load_state_dict(document["scheduler"])
