@@ -62,6 +62,14 @@ class EncoderError(DataError):
     """Weights that are missing, incomplete, damaged or of another model."""
 
 
+class MemoryShortageError(EncoderError):
+    """A model, or a single sequence in it, that the device's memory cannot hold."""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; like KeyboardInterrupt it is no error and is not caught as one."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Return the error for a `name` that is not among the `known` ones, with the nearest right one."""
     choices = sorted(known)

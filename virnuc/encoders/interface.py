@@ -57,6 +57,12 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
+    def take(self, rows: np.ndarray) -> Tokens:
+        """Return the tokens of some sequences, in the order of `rows`."""
+        pieces = [self.flat[self.starts[row] : self.starts[row + 1]] for row in rows.tolist()]
+        starts = np.concatenate([[0], np.cumsum(self.lengths[rows])])
+        return Tokens(np.concatenate(pieces), starts, [self.ids[row] for row in rows.tolist()])
+
 
 class Encoder(ABC):
     """Turns DNA or proteins into vectors. `tokenise` and `embed_tokens` may run in different threads."""
@@ -108,10 +114,9 @@ class Encoder(ABC):
         """
         return self.embed_tokens(self.tokenise(sequences, ids), batch_tokens=batch_tokens, progress=progress)
 
-    def truncated_length(self, length: int) -> int:
-        """Return how many letters of a sequence of `length` letters the encoder looks at."""
-        limit = self.provenance.max_residues
-        return length if limit is None else min(length, limit)
+    def flops(self, tokens: Tokens) -> int:
+        """Return the floating-point operations that embedding `tokens` takes; 0 for one that only counts."""
+        return 0
 
 
 def name_sequences(sequences: Sequence[str], ids: Sequence[str] | None) -> Sequence[str]:

@@ -13,7 +13,7 @@ from virnuc.encoders.interface import DEFAULT_BATCH_TOKENS, Encoder, EncoderProv
 from virnuc.encoders.network import Network
 from virnuc.encoders.packing import Packing
 from virnuc.encoders.tokens import plan_batches
-from virnuc.errors import EncoderError
+from virnuc.errors import EncoderError, MemoryShortageError
 
 PROBES = {
     "protein": "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQVKVKALPDAQFEVV",
@@ -61,7 +61,8 @@ class LanguageModelEncoder(Encoder):
         On a GPU the next batch is prepared and queued before the one before is copied back.
 
         Raises:
-            EncoderError: an embedding is not finite, or a single sequence does not fit into memory.
+            EncoderError: an embedding is not finite.
+            MemoryShortageError: a single sequence does not fit into memory.
         """
         vectors = torch.empty(len(tokens), self.dimension)
         waiting: tuple[np.ndarray, Tensor] | None = None
@@ -86,7 +87,7 @@ class LanguageModelEncoder(Encoder):
                 raise
             if len(rows) == 1:
                 row = int(rows[0])
-                raise EncoderError(
+                raise MemoryShortageError(
                     f"sequence {tokens.ids[row]} ({tokens.lengths[row]} tokens) does not fit into the memory of "
                     f"{self.device} alone; cut it into shorter chunks or use another device"
                 ) from error
@@ -97,9 +98,9 @@ class LanguageModelEncoder(Encoder):
         return torch.cat([self._compute(tokens, rows[:middle]), self._compute(tokens, rows[middle:])])
 
     def _forward(self, tokens: Tokens, rows: np.ndarray) -> Tensor:
-        batch = np.concatenate([tokens.flat[tokens.starts[row] : tokens.starts[row + 1]] for row in rows.tolist()])
-        packing = Packing.of_lengths(tokens.lengths[rows], self.device)
-        return self.network(torch.from_numpy(batch).to(self.device, torch.int64), packing)
+        batch = tokens.take(rows)
+        packing = Packing.of_lengths(batch.lengths, self.device)
+        return self.network(torch.from_numpy(batch.flat).to(self.device, torch.int64), packing)
 
     def _store(
         self, vectors: Tensor, tokens: Tokens, rows: np.ndarray, computed: Tensor, progress: Progress | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -18,12 +19,14 @@ from virnuc.encoders.language_model import LanguageModelEncoder
 from virnuc.encoders.network import Network, fill
 from virnuc.encoders.sources import RANDOM, locate
 from virnuc.encoders.spec import EncoderSpec, LoadRequest
+from virnuc.encoders.timing import available_memory_gb
 from virnuc.encoders.tokens import tokenise_proteins
-from virnuc.errors import EncoderError, UsageError
+from virnuc.errors import EncoderError, MemoryShortageError, UsageError
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 _RANDOM_SEED = 0
 _NAME_DIGITS = 12
+_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}  # of a weight
 
 
 def load_composition(spec: EncoderSpec, request: LoadRequest) -> Encoder:
@@ -107,10 +110,26 @@ def _fill(network: Network, checkpoint: Checkpoint | None, spec: EncoderSpec, re
             f"{spec.name}: its config.json says {network.dimension} dimensions, but {spec.name} has {spec.dimension}; "
             "these are the files of another model"
         )
+    _check_memory(network, spec, request)
     if checkpoint is None:
         shapes = {key: slot.shape for key, slot in network.slots().items()}
         checkpoint = RandomCheckpoint(spec.name, shapes, _RANDOM_SEED)
     return fill(network, checkpoint, request.precision, request.device)
+
+
+def _check_memory(network: Network, spec: EncoderSpec, request: LoadRequest) -> None:
+    """Refuse a model that cannot fit before anything is allocated: a full CPU memory kills without a word."""
+    needed = _weights(network) * _BYTES[request.precision] / 1e9
+    available = available_memory_gb(request.device)
+    if available is not None and needed > available:
+        raise MemoryShortageError(
+            f"{spec.name} needs {needed:.1f} GB for its weights in {request.precision}, but {request.device} has "
+            f"{available:.1f} GB left; use a lower precision or a machine with more memory"
+        )
+
+
+def _weights(network: Network) -> int:
+    return sum(math.prod(slot.shape) for slot in network.slots().values())
 
 
 def _provenance(spec: EncoderSpec, request: LoadRequest, network: Network, facts: dict[str, Any]) -> EncoderProvenance:
@@ -127,6 +146,6 @@ def _provenance(spec: EncoderSpec, request: LoadRequest, network: Network, facts
         hub_id=spec.hub_id,
         revision=(request.revision or spec.revision) if from_hub else None,
         max_residues=spec.max_residues,
-        parameters=sum(int(torch.Size(slot.shape).numel()) for slot in network.slots().values()),
+        parameters=_weights(network),
         **facts,
     )
