@@ -98,7 +98,7 @@ def _gate(document: Document) -> Section:
 def _metrics(document: Document) -> Section:
     method = document["method"]
     text = (
-        f"Brackets are {100 * method['confidence']:.0f} % intervals from {method['resamples']:,} draws of whole genomes; "
+        f"Brackets are {100 * method['confidence']:.0f} % intervals from {method['resamples']:,} draws of genomes; "
         "differences are paired, candidate minus baseline. ↓ marks what is better when lower. A chunk is viral if its "
         "highest viral score is at least its highest non-viral score.",
     )
