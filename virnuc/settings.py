@@ -144,8 +144,8 @@ class TrainSettings:
     modality: str = option("merged", "Which half of the features to use.", ("merged", "dna", "protein"))
     checkpoint: str = option(
         "final",
-        "Weights to keep as the model: final, those that training ends with (the best epoch's if it stopped early, else "
-        "the last epoch's), or best.",
+        "Weights to keep as the model: final, those that training ends with (the last epoch's, or the best epoch's if "
+        "it stopped early), or best.",
         ("final", "best"),
     )
     shuffle: str = option(
@@ -227,6 +227,7 @@ class CompareSettings:
 
     baseline: str = option("models:/virnuc-esm2_3b@challenger", "The slow side: models:/NAME@ALIAS or /VERSION.")
     candidate: str = option("models:/virnuc-fastesm650@challenger", "The fast side.")
+    controls: str = option("", "Models to show beside them, unjudged, by commas: models:/virnuc-dipeptide@challenger.")
     policy: str = option("model_registry/policy.yaml", "The rules of the gate.")
     seed: int = option(42, "Seed of the bootstrap.")
     out: str = option("reports/", "Directory for validation_report.md, .html and verdict.json.")

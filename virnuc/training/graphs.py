@@ -23,7 +23,7 @@ _WARM_UP = 3  # steps before the capture, as torch's notes on CUDA graphs ask fo
 
 
 class GraphedSteps:
-    """The steps of an epoch over a part whose vectors are on the GPU, where the optimizer's learning rate must be too."""
+    """The steps of an epoch over a part whose vectors are on the GPU, as the optimizer's learning rate must be."""
 
     def __init__(self, model: Classifier, optimizer: torch.optim.SGD, part: Part, plan: Plan) -> None:
         """Capture one step; weights, statistics and momentum are afterwards what they were before."""

@@ -1,0 +1,33 @@
+"""A small feature set with its split, and quick settings."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.features.samples import sample_frames, write_features
+from virnuc.features.feature_set import FeatureSet
+from virnuc.settings import SplitSettings, TrainSettings
+from virnuc.splitting import split
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory):
+    """600 frames of 60 genomes, and their split: 384 for training (12 batches of 32), 96 for validation."""
+    directory = tmp_path_factory.mktemp("sample")
+    ids, labels, vectors = sample_frames(genomes=60)
+    features = FeatureSet.open(write_features(directory / "features", ids, labels, vectors))
+    parts = split(
+        SplitSettings(source=str(features.directory), out=str(directory / "split"), test_fraction=0.2, val_fraction=0.2)
+    )
+    return SimpleNamespace(ids=ids, labels=labels, vectors=vectors, features=features, split=parts)
+
+
+def quick(**changes):
+    """Settings for training in a fraction of a second."""
+    return TrainSettings(**({"epochs": 3, "lr": 0.01, "hidden_dim": 16, "device": "cpu", "shuffle": "full"} | changes))

@@ -1,0 +1,114 @@
+"""A training that is killed and started again ends with the same bits, and reports no epoch twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.conftest import quick
+from tests.training.test_run import same_weights
+from virnuc.errors import DataError
+from virnuc.training import find_training, train
+from virnuc.training.state import STATE
+
+# Kills itself: after some batches of an epoch, or inside the report of an epoch, before or after it is written down.
+CHILD = """
+import json, os, signal, sys
+from pathlib import Path
+from tests.training.conftest import quick
+from virnuc.features.feature_set import FeatureSet
+from virnuc.splitting import Split
+from virnuc.training import train
+
+features, split, out, where, epoch, batches = sys.argv[1:]
+seen = 0
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def progress(items, total):
+    global seen
+    for item in items:
+        seen += 1
+        if where == "batch" and seen == int(batches):
+            die()
+        yield item
+
+def report(record):
+    if where == "before" and record.epoch == int(epoch):
+        die()
+    with open(Path(out) / "reports.jsonl", "a") as stream:
+        print(json.dumps([record.epoch, record.metrics["val/loss"], record.in_doubt]), file=stream, flush=True)
+    if where == "after" and record.epoch == int(epoch):
+        die()
+
+train(FeatureSet.open(Path(features)), Split.open(Path(split)), quick(epochs=6), Path(out), on_epoch=report,
+      progress=progress, run_id="run")
+"""
+
+
+def run_child(sample, out, where, epoch=0, batches=0):
+    command = [
+        sys.executable,
+        "-c",
+        CHILD,
+        sample.features.directory,
+        sample.split.directory,
+        out,
+        where,
+        epoch,
+        batches,
+    ]
+    return subprocess.run([*map(str, command)], cwd=Path.cwd(), env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
+
+
+def test_killed_in_three_epochs(sample, tmp_path):
+    undisturbed = train(sample.features, sample.split, quick(epochs=6), tmp_path / "whole")
+    out = tmp_path / "killed"
+    assert run_child(sample, out, "batch", batches=15) == -signal.SIGKILL  # in epoch 2
+    assert find_training(out).epoch == 1
+    assert run_child(sample, out, "before", epoch=3) == -signal.SIGKILL  # finished, not reported
+    assert run_child(sample, out, "after", epoch=5) == -signal.SIGKILL  # reported, not written down
+    assert find_training(out).run_id == "run"
+    assert run_child(sample, out, "never") == 0
+    reports = [json.loads(line) for line in (out / "reports.jsonl").read_text().splitlines()]
+    losses = [record.metrics["val/loss"] for record in undisturbed.history]
+    certain = [(epoch, loss) for epoch, loss, in_doubt in reports if not in_doubt]
+    doubtful = [(epoch, loss) for epoch, loss, in_doubt in reports if in_doubt]
+    assert sorted({*certain, *doubtful}) == list(enumerate(losses, start=1))
+    assert [epoch for epoch, _ in doubtful] == [3, 5]  # 3 was not told, 5 was: the caller is warned of both
+    for name in ("model_esm2_tiny.pth", "model_esm2_tiny_last.pth", "model_esm2_tiny_best.pth"):
+        assert same_weights(tmp_path / "whole" / name, out / name)
+    assert not list(out.glob("*.partial"))
+
+
+def test_optimizer_and_early_stopping_go_on(sample, tmp_path):
+    settings = quick(epochs=80, lr=0.1, patience=4, dropout=0.0)
+    whole = train(sample.features, sample.split, settings, tmp_path / "whole")
+    stopped_at = whole.best_epoch + 2
+
+    def interrupt(record):
+        if record.epoch == stopped_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(sample.features, sample.split, settings, tmp_path / "stopped", on_epoch=interrupt)
+    result = train(sample.features, sample.split, settings, tmp_path / "stopped")
+    assert result.resumed_from == stopped_at
+    assert (result.epochs, result.best_epoch, result.stopped_early) == (whole.epochs, whole.best_epoch, True)
+    assert same_weights(whole.last, result.last) and same_weights(whole.model, result.model)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", torch.zeros(3)])
+def test_damaged_state_is_no_reason_to_start_anew(sample, tmp_path, content):
+    if isinstance(content, bytes):
+        (tmp_path / STATE).write_bytes(content)
+    else:
+        torch.save(content, tmp_path / STATE)
+    with pytest.raises(DataError, match="training_state"):
+        train(sample.features, sample.split, quick(), tmp_path)
