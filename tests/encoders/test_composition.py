@@ -1,0 +1,47 @@
+"""Composition vectors against a naive count."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from virnuc.encoders import load_encoder
+from virnuc.encoders.composition import BASES, RESIDUES
+
+
+def _naive(sequence, alphabet, word):
+    """The definition: a^k * count / places - 1, words with other letters left out."""
+    words = [sequence[at : at + word] for at in range(len(sequence) - word + 1)]
+    words = [found for found in words if set(found) <= set(alphabet)]
+    if not words:
+        return np.zeros(len(alphabet) ** word)
+    every = ["".join(letters) for letters in product(alphabet, repeat=word)]
+    return np.array([len(every) * words.count(one) / len(words) - 1 for one in every])
+
+
+@given(st.lists(st.text("ACGTNR", min_size=1, max_size=40), min_size=1, max_size=5))
+def test_tetranucleotides(sequences):
+    vectors = load_encoder("tetranucleotide").embed(sequences)
+    expected = np.stack([_naive(sequence, BASES, 4) for sequence in sequences])
+    np.testing.assert_allclose(vectors.numpy(), expected, rtol=1e-6)
+
+
+@given(st.lists(st.text(RESIDUES + "XBU", min_size=1, max_size=40), min_size=1, max_size=5))
+def test_dipeptides(sequences):
+    vectors = load_encoder("dipeptide").embed(sequences)
+    expected = np.stack([_naive(sequence, RESIDUES, 2) for sequence in sequences])
+    np.testing.assert_allclose(vectors.numpy(), expected, rtol=1e-6)
+
+
+def test_more_rows_than_a_block():
+    sequences = ["ACGTACGTTGCA" * (1 + row % 3) for row in range(2500)]
+    vectors = load_encoder("tetranucleotide").embed(sequences).numpy()
+    np.testing.assert_array_equal(vectors, vectors[[0, 1, 2] * 833 + [0]])
+
+
+def test_values_have_the_size_of_a_language_models_output():
+    generator = np.random.default_rng(0)
+    sequences = ["".join(generator.choice(list(BASES), 300)) for _ in range(50)]
+    assert load_encoder("tetranucleotide").embed(sequences).std().item() == pytest.approx(0.93, abs=0.1)

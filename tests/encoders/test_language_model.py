@@ -1,0 +1,97 @@
+"""Order, memory and finiteness, with a small network whose values can be computed by hand."""
+
+import pytest
+import torch
+
+from tests.encoders.conftest import CASES
+from virnuc.encoders import EncoderProvenance, load_encoder
+from virnuc.encoders.language_model import LanguageModelEncoder
+from virnuc.encoders.network import Network
+from virnuc.encoders.packing import mean_of_sequences
+from virnuc.encoders.tokens import tokenise_proteins
+from virnuc.errors import EncoderError, MemoryShortageError
+
+
+class Echo(Network):
+    """The mean of the token ids; `memory` is how many tokens fit, and token 20 (M) gives infinity in `broken`."""
+
+    dimension, vocabulary = 1, 33
+
+    def __init__(self, memory=10**9, broken=False):
+        super().__init__()
+        self.memory, self.broken, self.sizes = memory, broken, []
+
+    def slots(self):
+        return {}
+
+    def flops(self, lengths):
+        return 0
+
+    def forward(self, tokens, packing):
+        self.sizes.append(len(tokens))
+        if len(tokens) > self.memory:
+            raise torch.OutOfMemoryError("full")
+        values = tokens.float()[:, None]
+        if self.broken:
+            values = values.where(values != 20, torch.inf)
+        return mean_of_sequences(values, packing, skip_ends=True)
+
+
+def encoder_of(network):
+    provenance = EncoderProvenance("echo", "protein", 1, "none", "", "fp32", "MIT")
+    network.broken, broken = False, network.broken
+    network.memory, memory = 10**9, network.memory
+    encoder = LanguageModelEncoder(network, lambda s, ids: tokenise_proteins(s, ids, None), provenance, "cpu")
+    network.broken, network.memory = broken, memory
+    return encoder
+
+
+SEQUENCES = ["A" * length + "L" for length in (3, 50, 7, 50, 1, 20)]
+
+
+def test_order_is_restored():
+    expected = torch.tensor([[(5 * (len(s) - 1) + 4) / len(s)] for s in SEQUENCES])
+    torch.testing.assert_close(encoder_of(Echo()).embed(SEQUENCES, batch_tokens=60), expected)
+
+
+def test_full_memory_halves_the_batch_and_changes_nothing():
+    network = Echo(memory=60)
+    encoder = encoder_of(network)
+    halved = encoder.embed(SEQUENCES, batch_tokens=1000)
+    assert max(network.sizes) > 60
+    torch.testing.assert_close(halved, encoder_of(Echo()).embed(SEQUENCES))
+
+
+def test_a_single_frame_that_does_not_fit_is_named():
+    ids = [f"frame_{row}" for row in range(6)]
+    with pytest.raises(MemoryShortageError, match=r"frame_1 \(53 tokens\) does not fit"):
+        encoder_of(Echo(memory=30)).embed(SEQUENCES, ids=ids)
+
+
+def test_a_vector_that_is_not_finite_is_named():
+    with pytest.raises(EncoderError, match="not finite for sequence frame_b"):
+        encoder_of(Echo(broken=True)).embed(["AL", "AM", "LL"], ids=["frame_a", "frame_b", "frame_c"])
+
+
+def test_progress_counts_every_sequence_once():
+    counted = []
+    load_encoder(CASES["esm2"].encoder).embed(CASES["esm2"].sequences, batch_tokens=300, progress=counted.append)
+    assert len(counted) > 1
+    assert sum(counted) == len(CASES["esm2"].sequences)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8"])
+def test_lower_precisions_stay_close(precision):
+    case = CASES["esm2"]
+    encoder = load_encoder(case.encoder, precision=precision)
+    assert encoder.provenance.precision == precision
+    cosine = torch.nn.functional.cosine_similarity(encoder.embed(case.sequences), case.expected)
+    assert cosine.min() > 0.999
+
+
+def test_alibi_in_blocks_is_the_same_as_at_once(monkeypatch):
+    case = CASES["dnabert_s"]
+    from virnuc.encoders import packing
+
+    monkeypatch.setattr(packing, "_MOST_BIASES", 12 * 1000 * 10)
+    torch.testing.assert_close(load_encoder(case.encoder).embed(case.sequences), case.expected, atol=1e-5, rtol=0)
