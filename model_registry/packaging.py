@@ -57,6 +57,7 @@ def log_scoring_model(
     weights: Mapping[str, str] | None = None,
     tags: Mapping[str, Any] | None = None,
     temperature: float = 1.0,
+    alias: str = "",
 ) -> ModelVersion:
     """Log the scoring model to the active run and register it as a new version of `registered_name`.
 
@@ -68,6 +69,7 @@ def log_scoring_model(
         weights: where encoders' weights are, as a directory for a name; those up to 50 MB go into the model.
         tags: of the model version.
         temperature: divides the logits.
+        alias: that is to name the version, if any.
 
     Raises:
         EncoderError: weights are at hand, but they are not those of the training.
@@ -91,6 +93,8 @@ def log_scoring_model(
     client.update_model_version(registered_name, version, description=card)
     for key, value in (tags or {}).items():
         client.set_model_version_tag(registered_name, version, key, value)
+    if alias:
+        client.set_registered_model_alias(registered_name, alias, version)
     return client.get_model_version(registered_name, version)
 
 

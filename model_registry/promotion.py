@@ -26,6 +26,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from model_registry.card import update_card
 from model_registry.gate import PASS, Policy
 from model_registry.locking import HeldLock, promotion_lock
 from virnuc.errors import DataError, GateRefusal, UsageError
@@ -83,7 +84,7 @@ def promote(candidate_uri: str, alias: str, policy: Policy, override: str, who: 
         evidence = _evidence(uri, policy.digest)
         if evidence.failed and not override:
             raise GateRefusal(f"{uri} is not promoted: " + "; ".join(evidence.failed))
-        current = _by_alias(client, alias)
+        current = production_version(alias)
         comparison = evidence.run.info.run_id if evidence.run else None
         if current and current.tags.get(SOURCE) == uri:
             return Promotion(str(current.version), alias, uri, None, comparison, changed=False)
@@ -100,6 +101,7 @@ def promote(candidate_uri: str, alias: str, policy: Policy, override: str, who: 
         if evidence.failed:
             tags |= {OVERRIDE: override, "virnuc.override_rules": "; ".join(evidence.failed)[:4000]}
         version = _copy_and_move(client, candidate, alias, current, tags, lock)
+    update_card(f"models:/{PRODUCTION}/{version}")
     return Promotion(version, alias, uri, replaced, comparison, evidence.failed)
 
 
@@ -113,7 +115,7 @@ def rollback(alias: str, who: str) -> Promotion:
     client = MlflowClient()
     with promotion_lock(client, who) as lock:
         _repair(client, alias)
-        current, previous = _by_alias(client, alias), _by_alias(client, _previous(alias))
+        current, previous = production_version(alias), production_version(_previous(alias))
         if current is None or previous is None:
             raise UsageError(f"{PRODUCTION} has no {_previous(alias)} version to go back to")
         tags = {STATE: ROLLING_BACK, REPLACES: current.version, "virnuc.restored_by": who, "virnuc.restored_at": _now()}
@@ -124,6 +126,16 @@ def rollback(alias: str, who: str) -> Promotion:
             undo.pop_all()
         client.set_model_version_tag(PRODUCTION, current.version, "virnuc.rolled_back", f"{_now()} by {who}")
     return Promotion(str(previous.version), alias, previous.tags.get(SOURCE, ""), str(current.version), None)
+
+
+def production_version(alias: str) -> ModelVersion | None:
+    """Return the version of `virnuc` that an alias names, or None."""
+    try:
+        return MlflowClient().get_model_version_by_alias(PRODUCTION, alias)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None
 
 
 def _evidence(uri: str, policy_digest: str) -> _Evidence:
@@ -197,7 +209,7 @@ def _move(
     client: MlflowClient, alias: str, version: str, current: ModelVersion | None, lock: HeldLock, undo: ExitStack
 ) -> None:
     """Let `alias` name `version` and `previous` name what it named before; leave in `undo` how to take it back."""
-    before = _by_alias(client, _previous(alias))
+    before = production_version(_previous(alias))
     lock.still_held()
     undo.callback(_set_alias, client, alias, current.version if current else None)
     _set_alias(client, alias, version)
@@ -209,7 +221,7 @@ def _move(
 
 def _repair(client: MlflowClient, alias: str) -> None:
     """Finish or take back what a killed process left half done."""
-    current = _by_alias(client, alias)
+    current = production_version(alias)
     for version in client.search_model_versions(f"name = '{PRODUCTION}'"):
         state = version.tags.get(STATE)
         if state not in (PROMOTING, ROLLING_BACK):
@@ -230,16 +242,6 @@ def _create_production(client: MlflowClient) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def _by_alias(client: MlflowClient, alias: str) -> ModelVersion | None:
-    """Return the version of `virnuc` that an alias names, or None."""
-    try:
-        return client.get_model_version_by_alias(PRODUCTION, alias)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        return None
 
 
 def _set_alias(client: MlflowClient, alias: str, version: str | None) -> None:

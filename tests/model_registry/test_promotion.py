@@ -96,7 +96,7 @@ def test_a_pass_copies_the_version_and_moves_the_alias(client, sides):
     promoted = promote_it(sides[1])
     version = client.get_model_version_by_alias("virnuc", "champion")
     assert promoted.version == str(version.version) and promoted.changed and promoted.replaced is None
-    assert version.tags["origin"] == "virnuc-fast" and version.description == "card"
+    assert version.tags["origin"] == "virnuc-fast" and version.description.startswith("card\n")
     assert version.tags["virnuc.promoted_from"] == sides[1]
     assert version.tags["virnuc.comparison_run"] == comparison
     assert version.tags["virnuc.promoted_by"] == "me@here" and version.tags["virnuc.promoted_at"]

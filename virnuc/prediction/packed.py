@@ -31,6 +31,8 @@ PROBE_TOLERANCE = 1e-3  # other processors, threads and precisions of the same w
 
 _ENCODER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "*.safetensors", "*.safetensors.index.json")
 
+_TRAINED = ("model_type", "modality", "checkpoint_version", "training_date", "features_digest", "split_digest")
+
 
 def save_scorer(
     checkpoint: Checkpoint,
@@ -69,6 +71,7 @@ def save_scorer(
         },
         "encoders": [_save_encoder(kind, trained_on[kind], directory, weights or {}) for kind in kinds],
         "probe": {"sequence": PROBE, "probability": None},
+        "trained": {name: checkpoint.metadata.get(name) for name in _TRAINED},
     }
     _write_config(directory, config)
     if all(_is_at_hand(entry, weights or {}) for entry in config["encoders"]):
@@ -118,6 +121,11 @@ def read_config(directory: Path) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise DataError(f"{path}: format version {version}; this virnuc reads {FORMAT_VERSION}")
     return config
+
+
+def scorer_digest(directory: Path) -> str:
+    """Return the identity of a scorer on disk: the SHA-256 of scorer.json, which has the digests of all weights."""
+    return sha256_file(directory / CONFIG)
 
 
 def probe(scorer: Scorer) -> float:

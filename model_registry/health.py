@@ -1,0 +1,64 @@
+"""Is the model in production usable here? The registry's part of `doctor`, and the words that present a champion."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from model_registry.packaging import download_scorer
+from model_registry.promotion import OVERRIDE, PRODUCTION, SOURCE, production_version
+from virnuc.errors import VirnucError
+from virnuc.prediction.packed import check_probe, load_scorer
+from virnuc.tracking import version_uri
+
+PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of doctor's table."""
+
+    name: str
+    outcome: str  # PASS, WARN or FAIL
+    detail: str
+
+
+def check_champion(alias: str = "champion", weights: Mapping[str, str] | None = None) -> list[Check]:
+    """Check that the champion is there, was promoted by the gate, loads here, and scores as it did when registered.
+
+    Args:
+        alias: of the registered model `virnuc`.
+        weights: where the weights of encoders are that the model does not hold, as a directory for a name.
+    """
+    version = production_version(alias)
+    if version is None:
+        return [Check(alias, WARN, f"the registry has no {PRODUCTION}@{alias}; promote a model to have one")]
+    checks = [Check(alias, WARN if version.tags.get(OVERRIDE) else PASS, describe_version(version))]
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            path = download_scorer(version_uri(version), Path(directory))
+            scorer = load_scorer(path, weights)
+            names = " + ".join(encoder.name for encoder in scorer.encoders)
+            checks.append(Check(f"{alias} loads", PASS, f"{names}, weights as in training"))
+            distance = check_probe(scorer, path)
+    except (VirnucError, MlflowException, OSError) as error:
+        return [*checks, Check(f"{alias} scores", FAIL, " ".join(str(error).split()))]
+    if distance is None:
+        return [*checks, Check(f"{alias} scores", WARN, "no probe was recorded: its weights were not at hand then")]
+    return [*checks, Check(f"{alias} scores", PASS, f"the probe is {distance:.1g} from its recorded value")]
+
+
+def describe_version(version: ModelVersion) -> str:
+    """Return one line on a production version: its origin, who promoted it, and an override if there was one."""
+    tags = version.tags
+    line = f"{version.name} version {version.version} from {tags.get(SOURCE, 'elsewhere')}"
+    if "virnuc.promoted_by" in tags:
+        line += f", promoted by {tags['virnuc.promoted_by']} at {tags['virnuc.promoted_at']}"
+    if tags.get(OVERRIDE):
+        line += f", AGAINST THE GATE: {tags[OVERRIDE]} ({tags.get('virnuc.override_rules', '')})"
+    return line
