@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from virnuc.sequences.frames import frame_shards, read_frames
 from virnuc.settings import BenchmarkSettings, parse_weights
 
 Progress = Callable[[str, int, int], None]  # called with what is being timed, how many runs are done, and of how many
+_ID_BYTES = 40  # of a frame id in a shard
 SIDES = ("baseline", "candidate")
 _CPU_WARMUP = (2, 8)  # batches and frames in each: a large model needs minutes for a full batch on a CPU
 
@@ -192,6 +193,23 @@ def benchmark(settings: BenchmarkSettings, progress: Progress = lambda what, don
         raise MemoryShortageError(f"neither side fits: {failures['baseline']}; {failures['candidate']}")
     hardware = describe_hardware(device)
     return BenchmarkResult(sides, failures, names, sample.digest, hardware, settings.batch_tokens)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What extracting a number of frames will take."""
+
+    hours: float  # of embedding, one device
+    disk_gb: float  # both halves and the merged features
+
+
+def estimate_cost(frames: int, frames_per_s: Mapping[str, float], dimensions: Mapping[str, int]) -> Cost:
+    """Return what `frames` frames cost, from measured speeds and the widths of both encoders, each by kind."""
+    hours = sum(frames / speed for speed in frames_per_s.values()) / 3600
+    row = (
+        2 * 4 * sum(dimensions.values()) + 2 * _ID_BYTES
+    )  # float32; each vector lies in its half and in the merged set
+    return Cost(hours, frames * row / 1e9)
 
 
 def draw_sample(directory: Path, size: int, seed: int) -> Sample:

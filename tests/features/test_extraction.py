@@ -1,0 +1,228 @@
+"""`extract`: what comes out is what the encoders give, whatever happened on the way."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tests.encoders.conftest import CASES
+from virnuc.encoders import load_encoder
+from virnuc.errors import DataError, UsageError
+from virnuc.features.extraction import extract
+from virnuc.features.feature_set import FeatureSet
+from virnuc.features.shards import read_shard
+from virnuc.manifest import Manifest, describe_shard, read_manifest
+from virnuc.sequences.frames import FRAME_SCHEMA, read_frames
+from virnuc.settings import ExtractSettings
+
+ESM = CASES["esm2"].encoder
+GROUPS = {"viral": [40, 25], "bacteria": [30], "plant": [20, 35]}
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory):
+    """Five small shards of frames, proteins of 5 to 60 residues and one of 1,100."""
+    directory = tmp_path_factory.mktemp("frames")
+    generator = random.Random(0)
+    paths = []
+    for group, sizes in GROUPS.items():
+        for number, size in enumerate(sizes):
+            rows = [_frame(group, number, row, generator) for row in range(size)]
+            paths.append(directory / f"{group}-{number:05d}.parquet")
+            pq.write_table(pa.Table.from_pylist(rows, schema=FRAME_SCHEMA), paths[-1])
+    shards = tuple(describe_shard(directory, path, pq.read_metadata(path).num_rows) for path in paths)
+    Manifest("frames", {}, {}, {}, shards).write(directory)
+    return directory
+
+
+def _frame(group, number, row, generator):
+    length = 1100 if (group, number, row) == ("plant", 0, 0) else generator.randint(5, 60)
+    return {
+        "frame_id": f"{group.upper()}{number}.1_chunk_{row + 1}F1",
+        "genome": f"{group.upper()}{number}.1",
+        "organism": group,
+        "lineage": group,
+        "group": group,
+        "label": int(group == "viral"),
+        "chunk_index": row + 1,
+        "chunk_start": 300 * row,
+        "strand": "+",
+        "offset": 0,
+        "nucleotide": "".join(generator.choices("ACGT", k=3 * length)),
+        "protein": "".join(generator.choices("ACDEFGHIKLMNPQRSTVWY", k=length)),
+    }
+
+
+def settings(frames, out, **changes):
+    values = {"dna_encoder": "tetranucleotide", "protein_encoder": ESM} | changes
+    return ExtractSettings(frames=str(frames), out=str(out), **values)
+
+
+def content(out):
+    """The bytes of every shard and manifest."""
+    paths = [*out.rglob("*.pt"), *out.rglob("manifest.json")]
+    return {path.relative_to(out): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def finished(frames, tmp_path_factory):
+    out = tmp_path_factory.mktemp("features")
+    return out, extract(settings(frames, out))
+
+
+def test_features_are_the_encoders_vectors_side_by_side(frames, finished):
+    out, manifest = finished
+    protein, dna = load_encoder(ESM), load_encoder("tetranucleotide")
+    directory = out / f"tetranucleotide+{protein.name}"
+    assert [shard.path for shard in manifest.shards] == [
+        "viral_merged/output_00000_merged.pt",
+        "viral_merged/output_00001_merged.pt",
+        "bacteria_merged/output_00000_merged.pt",
+        "plant_merged/output_00000_merged.pt",
+        "plant_merged/output_00001_merged.pt",
+    ]
+    for shard, source in zip(manifest.shards, read_manifest(frames, "frames").shards, strict=True):
+        read, table = read_shard(directory / shard.path), read_frames(frames / source.path)
+        assert read.ids == table["frame_id"].to_pylist()
+        assert read.label == int("viral" in shard.path)
+        halves = [dna.embed(table["nucleotide"].to_pylist()), protein.embed(table["protein"].to_pylist())]
+        torch.testing.assert_close(read.data, torch.cat(halves, dim=1), atol=1e-5, rtol=0)
+
+
+def test_the_manifest_counts_and_names_the_encoders(finished):
+    _, manifest = finished
+    assert manifest.counts["in"] == {"frames": 150}
+    assert manifest.counts["out"] == {"vectors": 150}
+    assert manifest.counts["truncated"]["protein"] == {"sequences": 1, "letters": 76}
+    assert (manifest.details["dna_dim"], manifest.details["protein_dim"]) == (256, 64)
+    assert manifest.details["protein"]["weights"] == "local"
+    assert len(manifest.details["protein"]["probe"]) == 8
+    assert manifest.parameters["protein"]["weight_digest"] == load_encoder(ESM).provenance.weight_digest
+
+
+def test_it_opens_as_a_feature_set(finished):
+    out, manifest = finished
+    features = FeatureSet.open(next(out.glob("tetranucleotide+*")))
+    assert (len(features), features.dimension, features.digest) == (150, 320, manifest.digest)
+
+
+def test_a_second_feature_set_shares_the_dna_half_and_touches_nothing(frames, finished):
+    out, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.pt")}
+    extract(settings(frames, out, protein_encoder="dipeptide"))
+    assert (out / "tetranucleotide+dipeptide" / "manifest.json").exists()
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_again_is_the_same_manifest(frames, finished):
+    out, manifest = finished
+    assert extract(settings(frames, out)).digest == manifest.digest
+
+
+def test_missing_shards_are_made_again_and_only_those(frames, finished, tmp_path):
+    out, _ = finished
+    extract(settings(frames, tmp_path))
+    protein = load_encoder(ESM).name
+    half = tmp_path / protein
+    kept = (half / "viral/output_00000.pt").stat().st_mtime_ns
+    for path in (half / "manifest.json", half / "plant/output_00001.pt"):
+        path.unlink()
+    seen = []
+    extract(settings(frames, tmp_path), lambda what, done, total: seen.append((what, done, total)))
+    assert next(entry for entry in seen if entry[0] == protein) == (protein, 115, 150)
+    assert (half / "viral/output_00000.pt").stat().st_mtime_ns == kept
+    assert content(tmp_path) == {path: data for path, data in content(out).items() if "dipeptide" not in str(path)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dna_encoder": "dipeptide"}, "does not read dna"),
+        ({"protein_encoder": "tetranucleotide"}, "does not read protein"),
+        ({"protein_encoder": "dipeptid"}, "did you mean 'dipeptide'"),
+    ],
+)
+def test_wrong_encoders_are_usage_errors(frames, tmp_path, changes, words):
+    with pytest.raises(UsageError, match=words):
+        extract(settings(frames, tmp_path, **changes))
+
+
+def test_another_precision_needs_another_directory(frames, finished):
+    out, _ = finished
+    with pytest.raises(DataError, match="precision=fp32, not bf16"):
+        extract(settings(frames, out, precision="bf16"))
+
+
+def test_an_unfinished_directory_is_not_finished_with_other_parameters(frames, tmp_path):
+    extract(settings(frames, tmp_path))
+    half = tmp_path / load_encoder(ESM).name
+    (half / "manifest.json").unlink()
+    (half / ".progress").mkdir()
+    (half / ".progress" / "command.json").write_text("{}")
+    with pytest.raises(DataError, match="begun with other parameters"):
+        extract(settings(frames, tmp_path))
+
+
+def test_a_changed_half_is_not_merged(frames, tmp_path):
+    extract(settings(frames, tmp_path))
+    (next(tmp_path.glob("tetranucleotide+*")) / "manifest.json").unlink()
+    shard = tmp_path / "tetranucleotide/plant/output_00000.pt"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataError, match="changed since it was written"):
+        extract(settings(frames, tmp_path))
+
+
+def test_a_stop_codon_in_a_frame_names_the_frame(tmp_path):
+    frame = _frame("viral", 0, 0, random.Random(0)) | {"protein": "MK*V"}
+    path = tmp_path / "frames" / "viral-00000.parquet"
+    path.parent.mkdir()
+    pq.write_table(pa.Table.from_pylist([frame], schema=FRAME_SCHEMA), path)
+    Manifest("frames", {}, {}, {}, (describe_shard(path.parent, path, 1),)).write(path.parent)
+    with pytest.raises(DataError, match=r"VIRAL0\.1_chunk_1F1"):
+        extract(settings(path.parent, tmp_path / "out"))
+
+
+PROGRAM = """
+import sys
+from virnuc.features.extraction import extract
+from virnuc.settings import ExtractSettings
+extract(ExtractSettings(frames=sys.argv[1], out=sys.argv[2], dna_encoder="tetranucleotide", protein_encoder=sys.argv[3],
+                        batch_tokens=200), lambda *step: print(*step, flush=True))
+"""
+
+
+def _start(frames, out):
+    command = [sys.executable, "-c", PROGRAM, str(frames), str(out), ESM]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_killed_anywhere_and_resumed_gives_the_same_bytes(frames, tmp_path):
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    assert _start(frames, undisturbed).wait() == 0
+    generator = random.Random(1)
+    for steps in (3, 12, 25):
+        process = _start(frames, killed)
+        for _ in range(steps):
+            process.stdout.readline()
+        time.sleep(generator.uniform(0, 0.01))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    process = _start(frames, killed)
+    assert process.wait() == 0
+    assert content(killed) == content(undisturbed)
+    assert not list(killed.rglob(".*.partial"))
+
+
+def test_two_processes_share_the_work_and_write_each_shard_once(frames, tmp_path):
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    assert _start(frames, alone).wait() == 0
+    processes = [_start(frames, shared) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert content(shared) == content(alone)

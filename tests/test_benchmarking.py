@@ -1,0 +1,143 @@
+"""The protocol of the speed benchmark; no test here depends on how fast anything is."""
+
+import random
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.encoders.conftest import CASES
+from virnuc import benchmarking
+from virnuc.benchmarking import Timing, benchmark, draw_sample, estimate_cost
+from virnuc.errors import MemoryShortageError, UsageError
+from virnuc.manifest import Manifest, describe_shard
+from virnuc.sequences.frames import FRAME_SCHEMA
+from virnuc.settings import BenchmarkSettings
+
+ESM2, FAST = CASES["esm2"].encoder, CASES["fastesm2"].encoder
+SIDE_KEYS = [
+    "s",
+    "mean_s",
+    "spread_s",
+    "run1_s",
+    "run2_s",
+    "tokenise_s",
+    "embed_s",
+    "frames_per_s",
+    "tokens_per_s",
+    "peak_memory_gb",
+    "gemm_peak_gflops",
+    "model_gflops",
+    "share_of_gemm_peak",
+]
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("frames")
+    generator = random.Random(0)
+    empty = dict.fromkeys(FRAME_SCHEMA.names) | {"label": 1, "group": "viral"}
+    rows = []
+    for number in range(60):
+        protein = "".join(generator.choices("ACDEFGHIKLMNPQRSTVWY", k=generator.randint(5, 40)))
+        rows.append(
+            empty | {"frame_id": f"V.1_chunk_{number}F1", "protein": protein, "nucleotide": "ACG" * len(protein)}
+        )
+    path = directory / "viral-00000.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=FRAME_SCHEMA), path)
+    Manifest("frames", {}, {}, {}, (describe_shard(directory, path, 60),)).write(directory)
+    return directory
+
+
+def settings(frames, **changes):
+    values = {"baseline": ESM2, "candidate": FAST, "sample": 20, "runs": 2, "warmup": 1, "device": "cpu"}
+    return BenchmarkSettings(frames=str(frames), **(values | changes))
+
+
+@pytest.fixture(scope="module")
+def result(frames):
+    return benchmark(settings(frames))
+
+
+def test_both_sides_have_the_same_keys_and_the_ratio_is_of_their_medians(result):
+    metrics = result.metrics
+    wanted = {f"bench/{side}_{key}" for side in ("baseline", "candidate") for key in SIDE_KEYS} | {"bench/speedup"}
+    assert set(metrics) == wanted
+    assert metrics["bench/speedup"] == pytest.approx(metrics["bench/baseline_s"] / metrics["bench/candidate_s"])
+    assert all(value > 0 for key, value in metrics.items() if "spread" not in key)
+
+
+def test_figures_follow_from_the_runs(result):
+    side = replace(result.sides["baseline"], runs=tuple(Timing(0.5, total) for total in (9.5, 0.5, 1.5)), flops=300)
+    side = replace(side, gemm_flops_per_s=400.0, frames=20, tokens=500)
+    figures = side.metrics("baseline")
+    assert (figures["bench/baseline_s"], figures["bench/baseline_spread_s"]) == (2.0, 9.0)
+    assert figures["bench/baseline_mean_s"] == pytest.approx(13 / 3)
+    assert (figures["bench/baseline_frames_per_s"], figures["bench/baseline_tokens_per_s"]) == (10.0, 250.0)
+    assert figures["bench/baseline_share_of_gemm_peak"] == pytest.approx(0.5)
+
+
+def test_what_the_figures_hold_for_is_logged(result):
+    facts = result.parameters
+    assert facts["bench/baseline_precision"] == facts["bench/candidate_precision"] == "fp32"
+    assert facts["bench/same_precision"] == "yes"
+    assert facts["bench/baseline_weights"] == "local"
+    assert facts["bench/baseline_warmup_batches"] == "1"
+    assert len(facts["bench/sample_digest"]) == 64
+    assert {"bench/processor", "bench/threads", "bench/torch"} <= facts.keys()
+    assert all(facts[key] in result.markdown() for key in ("bench/sample_digest", "bench/processor"))
+
+
+def test_a_sample_is_seeded_and_in_order(frames):
+    first, again, other = (draw_sample(frames, 20, seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first.digest != other.digest
+    assert len(set(first.ids)) == 20
+    numbers = [int(name.split("_")[2][:-2]) for name in first.ids]
+    assert numbers == sorted(numbers)
+    assert len(draw_sample(frames, 1000, 1).ids) == 60
+
+
+def test_different_precisions_are_marked_everywhere(frames):
+    mixed = benchmark(settings(frames, precision="fp32,bf16"))
+    assert mixed.parameters["bench/same_precision"] == "no"
+    assert "(differs)" in mixed.markdown()
+    assert "does not compare the models" in mixed.markdown()
+
+
+def test_random_weights_are_marked(frames):
+    timed = benchmark(settings(frames, candidate="esm2_8m", weights="esm2_8m=random", sample=3))
+    assert timed.parameters["bench/candidate_weights"] == "random"
+    assert "Random weights" in timed.markdown()
+
+
+def test_one_side_that_does_not_fit_leaves_the_other(frames, monkeypatch):
+    load = benchmarking.load_encoder
+
+    def small_machine(name, **options):
+        if name == ESM2:
+            raise MemoryShortageError("needs 11 GB")
+        return load(name, **options)
+
+    monkeypatch.setattr(benchmarking, "load_encoder", small_machine)
+    timed = benchmark(settings(frames))
+    assert set(timed.sides) == {"candidate"}
+    assert timed.speedup is None
+    assert timed.parameters["bench/baseline_failure"] == "needs 11 GB"
+    assert "was not timed: needs 11 GB" in timed.markdown()
+    with pytest.raises(MemoryShortageError, match="neither side"):
+        benchmark(settings(frames, candidate=ESM2))
+
+
+def test_encoders_of_two_kinds_are_not_compared(frames):
+    with pytest.raises(UsageError, match="one DNA, one proteins"):
+        benchmark(settings(frames, candidate="tetranucleotide"))
+
+
+def test_the_cost_of_a_full_run():
+    cost = estimate_cost(
+        frames=7_200_000, frames_per_s={"dna": 4000.0, "protein": 1000.0}, dimensions={"dna": 768, "protein": 1280}
+    )
+    assert cost.hours == pytest.approx(0.5 + 2.0)
+    assert cost.disk_gb == pytest.approx(7.2e6 * 2 * 2048 * 4 / 1e9, rel=0.05)
