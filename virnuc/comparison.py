@@ -17,7 +17,7 @@ import pandas as pd
 
 from virnuc.errors import DataError
 from virnuc.evaluation import EVALUATION_VERSION, chunk_predictions, draws_of, metrics_of
-from virnuc.statistics import METRICS, Floats, Interval, binary_metrics, effective_genomes, interval, mcnemar
+from virnuc.statistics import METRICS, Draws, Floats, Interval, binary_metrics, mcnemar
 from virnuc.strata import strata
 
 _TOLERANCE = 1e-9  # between a logged metric and the one computed again; storing a float64 costs none of it
@@ -181,15 +181,16 @@ class _Sampled:
             raise DataError(f"{evidence.identity} was never evaluated; run evaluate with it first")
         self.frames = evidence.predictions.sort_values("frame_id", ignore_index=True)
         chunks = chunk_predictions(self.frames)
-        self.draws: dict[str, dict[str, Floats]] = {}
-        self.genomes: dict[str, float] = {}
+        self.draws: dict[str, Draws] = {}
+        self.drawn: dict[str, dict[str, Floats]] = {}
         values: dict[str, dict[str, Interval]] = {}
         for level, table in zip(LEVELS, (self.frames, chunks), strict=True):
             labels, scores = table["label"].to_numpy(dtype=np.int8), table["score"].to_numpy()
-            self.genomes[level] = effective_genomes(table["genome"], labels)
-            self.draws[level] = draws_of(table, seed).of(labels, scores)
+            self.draws[level] = draws_of(table, seed)
+            self.drawn[level] = self.draws[level].of(labels, scores)
             values[level] = {
-                name: self._interval(level, name, value) for name, value in binary_metrics(labels, scores).items()
+                name: self.draws[level].interval(value, self._drawn(level, name))
+                for name, value in binary_metrics(labels, scores).items()
             }
         self.side = Side(evidence, values, strata(self.frames, seed))
 
@@ -198,14 +199,14 @@ class _Sampled:
         """Whether each frame is called rightly, bool [n]."""
         return ((self.frames["score"] >= 0.5) == (self.frames["label"] == 1)).to_numpy()
 
-    def _interval(self, level: str, name: str, value: float) -> Interval:
-        return interval(value, self.draws[level].get(name, np.empty(0)), self.genomes[level])
+    def _drawn(self, level: str, name: str) -> Floats:
+        """Return a metric's draws; there are none of one that cannot be resampled."""
+        return self.drawn[level].get(name, np.empty(0))
 
     def minus(self, other: _Sampled, level: str, name: str) -> Interval:
         """Return the paired difference of one metric, self - other, from the draws that both share."""
         value = self.side.metrics[level][name].value - other.side.metrics[level][name].value
-        draws = self.draws[level].get(name, np.empty(0)) - other.draws[level].get(name, np.empty(0))
-        return interval(value, draws, self.genomes[level])
+        return self.draws[level].interval(value, self._drawn(level, name) - other._drawn(level, name))
 
     def drop_to(self, candidate: _Sampled) -> Interval:
         """Return the drop of accuracy to the candidate; counted, so that a drop of just the limit is just that."""

@@ -21,7 +21,7 @@ from virnuc.controls import permuted_labels
 from virnuc.errors import DataError
 from virnuc.features.feature_set import FeatureSet
 from virnuc.splitting import Split
-from virnuc.statistics import Draws, at_prevalence, binary_metrics, draw_genomes, effective_genomes, interval
+from virnuc.statistics import Draws, at_prevalence, binary_metrics, draw_genomes
 from virnuc.strata import strata
 
 EVALUATION_VERSION = "1"  # raised whenever the same predictions would give other figures
@@ -165,9 +165,9 @@ def intervals_of(predictions: pd.DataFrame, seed: int) -> dict[str, float]:
     for section, table in (("test/interval", predictions), ("test/chunk_interval", chunk_predictions(predictions))):
         labels, scores = _labels(table), table["score"].to_numpy()
         values = binary_metrics(labels, scores)
-        genomes = effective_genomes(table["genome"], labels)
-        for name, draws in draws_of(table, seed).of(labels, scores).items():
-            ends = interval(values[name], draws, genomes)
+        draws = draws_of(table, seed)
+        for name, drawn in draws.of(labels, scores).items():
+            ends = draws.interval(values[name], drawn)
             found |= {f"{section}/{name}_low": ends.low, f"{section}/{name}_high": ends.high}
     return found
 

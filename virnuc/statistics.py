@@ -35,7 +35,7 @@ METRICS = (
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 ECE_BINS = 15  # equal width in the viral probability
-_BLOCK = 4_000_000  # rows x draws held at once while the areas under curves are computed
+_BLOCK = 200_000  # rows x draws at once while the areas under curves are computed: what a cache holds
 
 Floats = NDArray[np.float64]
 
@@ -55,6 +55,8 @@ class Draws:
 
     weights: Floats  # [draws, genomes], whole numbers
     codes: NDArray[np.int64]  # [rows], index of each row's genome
+    classes: int  # within which genomes were drawn
+    effective: float  # genomes of the class with fewest; see `_effective`
 
     def of(self, labels: NDArray[np.int8], scores: Floats) -> dict[str, Floats]:
         """Return the metrics in each draw, float64 [draws]; `labels` and `scores` have one entry a row.
@@ -66,6 +68,23 @@ class Draws:
     def means(self, values: Floats) -> Floats:
         """Return the mean over rows of `values` [rows] in each draw, float64 [draws]."""
         return self.totals(values[:, None])[:, 0] / self.totals(np.ones((len(values), 1)))[:, 0]
+
+    def interval(self, value: float, drawn: Floats, confidence: float = CONFIDENCE) -> Interval:
+        """Return the interval of a metric from its `value` on the rows as they are and from its draws.
+
+        Percentiles of a bootstrap of few genomes are too narrow. They are taken further out, as far as Student's t
+        lies outside the normal distribution ("expanded percentiles": T. Hesterberg, What teachers should know about
+        the bootstrap, 2015, section 5.3). A class with fewer than two effective genomes allows no interval: its
+        ends are NaN.
+        """
+        drawn = drawn[np.isfinite(drawn)]
+        if self.effective < 2 or not len(drawn) or not np.isfinite(value):
+            return Interval(float(value), np.nan, np.nan)
+        freedom = self.classes * (self.effective - 1)
+        reach = np.sqrt(self.effective / (self.effective - 1)) * stats.t.isf((1 - confidence) / 2, freedom)
+        tail = stats.norm.sf(reach)
+        low, high = np.quantile(drawn, [tail, 1 - tail])
+        return Interval(float(value), float(low), float(high))
 
     def totals(self, rows: Floats) -> Floats:
         """Return the sums of `rows` [rows, k] over the drawn genomes, float64 [draws, k]."""
@@ -93,10 +112,13 @@ def draw_genomes(
     classes[codes] = labels
     rng = np.random.default_rng(seed)
     weights = np.zeros((resamples, count))
+    sizes = np.bincount(codes)
+    effective = []
     for label in np.unique(classes):
         members = np.flatnonzero(classes == label)
+        effective.append(_effective(sizes[members]))
         weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=resamples)
-    return Draws(weights, codes.astype(np.int64))
+    return Draws(weights, codes.astype(np.int64), len(effective), min(effective))
 
 
 def binary_metrics(labels: NDArray[np.int8], scores: Floats, weights: Floats | None = None) -> dict[str, float]:
@@ -137,38 +159,6 @@ def expected_calibration_error(labels: NDArray[np.int8], scores: Floats, weights
     return float(np.abs(gaps).sum() / weights.sum())
 
 
-def interval(value: float, draws: Floats, genomes: float, confidence: float = CONFIDENCE) -> Interval:
-    """Return the bootstrap interval of `value` from its `draws`.
-
-    Percentiles of a bootstrap of few genomes are too narrow. They are taken further out, as far as Student's t with
-    `genomes` - 1 degrees of freedom lies outside the normal distribution ("expanded percentiles": T. Hesterberg,
-    What teachers should know about the bootstrap, 2015, section 5.3).
-
-    Args:
-        value: The metric on the rows as they are.
-        draws: The metric in each draw, float64 [draws].
-        genomes: The effective number of genomes, from `effective_genomes`.
-        confidence: Coverage that the two-sided interval is to have.
-    """
-    draws = draws[np.isfinite(draws)]
-    if genomes < 2 or not len(draws) or not np.isfinite(value):
-        return Interval(float(value), np.nan, np.nan)
-    reach = np.sqrt(genomes / (genomes - 1)) * stats.t.isf((1 - confidence) / 2, genomes - 1)
-    tail = stats.norm.sf(reach)
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return Interval(float(value), float(low), float(high))
-
-
-def effective_genomes(genomes: pd.Series, labels: NDArray[np.int8]) -> float:
-    """Return how many genomes of one size would carry the weight of these, at most twice that of the rarer class.
-
-    Kish's effective size, (sum n)^2 / (sum n^2), within each class: a large genome among small ones decides alone.
-    """
-    sizes = [genomes[labels == label].value_counts().to_numpy(dtype=float) for label in np.unique(labels)]
-    effective = [float(size.sum() ** 2 / (size**2).sum()) for size in sizes]
-    return min(sum(effective), len(effective) * min(effective))
-
-
 def mcnemar(baseline_right: NDArray[np.bool_], candidate_right: NDArray[np.bool_]) -> dict[str, float]:
     """Return McNemar's exact test of two paired classifiers: rows that only one gets right, and the p-value.
 
@@ -179,6 +169,14 @@ def mcnemar(baseline_right: NDArray[np.bool_], candidate_right: NDArray[np.bool_
     total = only_baseline + only_candidate
     p_value = float(stats.binomtest(only_candidate, total, 0.5).pvalue) if total else 1.0
     return {"only_baseline": only_baseline, "only_candidate": only_candidate, "p_value": p_value}
+
+
+def _effective(sizes: NDArray[np.int64]) -> float:
+    """Return how many genomes of one size would carry the weight of these: a large one among small ones decides alone.
+
+    Kish's effective size, (sum n)^2 / (sum n^2).
+    """
+    return float(sizes.sum() ** 2 / (sizes.astype(float) ** 2).sum())
 
 
 def _count_metrics(draws: Draws, labels: NDArray[np.int8], scores: Floats) -> dict[str, Floats]:
@@ -204,26 +202,42 @@ def _count_metrics(draws: Draws, labels: NDArray[np.int8], scores: Floats) -> di
 
 
 def _curve_metrics(draws: Draws, labels: NDArray[np.int8], scores: Floats) -> dict[str, Floats]:
-    """Return the areas under the ROC and precision-recall curves, in blocks of draws that fit into memory."""
-    order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(np.diff(scores[order], append=np.nan) != 0)  # last row of each run of equal scores
-    viral, codes = labels[order] == 1, draws.codes[order]
+    """Return the areas under the ROC and precision-recall curves, in blocks of draws that a cache holds.
+
+    Both are sums over the thresholds at which viral rows are found, of the share of viral rows found there.
+    """
+    viral, other = (np.flatnonzero(labels == label) for label in (1, 0))
+    viral, other = viral[np.argsort(-scores[viral])], other[np.argsort(-scores[other])]
+    last = np.flatnonzero(np.diff(scores[viral], append=np.nan) != 0)  # of each run of equal scores
+    thresholds = -scores[viral][last]
+    above = np.searchsorted(-scores[other], thresholds, side="left")  # non-viral rows with a higher score
+    upto = np.searchsorted(-scores[other], thresholds, side="right")  # and those with the same
+    areas = np.full((2, len(draws.weights)), np.nan)
     block = max(1, _BLOCK // max(1, len(scores)))
-    areas = [
-        _areas(draws.weights[start : start + block, codes], viral, ends)
-        for start in range(0, len(draws.weights), block)
-    ]
-    roc, pr = np.concatenate(areas, axis=1)
-    return {"roc_auc": roc, "pr_auc": pr}
+    for start in range(0, len(draws.weights), block):
+        weights = draws.weights[start : start + block]
+        true = np.cumsum(weights[:, draws.codes[viral]], axis=1)[:, last]
+        false = np.cumsum(weights[:, draws.codes[other]], axis=1)
+        false = np.concatenate([np.zeros((len(weights), 1)), false], axis=1)
+        areas[:, start : start + block] = _areas(true, false[:, above], false[:, upto], false[:, -1])
+    return {"roc_auc": areas[0], "pr_auc": areas[1]}
 
 
-def _areas(weights: Floats, viral: NDArray[np.bool_], ends: NDArray[np.int64]) -> Floats:
-    """Return the areas under both curves, float64 [2, draws], for `weights` [draws, rows] sorted by falling score."""
-    true = np.cumsum(weights * viral, axis=1)[:, ends]
-    false = np.cumsum(weights * ~viral, axis=1)[:, ends]
+def _areas(true: Floats, above: Floats, upto: Floats, negatives: Floats) -> Floats:
+    """Return both areas, float64 [2, draws].
+
+    Args:
+        true: viral rows found at or above each threshold, [draws, thresholds].
+        above: non-viral rows above it, of the same shape.
+        upto: non-viral rows at or above it.
+        negatives: all non-viral rows, [draws].
+    """
+    if not true.shape[1]:
+        return np.full((2, len(true)), np.nan)
+    positives = true[:, -1]
+    steps = np.diff(true, axis=1, prepend=0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        steps = np.diff(true, axis=1, prepend=0)
-        below = np.diff(false, axis=1, prepend=0) * (true - steps / 2)
-        roc = below.sum(axis=1) / (true[:, -1] * false[:, -1])
-        precision = np.nan_to_num(true / (true + false))
-        return np.stack([roc, (steps * precision).sum(axis=1) / true[:, -1]])
+        misplaced = np.einsum("ij,ij->i", steps, above + upto) / 2
+        precision = np.nan_to_num(true / (true + upto))
+        roc = 1 - misplaced / (positives * negatives)
+        return np.stack([roc, np.einsum("ij,ij->i", steps, precision) / positives])

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from virnuc.runtime import derived_seed
-from virnuc.statistics import draw_genomes, effective_genomes, interval
+from virnuc.statistics import draw_genomes
 
 MIN_FRAMES = 30
 MIN_GENOMES = 5
@@ -45,8 +45,8 @@ def _row(name: str, part: pd.DataFrame, seed: int) -> dict[str, object]:
     if len(part) < MIN_FRAMES:
         accuracy = np.nan
     elif genomes >= MIN_GENOMES:
-        draws = draw_genomes(part["genome"], labels, derived_seed(seed, "stratum", name)).means(right)
-        ends = interval(accuracy, draws, effective_genomes(part["genome"], labels))
+        draws = draw_genomes(part["genome"], labels, derived_seed(seed, "stratum", name))
+        ends = draws.interval(accuracy, draws.means(right))
         low, high = ends.low, ends.high
     counts = {"stratum": name, "frames": len(part), "genomes": genomes, "viral": labels.mean()}
     return {**counts, "accuracy": accuracy, "low": low, "high": high}

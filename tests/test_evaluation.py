@@ -1,0 +1,247 @@
+"""Evaluation on real feature shards and a real split, with a classifier whose answers are known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from constructed import frames_table, predicted
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as skm
+
+from virnuc.calibration import at_threshold, fit_temperature, threshold_for, viral_probability
+from virnuc.controls import permuted_labels, shuffle_sequences
+from virnuc.errors import DataError
+from virnuc.evaluation import PREDICTION_COLUMNS, chunk_predictions, chunks_of, evaluate, metrics_of, predict
+from virnuc.features.feature_set import FeatureSet
+from virnuc.features.shards import write_shard
+from virnuc.settings import SplitSettings
+from virnuc.splitting import split as make_split
+from virnuc.strata import MIN_FRAMES, strata
+
+
+def write_features(directory, noise=1.0, skip=None):
+    """VirNucPro's layout: 40 genomes of 2 classes, 12 frames each; column 0 tells the class, noisily."""
+    rng = np.random.default_rng(5)
+    for label, group in ((1, "viral"), (0, "bacteria")):
+        ids, rows = [], []
+        for genome in range(20):
+            shift = rng.normal(scale=0.5)
+            for frame in range(12):
+                ids.append(f"{group[:1].upper()}{genome}_chunk_{frame // 2 + 1}{('F1', 'R3')[frame % 2]}")
+                rows.append([2 * label - 1 + shift + noise * rng.normal(), *rng.normal(size=3)])
+        keep = [row for row, name in enumerate(ids) if name != skip]
+        data = torch.tensor(np.array(rows)[keep], dtype=torch.float32)
+        write_shard(directory / f"{group}_merged" / "output_1_merged.pt", [ids[row] for row in keep], data, label)
+    return FeatureSet.open(directory)
+
+
+def score(features):
+    """A classifier that reads column 0 and is overconfident."""
+    return torch.stack([-2 * features[:, 0], 2 * features[:, 0]], dim=1)
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    return write_features(tmp_path_factory.mktemp("features"))
+
+
+def split_of(features, out, **changed):
+    given = {"test_fraction": 0.3, "val_fraction": 0.2} | changed
+    return make_split(SplitSettings(source=str(features.directory), out=str(out), **given))
+
+
+@pytest.fixture(scope="module")
+def split(features, tmp_path_factory):
+    return split_of(features, tmp_path_factory.mktemp("split") / "s")
+
+
+@pytest.fixture(scope="module")
+def evaluation(features, split):
+    return evaluate(score, features, split, seed=1)
+
+
+def test_predictions_are_in_the_order_of_the_split_with_every_column(evaluation, split):
+    assert tuple(evaluation.predictions.columns) == PREDICTION_COLUMNS
+    assert evaluation.predictions["frame_id"].tolist() == split.frame_ids("test")
+    assert evaluation.validation["frame_id"].tolist() == split.frame_ids("val")
+
+
+def test_metrics_are_those_of_scikit_learn_on_the_pooled_rows(evaluation, features, split):
+    vectors = features.gather(features.locate(split.frame_ids("test")))
+    scores = torch.softmax(score(vectors).double(), dim=1)[:, 1].numpy()
+    labels = np.array([int(frame.startswith("V")) for frame in split.frame_ids("test")])
+    expected = {
+        "test/accuracy": skm.accuracy_score(labels, scores >= 0.5),
+        "test/precision": skm.precision_score(labels, scores >= 0.5),
+        "test/recall": skm.recall_score(labels, scores >= 0.5),
+        "test/f1": skm.f1_score(labels, scores >= 0.5),
+        "test/roc_auc": skm.roc_auc_score(labels, scores),
+        "test/pr_auc": skm.average_precision_score(labels, scores),
+        "test/mcc": skm.matthews_corrcoef(labels, scores >= 0.5),
+        "test/brier": skm.brier_score_loss(labels, scores),
+        "test/log_loss": skm.log_loss(labels, scores),
+        "test/count/true_viral": skm.confusion_matrix(labels, scores >= 0.5)[1, 1],
+    }
+    assert {key: evaluation.metrics[key] for key in expected} == pytest.approx(expected)
+
+
+def test_each_interval_holds_its_metric_and_has_some_width(evaluation):
+    for name in ("accuracy", "recall", "f1", "mcc", "roc_auc", "log_loss"):
+        for section, interval in (("test", "test/interval"), ("test/chunk", "test/chunk_interval")):
+            low, high = (evaluation.metrics[f"{interval}/{name}_{end}"] for end in ("low", "high"))
+            assert low < evaluation.metrics[f"{section}/{name}"] < high
+
+
+def test_metrics_come_again_from_the_stored_predictions(evaluation, tmp_path):
+    evaluation.predictions.to_parquet(tmp_path / "predictions.parquet")
+    again = metrics_of(pd.read_parquet(tmp_path / "predictions.parquet"))
+    assert again == {key: evaluation.metrics[key] for key in again}
+
+
+def test_the_same_seed_gives_the_same_figures_to_the_last_digit(evaluation, features, split):
+    assert evaluate(score, features, split, seed=1).metrics == evaluation.metrics
+
+
+def test_batches_do_not_change_predictions(evaluation, features, split):
+    rows = features.locate(split.frame_ids("test"))
+    single = torch.cat([score(features.gather(rows[i : i + 1])) for i in range(len(rows))])
+    assert evaluation.predictions["logit_viral"].tolist() == single[:, 1].tolist()
+
+
+def test_a_missing_frame_a_wrong_label_and_an_infinite_logit_are_refused(features, split, tmp_path):
+    first = split.frame_ids("test")[0]
+    with pytest.raises(DataError, match=first):
+        predict(score, write_features(tmp_path / "short", skip=first), split, "test")
+    with pytest.raises(DataError, match="not finite"):
+        predict(lambda x: score(x) / 0, features, split, "test")
+    swapped = split.table.assign(label=1 - split.table["label"])
+    with pytest.raises(DataError, match="another label"):
+        predict(score, features, type(split)(split.directory, swapped, split.metadata), "test")
+
+
+def test_temperature_and_threshold_come_from_validation_alone(evaluation, features, split):
+    """Labels of the test part turned round change test metrics, but neither the temperature nor the threshold."""
+    table = evaluation.predictions
+    assert evaluation.temperature == pytest.approx(
+        fit_temperature(
+            evaluation.validation["label"].to_numpy(),
+            (evaluation.validation["logit_viral"] - evaluation.validation["logit_nonviral"]).to_numpy(),
+        )
+    )
+    other = evaluate(lambda x: -score(x) if len(x) == len(table) else score(x), features, split, seed=1)
+    assert other.metrics["test/accuracy"] < 0.5 < evaluation.metrics["test/accuracy"]
+    for key in ("test/calibrated/temperature", "test/threshold/value"):
+        assert other.metrics[key] == evaluation.metrics[key]
+
+
+def test_calibration_lowers_the_loss_and_moves_no_call(evaluation):
+    assert evaluation.metrics["test/calibrated/log_loss"] < evaluation.metrics["test/log_loss"]
+    table = evaluation.predictions
+    assert ((table["score"] >= 0.5) == (table["calibrated"] >= 0.5)).all()
+
+
+def test_temperature_is_found_where_it_is_known():
+    rng = np.random.default_rng(0)
+    true = rng.normal(scale=2, size=20_000)
+    labels = (rng.random(20_000) < viral_probability(true)).astype(np.int8)
+    assert fit_temperature(labels, 2.5 * true) == pytest.approx(2.5, rel=0.05)
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20)), min_size=1, max_size=30), st.floats(0, 0.6))
+def test_threshold_is_the_lowest_that_keeps_the_rate(rows, rate):
+    labels, scores = np.array([r[0] for r in rows], np.int8), np.array([r[1] for r in rows]) / 20
+    allowed = [s for s in scores if (labels[scores >= s] == 0).mean() <= rate]
+    found = threshold_for(labels, scores, rate)
+    if not allowed:
+        assert np.isnan(found)
+    else:
+        assert found == min(allowed)
+        assert at_threshold(labels, scores, found)["false_discovery_rate"] <= rate
+
+
+def test_chunks_are_ids_without_their_frame():
+    ids = pd.Series(["NC_1.2_chunk_7F1", "NC_1.2_chunk_7R3", "a_chunk_1_chunk_12F2"])
+    assert chunks_of(ids).tolist() == ["NC_1.2_chunk_7", "NC_1.2_chunk_7", "a_chunk_1_chunk_12"]
+
+
+@pytest.mark.parametrize("wrong", ["NC_1_chunk_7", "NC_1_chunk_7F4", "NC_1F1", "_chunk_7F1", ""])
+def test_other_ids_are_refused(wrong):
+    with pytest.raises(DataError, match=r"ACCESSION_chunk_K"):
+        chunks_of(pd.Series(["NC_1_chunk_7F1", wrong]))
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.floats(0, 1)), min_size=1, max_size=20))
+def test_a_chunk_is_viral_if_its_highest_viral_score_is_at_least_its_highest_non_viral_one(frames):
+    table = pd.DataFrame(frames, columns=["chunk", "score"]).assign(
+        genome="g", organism="", lineage="", group="viral", label=1, length=300
+    )
+    called = chunk_predictions(table).set_index("chunk")["score"] >= 0.5
+    for chunk in {chunk for chunk, _ in frames}:
+        viral = [s for c, s in frames if c == chunk]
+        assert called[chunk] == (max(viral) >= max(1 - s for s in viral))
+
+
+def test_permuted_labels_are_at_chance_and_true_ones_are_not(evaluation):
+    found = evaluation.metrics
+    assert found["test/control/permuted_roc_auc"] == pytest.approx(0.5, abs=0.02)
+    assert found["test/control/permuted_balanced_accuracy"] == pytest.approx(0.5, abs=0.02)
+    assert found["test/control/permuted_roc_auc_low"] < 0.5 < found["test/control/permuted_roc_auc_high"]
+    assert found["test/control/permuted_p"] < 0.05
+
+
+def test_permuted_p_is_large_for_a_model_that_knows_nothing():
+    table = frames_table(20, 10)
+    nothing = predicted(table, np.random.default_rng(9).random(200) < 0.5)
+    assert permuted_labels(nothing, seed=1)["permuted_p"] > 0.05
+
+
+def test_shuffled_sequences_keep_their_letters_and_depend_on_their_frame_alone():
+    frames = pd.DataFrame({"frame_id": ["a_chunk_1F1", "b_chunk_1F1"], "nucleotide": ["ACGTTTGCA" * 20] * 2})
+    frames["protein"] = "MKVLAAGIT" * 10
+    shuffled = shuffle_sequences(frames, seed=3)
+    for column in ("nucleotide", "protein"):
+        assert [sorted(text) for text in shuffled[column]] == [sorted(text) for text in frames[column]]
+        assert shuffled[column][0] != shuffled[column][1] != frames[column][1]
+    alone = shuffle_sequences(frames.iloc[[1]], seed=3)
+    assert alone["protein"].item() == shuffled["protein"][1]
+
+
+def test_a_control_with_shuffled_features_is_logged_beside_the_rest(features, split, evaluation, tmp_path):
+    noisy = write_features(tmp_path / "noisy", noise=50.0)
+    found = evaluate(score, features, split, seed=1, shuffled=noisy).metrics
+    assert found["test/control/shuffled_roc_auc"] < found["test/roc_auc"] - 0.1
+    assert found["test/accuracy"] == evaluation.metrics["test/accuracy"]
+
+
+def test_a_leaking_split_is_counted(features, evaluation, tmp_path):
+    leaking = split_of(features, tmp_path / "leaking", unit="frame")
+    found = evaluate(score, features, leaking, seed=1).metrics
+    assert evaluation.metrics["test/leak/frames_sharing_a_genome"] == 0
+    assert found["test/leak/frames_sharing_a_genome"] == len(leaking.frame_ids("test"))
+
+
+def test_chunks_without_a_frame_count_as_wrong_over_all_chunks(features, split, evaluation):
+    covered = int(evaluation.metrics["test/count/chunks"])
+    metadata = split.metadata | {"coverage": {"chunks": 2 * covered, "covered": covered}}
+    found = evaluate(score, features, type(split)(split.directory, split.table, metadata), seed=1).metrics
+    assert found["test/coverage/accuracy_of_covered_chunks"] == pytest.approx(evaluation.metrics["test/chunk/accuracy"])
+    assert found["test/coverage/accuracy_of_all_chunks"] == pytest.approx(evaluation.metrics["test/chunk/accuracy"] / 2)
+
+
+def test_strata_count_everything_and_judge_only_what_is_large_enough():
+    table = frames_table(genomes=12, frames=40)
+    wrong = (table["group"] == "fungi").to_numpy()
+    small = pd.concat([table, frames_table(1, 10).replace({"genome": {"G0": "G99"}}).assign(group="protozoa")])
+    small["frame_id"] = small["genome"] + small["frame_id"].str.extract(r"(_chunk_.*)", expand=False)
+    small = small.reset_index(drop=True)
+    tables = strata(predicted(small, np.concatenate([wrong, np.zeros(10, bool)])), seed=1)
+    groups = tables["group"].set_index("stratum")
+    assert groups["frames"].sum() == len(small)
+    assert groups.loc["fungi", "accuracy"] == 0
+    assert groups.loc["viral", ["accuracy", "low", "high"]].tolist() == [1, 1, 1]
+    assert groups.loc["protozoa", "frames"] < MIN_FRAMES
+    assert np.isnan(groups.loc["protozoa", "accuracy"])
+    assert np.isnan(groups.loc["fungi", "low"])  # two genomes allow no interval
+    assert tables["length"]["stratum"].tolist() == ["300 bp"]
+    assert set(tables) == {"group", "length", "lineage", "organism"}

@@ -1,0 +1,146 @@
+"""Metrics against slow definitions, draws against rows written out, intervals against a simulation."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from virnuc.statistics import (
+    METRICS,
+    at_prevalence,
+    binary_metrics,
+    draw_genomes,
+    expected_calibration_error,
+    mcnemar,
+)
+
+LABELS = np.array([1, 1, 1, 0, 0, 0, 0, 1], dtype=np.int8)
+SCORES = np.array([0.9, 0.5, 0.4, 0.6, 0.2, 0.4, 0.1, 0.8])
+
+
+def slow_areas(labels, scores):
+    """ROC-AUC as the share of pairs in order; PR-AUC as precision summed over the viral rows' thresholds."""
+    viral, other = scores[labels == 1], scores[labels == 0]
+    pairs = [(v > o) + (v == o) / 2 for v in viral for o in other]
+    precisions = [np.mean(labels[scores >= v]) for v in viral]
+    return np.mean(pairs), np.mean(precisions)
+
+
+def test_metrics_of_a_case_counted_by_hand():
+    found = binary_metrics(LABELS, SCORES)  # true viral 3, false viral 1, true non-viral 3, missed 1
+    roc, pr = slow_areas(LABELS, SCORES)
+    assert found == pytest.approx(
+        {
+            "accuracy": 6 / 8,
+            "precision": 3 / 4,
+            "recall": 3 / 4,
+            "specificity": 3 / 4,
+            "f1": 3 / 4,
+            "mcc": (3 * 3 - 1 * 1) / 16,
+            "roc_auc": roc,
+            "pr_auc": pr,
+            "brier": np.mean([0.01, 0.25, 0.36, 0.36, 0.04, 0.16, 0.01, 0.04]),
+            "ece": found["ece"],
+            "log_loss": -np.mean(np.log([0.9, 0.5, 0.4, 0.4, 0.8, 0.6, 0.9, 0.8])),
+        }
+    )
+
+
+def test_what_the_data_do_not_define_is_not_a_number():
+    one_class = binary_metrics(np.ones(3, dtype=np.int8), np.array([0.1, 0.2, 0.9]))
+    assert np.isnan([one_class["specificity"], one_class["roc_auc"], one_class["pr_auc"]]).all()
+    assert one_class["accuracy"] == pytest.approx(1 / 3)
+
+
+def test_calibration_error_is_the_gap_within_each_bin():
+    scores = np.array([0.30, 0.30, 0.30, 0.30, 0.95, 0.95])
+    labels = np.array([0, 0, 0, 1, 1, 1], dtype=np.int8)
+    assert expected_calibration_error(labels, scores) == pytest.approx((4 * 0.05 + 2 * 0.05) / 6)
+
+
+@pytest.mark.parametrize("prevalence", [0.01, 0.05, 0.5])
+def test_prevalence_follows_bayes(prevalence):
+    plain, shifted = binary_metrics(LABELS, SCORES), at_prevalence(LABELS, SCORES, prevalence)
+    called = plain["recall"] * prevalence + (1 - plain["specificity"]) * (1 - prevalence)
+    assert shifted["precision"] == pytest.approx(plain["recall"] * prevalence / called)
+    assert shifted["recall"] == pytest.approx(plain["recall"])
+    assert shifted["roc_auc"] == pytest.approx(plain["roc_auc"])
+
+
+@st.composite
+def clustered(draw):
+    sizes = draw(st.lists(st.integers(1, 6), min_size=4, max_size=9))
+    codes = np.repeat(np.arange(len(sizes)), sizes)
+    scores = draw(st.lists(st.integers(0, 10), min_size=len(codes), max_size=len(codes)))  # many ties
+    return pd.Series([f"G{code}" for code in codes]), (codes % 2).astype(np.int8), np.array(scores) / 10
+
+
+@given(clustered())
+@settings(max_examples=40, deadline=None)
+def test_a_draw_is_the_metric_of_its_rows_written_out(case):
+    genomes, labels, scores = case
+    draws = draw_genomes(genomes, labels, seed=1, resamples=5)
+    found = draws.of(labels, scores)
+    assert found.keys() == set(METRICS) - {"ece"}
+    for number, weights in enumerate(draws.weights):
+        rows = np.repeat(np.arange(len(labels)), weights[draws.codes].astype(int))
+        expected = binary_metrics(labels[rows], scores[rows])
+        for name, values in found.items():
+            assert values[number] == pytest.approx(expected[name], nan_ok=True), name
+
+
+def test_draws_keep_the_genomes_of_each_class_and_ignore_the_order_of_rows():
+    genomes = pd.Series(np.repeat([f"G{i}" for i in range(8)], 3))
+    labels = np.repeat([0, 1], [9, 15]).astype(np.int8)
+    order = np.random.default_rng(0).permutation(24)
+    draws, reordered = draw_genomes(genomes, labels, 7, 50), draw_genomes(genomes[order], labels[order], 7, 50)
+    assert (draws.weights == reordered.weights).all()
+    assert (draws.weights[:, :3].sum(axis=1) == 3).all()
+    assert (draws.weights[:, 3:].sum(axis=1) == 5).all()
+    assert not (draws.weights == draw_genomes(genomes, labels, 8, 50).weights).all()
+
+
+def half_width(genomes, labels):
+    """How far an interval reaches from the same normal draws, in their standard deviations."""
+    draws = draw_genomes(pd.Series(genomes), np.asarray(labels, dtype=np.int8), 0, 10)
+    ends = draws.interval(0.0, np.random.default_rng(0).normal(size=20_000))
+    return (ends.high - ends.low) / 2
+
+
+def test_few_genomes_or_one_that_dominates_widen_the_interval():
+    many = half_width(np.arange(2000), np.arange(2000) % 2)
+    few = half_width(np.arange(12), np.arange(12) % 2)
+    uneven = half_width([*range(12), *[0] * 5], [*np.arange(12) % 2, *[0] * 5])
+    assert many == pytest.approx(1.96, abs=0.05)
+    assert few == pytest.approx(2.23 * np.sqrt(6 / 5), rel=0.05)  # t with 2 x (6 - 1) degrees of freedom
+    assert uneven > few
+
+
+def test_no_interval_where_a_class_has_a_single_genome():
+    assert np.isnan(half_width([0, 0, 1, 2, 3], [0, 0, 1, 1, 1]))
+
+
+@pytest.mark.parametrize(("per_row", "lowest", "highest"), [(False, 0.91, 0.985), (True, 0.2, 0.75)])
+def test_coverage_where_rows_of_a_genome_are_alike(per_row, lowest, highest):
+    """Accuracy differs by genome: only draws of genomes cover its mean as often as they say."""
+    rng = np.random.default_rng(11)
+    covered, repeats = 0, 200
+    labels = np.repeat([0, 1], 600).astype(np.int8)
+    genomes = pd.Series(np.repeat(np.arange(60), 20))
+    for seed in range(repeats):
+        chance = np.repeat(rng.beta(2.4, 0.8, size=60), 20)  # mean 0.75
+        right = (rng.random(1200) < chance).astype(float)
+        draws = draw_genomes(genomes, labels, seed, 300, per_row=per_row)
+        ends = draws.interval(right.mean(), draws.means(right))
+        covered += ends.low <= 0.75 <= ends.high
+    assert lowest <= covered / repeats <= highest
+
+
+def test_mcnemar_is_the_exact_sign_test():
+    baseline = np.array([True] * 15 + [False] * 5 + [True] * 80)
+    candidate = np.array([False] * 15 + [True] * 5 + [True] * 80)
+    found = mcnemar(baseline, candidate)
+    assert (found["only_baseline"], found["only_candidate"]) == (15, 5)
+    assert found["p_value"] == pytest.approx(2 * sum((1, 20, 190, 1140, 4845, 15504)) / 2**20)
+    assert mcnemar(baseline, baseline)["p_value"] == 1.0
