@@ -26,7 +26,7 @@ from virnuc.features.shards import FeatureShard, read_shard
 from virnuc.manifest import Manifest, Shard, has_manifest, read_manifest
 
 # VirNucPro joins DNABERT-S with one of two protein encoders: dimensions by width of the merged vectors.
-_VIRNUCPRO = {3328: ("dnabert_s", 768, "esm2_3b", 2560), 2048: ("dnabert_s", 768, "fastesm650", 1280)}
+VIRNUCPRO_WIDTHS = {3328: ("dnabert_s", 768, "esm2_3b", 2560), 2048: ("dnabert_s", 768, "fastesm650", 1280)}
 _OUR_SHARD = re.compile(r"output_0\d{4}_merged\.pt")  # VirNucPro counts from 1, without leading zeros
 
 
@@ -199,7 +199,7 @@ def _parts(path: Path, directory: Path) -> list[str]:
 
 def _virnucpro_manifest(shards: Sequence[MappedShard], digests: dict[str, str]) -> Manifest:
     width = int(shards[0].data.shape[1])
-    dna, dna_dim, protein, protein_dim = _VIRNUCPRO.get(width, ("unknown", 0, "unknown", width))
+    dna, dna_dim, protein, protein_dim = VIRNUCPRO_WIDTHS.get(width, ("unknown", 0, "unknown", width))
     return Manifest(
         kind="features",
         parameters={},

@@ -1,0 +1,230 @@
+"""How fast `train`'s loop is, beside a one-sample-at-a-time loader and beside the same steps without any reading.
+
+    python benchmarks/train.py --shards 200 --rows 500 --width 2048
+
+makes seeded synthetic shards, and in each of several rounds times, over the same number of batches,
+
+    limit      the loop's own step on one batch that is held in memory
+    virnuc     the loop: batches of randomly drawn frames, read from memory-mapped shards
+    loader 0   a DataLoader over the same files, a frame at a time, with the optimizer's defaults and a `.item()` a step
+    loader 2   the same with two worker processes
+
+The table has medians over rounds; ratios are taken within a round. `--memory ROWS` instead trains one epoch on that
+many frames in a process of its own and reports its peak of anonymous memory (`RssAnon`, what no file backs).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from virnuc.classifier import Classifier
+from virnuc.features.feature_set import FeatureSet
+from virnuc.features.shards import read_shard, write_shard
+from virnuc.runtime import available_memory, describe_hardware
+from virnuc.settings import SplitSettings, TrainSettings
+from virnuc.splitting import Split, split
+from virnuc.training import train
+from virnuc.training.batches import Plan
+from virnuc.training.data import Part
+from virnuc.training.epochs import Trainer, step
+
+BATCH = 32
+
+
+class OneByOne(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """All shards, a frame at a time: the shard is found by walking through the list, as VirNucPro's training does."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.shards = [(shard.data, shard.label) for shard in map(read_shard, paths)]
+
+    def __len__(self) -> int:
+        return sum(data.size(0) for data, _ in self.shards)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        for data, label in self.shards:
+            if index < data.size(0):
+                return data[index], torch.tensor(label)
+            index -= data.size(0)
+        raise IndexError(index)
+
+
+def make_features(directory: Path, shards: int, rows: int, width: int) -> None:
+    """Write seeded synthetic shards in VirNucPro's way: half of the files viral."""
+    generator = torch.Generator().manual_seed(0)
+    for number in range(shards):
+        label = number % 2
+        ids = [f"NC_{number * 20 + row % 20:06d}.1_chunk_{row // 20 + 1}F1" for row in range(rows)]
+        data = torch.randn(rows, width, generator=generator) + 0.02 * label
+        group = "viral.1.1_merged" if label else "bacteria.1.1_merged"
+        write_shard(directory / group / f"output_{number + 1}_merged.pt", ids, data, label)
+
+
+def new_model(width: int) -> Classifier:
+    """Return a classifier with seeded weights."""
+    torch.manual_seed(0)
+    return Classifier(width)
+
+
+def time_limit(features: FeatureSet, steps: int, _: int) -> float:
+    """Time the loop's step on one batch."""
+    model = new_model(features.dimension)
+    optimizer = torch.optim.SGD(model.parameters(), lr=2e-4, momentum=0.9, fused=True)
+    vectors, labels = features.gather(np.arange(BATCH)), torch.randint(0, 2, (BATCH,))
+    for _warm_up in range(10):
+        step(model, optimizer, vectors, labels)
+    started = time.perf_counter()
+    for _step in range(steps):
+        step(model, optimizer, vectors, labels)
+    return time.perf_counter() - started
+
+
+def time_virnuc(features: FeatureSet, steps: int, seed: int) -> float:
+    """Time the loop on randomly drawn frames of all shards."""
+    rows = np.random.default_rng(seed).choice(len(features), steps * BATCH, replace=False)
+    labels = torch.from_numpy(features.labels[rows].astype(np.int64))
+    part = Part(features, features.columns("merged"), rows, labels)
+    model = new_model(features.dimension)
+    optimizer = torch.optim.SGD(model.parameters(), lr=2e-4, momentum=0.9, fused=True)
+    trainer = Trainer(model, optimizer, part, Plan.make(part, BATCH, "full"), 1, lambda items, _: items)
+    started = time.perf_counter()
+    trainer.run(seed, 1)
+    return time.perf_counter() - started
+
+
+def time_loader(features: FeatureSet, steps: int, seed: int, workers: int) -> float:
+    """Time plain training, a frame at a time; the workers' start is not counted."""
+    generator = torch.Generator().manual_seed(seed)
+    dataset = OneByOne([shard.path for shard in features.shards])
+    loader = iter(DataLoader(dataset, BATCH, shuffle=True, num_workers=workers, generator=generator))
+    model = new_model(features.dimension)
+    optimizer = torch.optim.SGD(model.parameters(), lr=2e-4, momentum=0.9)
+    next(loader)
+    started = time.perf_counter()
+    for _step in range(steps):
+        vectors, labels = next(loader)
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(vectors), labels)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+    return time.perf_counter() - started
+
+
+WAYS: dict[str, Callable[[FeatureSet, int, int], float]] = {
+    "limit": time_limit,
+    "virnuc": time_virnuc,
+    "loader 0": lambda features, steps, seed: time_loader(features, steps, seed, 0),
+    "loader 2": lambda features, steps, seed: time_loader(features, steps, seed, 2),
+}
+
+
+def compare_speed(features: FeatureSet, steps: int, rounds: int) -> dict[str, float]:
+    """Time all ways in turn, round by round, and print the medians."""
+    for way in WAYS.values():  # fills the page cache and warms up
+        way(features, min(steps, 20), 0)
+    seconds = [{name: way(features, steps, seed) for name, way in WAYS.items()} for seed in range(rounds)]
+    result = {}
+    print(f"{'':10}{'frames/s':>10}{'of limit':>10}{'virnuc is':>11}")
+    for name in WAYS:
+        speed = statistics.median(steps * BATCH / timed[name] for timed in seconds)
+        share = statistics.median(timed["limit"] / timed[name] for timed in seconds)
+        faster = statistics.median(timed[name] / timed["virnuc"] for timed in seconds)
+        print(f"{name:10}{speed:10.0f}{share:10.3f}{faster:10.2f}x")
+        result |= {f"{name}/frames_per_s": speed, f"{name}/of_limit": share, f"{name}/virnuc_faster": faster}
+    return result
+
+
+def train_watched(directory: Path, results: multiprocessing.SimpleQueue[dict[str, float]]) -> None:
+    """Train one epoch and report the peak of anonymous memory, sampled ten times a second."""
+    peaks, done = {"start": anonymous_memory()}, threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            peaks["peak"] = max(peaks.get("peak", 0), anonymous_memory())
+
+    threading.Thread(target=watch, daemon=True).start()
+    started = time.perf_counter()
+    features = FeatureSet.open(directory / "features")
+    opened = time.perf_counter()
+    result = train(
+        features, Split.open(directory / "split"), TrainSettings(epochs=1, device="cpu"), directory / "model"
+    )
+    done.set()
+    results.put(
+        {
+            "anonymous_mib_at_start": peaks["start"] / 2**20,
+            "anonymous_mib_at_peak": peaks["peak"] / 2**20,
+            "features_gib": sum(shard.path.stat().st_size for shard in features.shards) / 2**30,
+            "frames": len(features),
+            "scan_s": opened - started,
+            "frames_per_s": result.history[0].metrics["throughput/frames_per_s"],
+            "shuffle_block": float(result.shuffle == "block"),
+        }
+    )
+
+
+def anonymous_memory() -> int:
+    """Return the bytes of this process that no file backs."""
+    with open("/proc/self/status", encoding="ascii") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
+def measure_memory(directory: Path) -> dict[str, float]:
+    """Train on the features in `directory` in a process of its own."""
+    split(SplitSettings(source=str(directory / "features"), out=str(directory / "split")))
+    context = multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    process = context.Process(target=train_watched, args=(directory, results))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit("the training process failed")
+    result: dict[str, float] = results.get()
+    for name, value in result.items():
+        print(f"{name:24}{value:14,.1f}")
+    return result
+
+
+def main() -> None:
+    """Make the shards, measure, delete them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=int, default=200)
+    parser.add_argument("--rows", type=int, default=500, help="rows a shard")
+    parser.add_argument("--width", type=int, default=2048)
+    parser.add_argument("--steps", type=int, default=300, help="batches timed in each round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory", type=int, default=0, help="frames to train on instead, to measure memory")
+    parser.add_argument("--directory", default=os.environ.get("TMPDIR", "."), help="where the shards may lie")
+    options = parser.parse_args()
+    rows = options.memory // options.shards if options.memory else options.rows
+    directory = Path(tempfile.mkdtemp(prefix="train-benchmark-", dir=options.directory))
+    try:
+        make_features(directory / "features", options.shards, rows, options.width)
+        if options.memory:
+            result = measure_memory(directory)
+        else:
+            result = compare_speed(FeatureSet.open(directory / "features"), options.steps, options.rounds)
+    finally:
+        shutil.rmtree(directory)
+    parameters = {name: getattr(options, name) for name in ("shards", "width", "steps", "rounds", "memory")}
+    parameters |= {"rows": rows, "available_gib": available_memory() / 2**30, "hardware": describe_hardware("cpu")}
+    print(json.dumps({"benchmark": "train", **parameters, **result}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""VirNucPro's own models, taken in without running their pickle.
+
+VirNucPro saves a whole pickled module, whose class was in `__main__` or `train`. Unpickling one runs whatever its
+author wrote. Here torch's restricted unpickler reads it, and the few classes that such a module is made of are
+replaced by an inert one, of which only the attributes are read; a pickle that names anything else is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from virnuc.classifier import Checkpoint, check_weights
+from virnuc.errors import DataError, IncompatibleCheckpointError, UsageError
+from virnuc.features.feature_set import VIRNUCPRO_WIDTHS
+from virnuc.files import sha256_file
+
+LEGACY_VERSION = "1.0.0"
+_CLASSES = (
+    "__main__.MLPClassifier",
+    "train.MLPClassifier",
+    "torch.nn.modules.linear.Linear",
+    "torch.nn.modules.batchnorm.BatchNorm1d",
+    "torch.nn.modules.dropout.Dropout",
+)
+_LAYERS = ("hidden_layer", "bn1", "output_layer")
+
+
+class _Inert:
+    """Stands for a class of the pickle: takes its attributes and does nothing."""
+
+
+def convert_checkpoint(path: Path) -> Checkpoint:
+    """Return VirNucPro's pickled module as a checkpoint of version 1, to be saved, built and registered.
+
+    Raises:
+        UsageError: there is no such file.
+        DataError: the file is damaged, is no module of VirNucPro's, or names what such a module has no use for.
+        IncompatibleCheckpointError: its input is of neither of VirNucPro's widths.
+    """
+    module = _load(path)
+    try:
+        state = _weights(module)
+        width = int(state["hidden_layer.weight"].shape[1])
+        sizes = {"hidden_dim": len(state["hidden_layer.weight"]), "num_class": len(state["output_layer.weight"])}
+        dropout = float(_attributes(module, "_modules")["dropout"].__dict__["p"])
+    except (KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
+        raise DataError(f"{path}: not a classifier of VirNucPro's ({error!r} is missing or wrong)") from error
+    if width not in VIRNUCPRO_WIDTHS:
+        known = " or ".join(map(str, VIRNUCPRO_WIDTHS))
+        raise IncompatibleCheckpointError(f"{path}: takes {width} values a frame; VirNucPro's models take {known}")
+    dna, dna_dim, protein, protein_dim = VIRNUCPRO_WIDTHS[width]
+    metadata = {
+        "checkpoint_version": LEGACY_VERSION,
+        "model_type": protein,
+        "huggingface_model_id": None,
+        "revision": None,
+        "dna_dim": dna_dim,
+        "protein_dim": protein_dim,
+        "merged_dim": width,
+        "input_dim": width,
+        **sizes,
+        "dropout": dropout,
+        "modality": "merged",
+        "encoders": {"dna": {"name": dna}, "protein": {"name": protein}},
+        "features_digest": None,
+        "split_digest": None,
+        "training_date": None,
+        "pytorch_version": None,
+        "converted_from": sha256_file(path),
+    }
+    check_weights(path, state, metadata)
+    return Checkpoint(state, metadata)
+
+
+def read_external_metrics(path: Path) -> dict[str, float]:
+    """Read metrics that were measured elsewhere: a JSON object of numbers from -1 to 1, such as `{"accuracy": 0.9}`.
+
+    They were not measured on a split of this project: they can be shown beside a model but never decide a comparison.
+
+    Raises:
+        UsageError: there is no such file.
+        DataError: it is something else.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error})") from error
+    if not isinstance(document, dict) or not document:
+        raise DataError(f"{path}: a JSON object of metrics is needed")
+    for name, value in document.items():
+        if type(value) not in (int, float) or not math.isfinite(value) or not -1 <= value <= 1:
+            raise DataError(f"{path}: {name} is {value!r}, not a number from -1 to 1")
+    return {name: float(value) for name, value in document.items()}
+
+
+def _load(path: Path) -> Any:
+    inert: list[Any] = [(_Inert, name) for name in _CLASSES]
+    try:
+        with torch.serialization.safe_globals(inert):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file") from error
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"{path}: refused, nothing was run: it names something that a classifier of VirNucPro's has no use for "
+            f"({_culprit(error)})"
+        ) from error
+    except (RuntimeError, ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise DataError(f"{path}: cut short, damaged or not saved by torch.save ({str(error)[:120]!r})") from error
+
+
+def _weights(module: Any) -> dict[str, Tensor]:
+    """Return parameters and buffers by their names in a state dict."""
+    layers = _attributes(module, "_modules")
+    state = {}
+    for layer in _LAYERS:
+        for kind in ("_parameters", "_buffers"):
+            for name, tensor in _attributes(layers[layer], kind).items():
+                state[f"{layer}.{name}"] = tensor.detach()
+    return state
+
+
+def _attributes(module: Any, kind: str) -> dict[str, Any]:
+    if type(module) is not _Inert:
+        raise TypeError(type(module).__name__)
+    return dict(module.__dict__[kind])
+
+
+def _culprit(error: Exception) -> str:
+    """Return the words of torch's message that name what was refused."""
+    words = str(error).split("GLOBAL ")
+    return words[1].split()[0] if len(words) > 1 else str(error).splitlines()[0][:80]
