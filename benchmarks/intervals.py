@@ -1,0 +1,89 @@
+"""Do the 95 % intervals hold what they say? Coverage over simulated test sets whose true metrics are known.
+
+A test set has genomes of uneven size, and each genome its own difficulty, so that its frames are right or wrong
+together. For each simulated set the interval of the bootstrap over genomes is made, and beside it that of a bootstrap
+over rows, as is usual; counted is how often each holds the true value, which comes from a set too large to vary.
+
+    python -m benchmarks.intervals --repeats 1000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from virnuc.statistics import binary_metrics, draw_genomes
+
+SHOWN = ("accuracy", "precision", "recall", "f1", "mcc", "roc_auc", "pr_auc", "brier", "log_loss")
+DROP = "accuracy drop"
+
+
+def simulate(
+    rng: np.random.Generator, genomes: int, frames: float
+) -> tuple[pd.Series, np.ndarray, np.ndarray, np.ndarray]:
+    """Return genomes, labels and the scores of two models, row by row.
+
+    Sizes are geometric around `frames`. A row's margin is the class, plus its genome's difficulty, which both models
+    meet, plus what each model makes of the genome and of the row; the second model is a little worse.
+    """
+    sizes = rng.geometric(1 / frames, size=genomes)
+    codes = np.repeat(np.arange(genomes), sizes)
+    labels = (codes % 2).astype(np.int8)
+    shared = rng.normal(scale=1.2, size=genomes)[codes] + rng.normal(size=len(codes))
+    scores = []
+    for strength in (1.6, 1.45):
+        own = rng.normal(scale=0.4, size=genomes)[codes] + rng.normal(scale=0.7, size=len(codes))
+        scores.append(expit(strength * (2 * labels - 1) + shared + own))
+    return pd.Series(codes), labels, scores[0], scores[1]
+
+
+def truths(frames: float) -> dict[str, float]:
+    """Return the metrics of a test set of 100,000 genomes, and the drop from the first model to the second."""
+    _, labels, first, second = simulate(np.random.default_rng(1), 100_000, frames)
+    known = binary_metrics(labels, first)
+    return {**known, DROP: known["accuracy"] - binary_metrics(labels, second)["accuracy"]}
+
+
+def covers(
+    seed: int, genomes: int, frames: float, resamples: int, true: dict[str, float], per_row: bool
+) -> dict[str, bool]:
+    """Return for each metric whether the interval from one simulated test set holds the true value."""
+    names, labels, first, second = simulate(np.random.default_rng([2, seed]), genomes, frames)
+    draws = draw_genomes(names, labels, seed, resamples, per_row=per_row)
+    drawn, values = draws.of(labels, first), binary_metrics(labels, first)
+    found = {name: draws.interval(values[name], drawn[name]) for name in SHOWN}
+    right = [((scores >= 0.5) == (labels == 1)).astype(float) for scores in (first, second)]
+    found[DROP] = draws.interval((right[0] - right[1]).mean(), draws.means(right[0] - right[1]))
+    return {name: bool(ends.low <= true[name] <= ends.high) for name, ends in found.items()}
+
+
+def main() -> None:
+    """Print a table of coverages and, last, one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=1000, help="simulated test sets a row of the table")
+    parser.add_argument("--resamples", type=int, default=1000, help="draws of the bootstrap")
+    parser.add_argument("--frames", type=float, default=13, help="mean frames a genome; the embedded test set has 13")
+    parser.add_argument("--genomes", type=int, nargs="+", default=[20, 110, 400], help="genomes of a test set")
+    options = parser.parse_args()
+    true, started = truths(options.frames), time.perf_counter()
+    results = []
+    for genomes in options.genomes:
+        for unit in ("genome", "row"):
+            given = (genomes, options.frames, options.resamples, true, unit == "row")
+            held = pd.DataFrame([covers(seed, *given) for seed in range(options.repeats)]).mean()
+            results.append({"genomes": genomes, "bootstrap over": f"{unit}s", **held.round(3).to_dict()})
+    error = np.sqrt(0.95 * 0.05 / options.repeats)
+    print(f"share of {options.repeats:,} intervals that hold the true value; nominal 0.95, standard error {error:.3f}")
+    print(pd.DataFrame(results).to_string(index=False))
+    print(
+        json.dumps({"coverage": results, "repeats": options.repeats, "seconds": round(time.perf_counter() - started)})
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The page in a real browser: nothing fetched, nothing complained of, everything seen, wide and narrow."""
+
+import shutil
+
+import pytest
+from test_reports import case, report
+
+from virnuc.reports.figures import comparison_drawings
+from virnuc.reports.rendering import HTML
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("report")
+    document, _ = report(case("pass"), directory)
+    return directory / HTML, document
+
+
+def opened(browser, path, width, **options):
+    page = browser.new_page(viewport={"width": width, "height": 900}, **options)
+    page.complaints, page.fetched = [], []
+    page.on("console", lambda message: page.complaints.append(message.text))
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.on("request", lambda request: page.fetched.append(request.url))
+    page.goto(path.as_uri())
+    page.wait_for_load_state("networkidle")
+    return page
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_is_whole_at_any_width(browser, page_file, width, scheme):
+    path, document = page_file
+    page = opened(browser, path, width, color_scheme=scheme)
+    assert page.complaints == []
+    assert page.fetched == [path.as_uri()]
+    assert page.inner_text(".answer").endswith(document["answer"])
+    drawn = page.eval_on_selector_all("figure img", "all => all.map(i => [i.complete, i.naturalWidth, i.alt.length])")
+    assert len(drawn) == len(comparison_drawings(case("pass")))
+    assert all(complete and size > 100 and words > 20 for complete, size, words in drawn)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    cut = "all => all.filter(e => e.getBoundingClientRect().right > innerWidth + 1).length"
+    assert page.eval_on_selector_all("td, th, p, li, img", cut) == 0
+
+
+def test_text_stands_out_from_its_background(browser, page_file):
+    """Contrast of at least 4.5 to 1, the WCAG level AA, for every piece of text, light and dark."""
+    for scheme in ("light", "dark"):
+        page = opened(browser, page_file[0], 1200, color_scheme=scheme)
+        assert page.evaluate(CONTRAST) >= 4.5
+
+
+CONTRAST = """() => {
+  const parse = text => text.match(/[\\d.]+/g).map(Number);
+  const linear = v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => .2126 * linear(r / 255) + .7152 * linear(g / 255) + .0722 * linear(b / 255);
+  const behind = e => {
+    for (; e; e = e.parentElement) {
+      const colour = parse(getComputedStyle(e).backgroundColor);
+      if (colour.length < 4 || colour[3] > 0) return colour;
+    }
+    return [255, 255, 255];
+  };
+  let worst = 21;
+  for (const e of document.querySelectorAll('p, li, td, th, h1, h2, h3, small, strong, figcaption, code')) {
+    const [a, b] = [light(parse(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
+    worst = Math.min(worst, (a + .05) / (b + .05));
+  }
+  return worst;
+}"""

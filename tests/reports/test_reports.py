@@ -1,0 +1,178 @@
+"""Reports of constructed comparisons: one document, three renderings that say the same, and nothing left out."""
+
+import json
+import re
+from dataclasses import replace
+from importlib import resources
+
+import numpy as np
+import pytest
+from constructed import frames_table, predicted, side, sides
+from schema import violations
+
+from model_registry.gate import Policy, judge, verdict_document
+from virnuc.comparison import compare
+from virnuc.controls import permuted_labels
+from virnuc.reports.figures import comparison_drawings
+from virnuc.reports.rendering import HTML, MARKDOWN, VERDICT, svg, terminal_summary, write_report
+from virnuc.reports.sections import LABELS, sections
+
+POLICY = Policy(1, 0.05, 0.05, 2.0)
+SCHEMA = json.loads(resources.files("virnuc.reports").joinpath("verdict.schema.json").read_text(encoding="utf-8"))
+
+
+def logged(evidence):
+    """The same evidence with the control that every evaluation logs."""
+    control = {f"test/control/{key}": value for key, value in permuted_labels(evidence.predictions, 1).items()}
+    return replace(evidence, metrics={**evidence.metrics, **control, "test/leak/frames_sharing_a_genome": 0.0})
+
+
+def case(kind):
+    slow, fast = (logged(one) for one in sides(lost=9 if kind == "fail" else 1))
+    if kind == "alone":
+        return compare(None, [fast], missing="no model is registered as virnuc-slow")
+    if kind == "unpaired":
+        return compare(replace(slow, predictions=None, speed=None), [fast])
+    if kind == "other split":
+        return compare(slow, [replace(fast, split_digest="cd" * 32)])
+    control = side("composition", predicted(frames_table(), np.tile(np.arange(100), 10) < 20), speed=None)
+    return compare(slow, [fast], [control])
+
+
+def report(comparison, directory):
+    document = verdict_document(comparison, judge(comparison, POLICY), "2026-01-01T00:00:00+00:00")
+    files = write_report(document, comparison_drawings(comparison), directory)
+    return document, {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+
+
+@pytest.mark.parametrize("kind", ["pass", "fail", "alone", "unpaired", "other split"])
+def test_the_verdict_keeps_to_its_schema_and_comes_back_from_its_file(kind, tmp_path):
+    document, texts = report(case(kind), tmp_path)
+    assert violations(document, SCHEMA, SCHEMA) == []
+    assert json.loads(texts[VERDICT]) == document
+    assert violations({**document, "extra": 1}, SCHEMA, SCHEMA)  # the check does check
+    assert violations({**document, "answer": None}, SCHEMA, SCHEMA)
+
+
+@pytest.mark.parametrize("kind", ["pass", "fail", "alone", "unpaired", "other split"])
+def test_page_and_markdown_hold_every_cell_of_every_table(kind, tmp_path):
+    document, texts = report(case(kind), tmp_path)
+    page = re.sub(r"<[^>]+>", "", texts[HTML]).replace("&lt;", "<").replace("&gt;", ">").replace("&#39;", "'")
+    for section in sections(document):
+        for table in section.tables:
+            assert all(len(row) == len(table.columns) for row in table.rows)
+            for cell in {cell for row in (table.columns, *table.rows) for cell in row}:
+                assert cell in page
+                assert cell.replace("|", "\\|").replace("<", "&lt;") in texts[MARKDOWN]
+        for line in (*section.text, *section.commands):
+            assert line in page
+            assert line in texts[MARKDOWN]
+
+
+def test_the_report_opens_with_the_answer(tmp_path):
+    document, texts = report(case("pass"), tmp_path)
+    assert document["answer"].startswith("Yes: virnuc-fast v1 may replace virnuc-slow v1")
+    for name in (HTML, MARKDOWN):
+        assert texts[name].index(document["answer"]) < texts[name].index("The gate, rule by rule")
+    first_lines = terminal_summary(document).splitlines()[:2]
+    assert first_lines == ["fast against slow", f"PASS: {document['answer']}"]
+
+
+def test_a_failed_rule_stands_with_its_numbers_and_next_steps_everywhere(tmp_path):
+    document, texts = report(case("fail"), tmp_path)
+    steps = [step for rule in document["verdicts"][0]["rules"] for step in rule["next_steps"]]
+    assert steps
+    for text in (texts[HTML], texts[MARKDOWN], terminal_summary(document)):
+        assert "+9.00 points" in text
+        assert all(step in text for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("alone", "no model is registered as virnuc-slow"),
+        ("unpaired", "has metrics but no predictions"),
+        ("other split", "tested on different splits"),
+    ],
+)
+def test_without_a_usable_baseline_the_candidate_is_reported_and_the_reason_said(kind, reason, tmp_path):
+    document, texts = report(case(kind), tmp_path)
+    assert document["outcome"] == "NO VERDICT"
+    for text in (texts[HTML], texts[MARKDOWN], terminal_summary(document)):
+        assert "No verdict can be given" in text
+        assert reason in text
+        assert "0.890" in text  # the candidate's own accuracy
+
+
+def test_the_metrics_table_has_control_and_paired_differences_beside_the_sides(tmp_path):
+    document, _ = report(case("pass"), tmp_path)
+    table = next(section for section in sections(document) if section.anchor == "metrics").tables[0]
+    heads = ("Metric", "slow (baseline)", "fast (candidate)", "difference", "composition (control)", "difference")
+    assert table.columns == heads
+    assert [row[0] for row in table.rows] == list(LABELS.values())
+    accuracy = table.rows[0]
+    assert accuracy[3].startswith("-0.010 (")
+    assert accuracy[5].startswith("-0.100 (")
+
+
+def test_random_weights_leaks_and_small_data_are_named_before_any_number(tmp_path):
+    slow, fast = (logged(one) for one in sides())
+    leak = {"test/leak/frames_sharing_a_genome": 700.0}
+    fast = replace(fast, weights={"fast": "random"}, split_unit="frame", metrics={**fast.metrics, **leak})
+    document, texts = report(compare(slow, [fast]), tmp_path)
+    for text in (texts[HTML], texts[MARKDOWN], terminal_summary(document)):
+        for words in (
+            "fast has random weights",
+            "Small test set: 1,000 frames of 10 genomes",
+            "Leaking split (unit frame)",
+        ):
+            assert text.index(words) < text.index("0.900")
+    drawings = comparison_drawings(compare(slow, [fast]))
+    assert "fast (random weights)" in drawings["roc"].alt
+
+
+def test_the_permuted_control_is_said_to_be_at_chance_only_where_it_is(tmp_path):
+    slow, fast = (logged(one) for one in sides())
+    _, texts = report(compare(slow, [fast]), tmp_path)
+    assert texts[MARKDOWN].count("at chance, as it must be") == 2
+    odd = {"roc_auc": 0.7, "roc_auc_low": 0.65, "roc_auc_high": 0.75}
+    odd = {f"test/control/permuted_{key}": value for key, value in odd.items()}
+    _, texts = report(compare(slow, [replace(fast, metrics={**fast.metrics, **odd})]), tmp_path)
+    assert "NOT at chance" in texts[MARKDOWN]
+
+
+def test_names_from_outside_are_escaped(tmp_path):
+    slow, fast = sides()
+    _, texts = report(compare(slow, [replace(fast, provenance={"Note": "<script>alert(1)</script>|x"})]), tmp_path)
+    assert "<script" not in texts[HTML]
+    assert "<script" not in texts[MARKDOWN]
+
+
+def test_the_same_comparison_gives_the_same_bytes(tmp_path):
+    first, second = (report(case("pass"), tmp_path / name)[1] for name in ("a", "b"))
+    assert first == second
+
+
+def test_the_page_names_nothing_to_fetch(tmp_path):
+    _, texts = report(case("pass"), tmp_path)
+    sources = re.findall(r'(?:src|href)="([^"]{0,40})', texts[HTML])
+    assert sources
+    assert all(source.startswith("data:") for source in sources)
+    assert "@import" not in texts[HTML]
+    assert "url(" not in texts[HTML]
+
+
+def test_figures_are_files_of_svg_beside_the_markdown(tmp_path):
+    _, texts = report(case("pass"), tmp_path)
+    linked = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", texts[MARKDOWN])
+    assert {"figures/roc.svg", "figures/confusion_matrix_1.svg", "figures/speed.svg"} <= set(linked)
+    for name in linked:
+        assert (tmp_path / name).read_bytes().startswith(b"<?xml")
+
+
+def test_each_drawing_says_its_numbers_in_words():
+    drawings = comparison_drawings(case("pass"))
+    assert "450 viral frames called viral and 50 non-viral" in drawings["confusion_matrix_1"].alt
+    assert "slow 0.899" in drawings["roc"].alt
+    assert "slow 100, fast 400" in drawings["speed"].alt
+    assert all(drawing.title and drawing.caption and svg(drawing) for drawing in drawings.values())
