@@ -132,6 +132,7 @@ def describe_training(features: FeatureSet, split: Split, modality: str, model: 
         "num_class": model.output_layer.out_features,
         "dropout": model.dropout.p,
         "modality": modality,
+        "chunk_sizes": [member.chunk_size for member in features.members],
         "encoders": {"dna": dna, "protein": protein},
         "features_digest": features.digest,
         "split_digest": split.digest,

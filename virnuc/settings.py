@@ -130,8 +130,11 @@ class SplitSettings:
 class TrainSettings:
     """Features and a split to a classifier. The defaults are VirNucPro's published ones."""
 
-    features: str = option("data/features/dnabert_s+fastesm650", "Directory of one feature set.")
-    split: str = option("data/test_set", "Directory of the split.")
+    features: str = option(
+        "data/features/dnabert_s+fastesm650",
+        "Directory of one feature set; several of other chunk sizes may follow, joined by commas (DIR or DIR@BP).",
+    )
+    split: str = option("data/test_set", "Directory of the split, made from the first feature set or its frames.")
     epochs: int = option(200, "Most epochs to train.")
     patience: int = option(7, "Epochs without a lower validation loss before training stops.")
     batch_size: int = option(32, "Frames in a batch.")

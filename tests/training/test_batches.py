@@ -52,7 +52,7 @@ def test_blocks_stay_within_their_window():
 
 @pytest.mark.parametrize("readers", [1, 3, 8])
 def test_reading_ahead_keeps_the_order(sample, readers):
-    part = match(sample.features, sample.split, "merged")["train"]
+    part = match(sample.features, sample.split, "merged").train
     order = np.random.default_rng(0).permutation(len(part))
     reads = [slice(start, start + 50) for start in range(0, len(part), 50)]
     found = [(vectors, labels) for vectors, labels in read_ahead(part, order, reads, readers)]
@@ -64,7 +64,7 @@ def test_reading_ahead_keeps_the_order(sample, readers):
 
 def test_shuffle_follows_the_memory(sample, monkeypatch):
     parts = match(sample.features, sample.split, "merged")
-    size = sum(len(part) for part in parts.values()) * sample.features.dimension * 4
+    size = (len(parts.train) + len(parts.val)) * sample.features.dimension * 4
     monkeypatch.setattr("virnuc.training.batches.available_memory", lambda: size * 2)
     assert choose_shuffle("auto", parts).name == FULL
     assert choose_shuffle("block", parts).name == BLOCK

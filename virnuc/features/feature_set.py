@@ -104,6 +104,16 @@ class FeatureSet:
         return int(self.manifest.details["protein_dim"])
 
     @property
+    def chunk_size(self) -> int:
+        """Length in bp of the chunks that were embedded; 0 if it was not recorded."""
+        return int(self.manifest.details.get("chunk_size", 0))
+
+    @property
+    def members(self) -> tuple[FeatureSet, ...]:
+        """The feature sets that this one is made of: itself, unless it is a mixture."""
+        return (self,)
+
+    @property
     def encoders(self) -> dict[str, dict[str, Any]]:
         """Provenance of the encoders, by `dna` and `protein`."""
         return {kind: self.manifest.details[kind] for kind in ("dna", "protein")}

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from virnuc.runtime import Choice, available_memory, derived_seed
-from virnuc.training.data import Part
+from virnuc.training.data import Part, Parts
 
 FULL, BLOCK = "full", "block"
 _READ_BYTES = {FULL: 16 * 2**20, BLOCK: 128 * 2**20}  # of vectors in one read; several are in memory at once
@@ -64,14 +64,13 @@ class Plan:
         return sum(len(self.batches(read.stop - read.start)) for read in self.reads)
 
 
-def choose_shuffle(wanted: str, parts: dict[str, Part]) -> Choice:
+def choose_shuffle(wanted: str, parts: Parts) -> Choice:
     """Return `full` or `block`, and why: every order of the frames is possible where memory can cache them all."""
     if wanted != "auto":
         return Choice(wanted, "asked for")
-    needed = sum(len(part) * part.features.dimension * 4 for part in parts.values())
     available = available_memory()
-    sizes = f"{needed / 2**30:.1f} GiB of features, {available / 2**30:.1f} GiB of memory available"
-    return Choice(FULL if needed <= _CACHE_SHARE * available else BLOCK, f"auto: {sizes}")
+    sizes = f"{parts.nbytes / 2**30:.1f} GiB of features, {available / 2**30:.1f} GiB of memory available"
+    return Choice(FULL if parts.nbytes <= _CACHE_SHARE * available else BLOCK, f"auto: {sizes}")
 
 
 def read_ahead(part: Part, order: np.ndarray, reads: list[slice], readers: int) -> Iterator[tuple[Tensor, Tensor]]:

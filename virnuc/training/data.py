@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -26,10 +27,19 @@ class Part:
     columns: slice  # of the vectors
     rows: np.ndarray  # [n] int64, in the feature set
     labels: Tensor  # [n] int64
+    sizes: tuple[
+        tuple[int, int], ...
+    ] = ()  # chunk size in bp and number of frames of each member, in the order of rows
     resident: Tensor | None = None  # [n, width] float32, all vectors on a device, where they fit
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def by_size(self, values: Tensor) -> list[tuple[int, Tensor]]:
+        """Split `values`, one a frame, by the frames' chunk size."""
+        return list(
+            zip([size for size, _ in self.sizes], values.split([count for _, count in self.sizes]), strict=True)
+        )
 
     @property
     def width(self) -> int:
@@ -52,12 +62,79 @@ class Part:
         return replace(self, labels=self.labels.to(device), resident=resident)
 
 
-def match(features: FeatureSet, split: Split, modality: str) -> dict[str, Part]:
-    """Return the parts `train` and `val` of the split, found in the features.
+@dataclass(frozen=True)
+class Parts:
+    """What a training reads. Test frames are not among it."""
+
+    train: Part
+    val: Part
+    left_out: int = 0  # frames of a mixture whose genomes the split does not have
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all vectors."""
+        return sum(len(part) * part.width * 4 for part in (self.train, self.val))
+
+
+def match(features: FeatureSet, split: Split, modality: str) -> Parts:
+    """Return the frames for training and validation, found in the features.
+
+    The first member of a mixture must hold exactly the frames of the split; those of the others follow their genomes.
 
     Raises:
         DataError: features and split do not hold the same frames, their labels differ, or a class is missing.
     """
+    columns = features.columns(modality)
+    if columns.start == columns.stop:
+        raise DataError(f"{features.directory}: it is not known which columns are {modality}; use --modality merged")
+    first, *others = features.members
+    tables = [_same_frames(first, split), *(follow(other, split) for other in others)]
+    starts = [0, *np.cumsum([len(member) for member in features.members])]
+    parts = {name: _part(features, columns, split, tables, starts, name) for name in ("train", "val")}
+    return Parts(**parts, left_out=sum(map(len, features.members)) - sum(map(len, tables)))
+
+
+def follow(features: FeatureSet, split: Split) -> pd.DataFrame:
+    """Assign the frames of a feature set by their genomes' parts in a split that was made from other chunks.
+
+    Returns:
+        A row for each frame whose genome the split has, in the order of their ids: `frame_id`, `label`, `row` (in the
+        features), `genome`, `part`.
+
+    Raises:
+        DataError: the split does not keep genomes together, or has none of these.
+    """
+    genomes = split.table.drop_duplicates(["genome", "part"]).set_index("genome")["part"]
+    if not genomes.index.is_unique:
+        raise DataError(f"{split.directory}: it does not keep genomes together, as a mixture needs; use --unit genome")
+    table = pd.DataFrame(
+        {"frame_id": features.ids.to_pandas(), "label": features.labels, "row": np.arange(len(features))}
+    )
+    table["genome"] = table["frame_id"].str.rsplit("_chunk_", n=1).str[0]
+    table["part"] = table["genome"].map(genomes)
+    known = table.dropna(subset="part").sort_values("frame_id", ignore_index=True)
+    if known.empty:
+        raise DataError(f"{features.directory} and the split {split.directory} have no genome in common")
+    return known
+
+
+def _part(
+    features: FeatureSet, columns: slice, split: Split, tables: list[pd.DataFrame], starts: list[int], name: str
+) -> Part:
+    """Return one part of all members of a feature set, whose tables have a `part` and a `row` for each frame."""
+    found = [table.loc[table["part"] == name, "row"].to_numpy() for table in tables]
+    rows = np.concatenate([own + start for own, start in zip(found, starts, strict=False)])
+    sizes = tuple((member.chunk_size, len(own)) for member, own in zip(features.members, found, strict=True))
+    part = Part(features, columns, rows, torch.from_numpy(features.labels[rows].astype(np.int64)), sizes)
+    for size, labels in part.by_size(part.labels):
+        if len(labels.unique()) < 2:
+            which = f" of {size} bp" if len(sizes) > 1 else ""
+            raise DataError(f"{split.directory}: the {name} part has {len(labels)} frames{which}, not of both classes")
+    return part
+
+
+def _same_frames(features: FeatureSet, split: Split) -> pd.DataFrame:
+    """Return `part` and `row` of each frame of the split, which must be the features' frames."""
     if len(features) != len(split.table):
         raise DataError(
             f"{features.directory} has {len(features)} frames, but the split {split.directory} has {len(split.table)}; "
@@ -65,30 +142,18 @@ def match(features: FeatureSet, split: Split, modality: str) -> dict[str, Part]:
         )
     rows = features.locate(split.table["frame_id"])
     _check_labels(features, split, rows)
-    columns = features.columns(modality)
-    if columns.start == columns.stop:
-        raise DataError(f"{features.directory}: it is not known which columns are {modality}; use --modality merged")
-    assigned = split.table["part"].to_numpy()
-    parts = {}
-    for name in ("train", "val"):
-        chosen = rows[assigned == name]
-        labels = torch.from_numpy(features.labels[chosen].astype(np.int64))
-        if len(labels.unique()) < 2:
-            raise DataError(f"{split.directory}: the {name} part has {len(chosen)} frames, not of both classes")
-        parts[name] = Part(features, columns, chosen, labels)
-    return parts
+    return pd.DataFrame({"part": split.table["part"], "row": rows})
 
 
-def place_if_it_fits(parts: dict[str, Part], device: torch.device) -> dict[str, Part]:
+def place_if_it_fits(parts: Parts, device: torch.device) -> Parts:
     """Return the parts with their vectors on a GPU that has room for them; else as they are, to be streamed."""
     if device.type != "cuda":
         return parts
-    needed = sum(len(part) * part.width * 4 for part in parts.values())
     free, _ = torch.cuda.mem_get_info(device)
-    fits = needed <= _DEVICE_SHARE * free
+    fits = parts.nbytes <= _DEVICE_SHARE * free
     how = "kept on the GPU" if fits else "streamed to the GPU"
-    _log.info("%.1f GiB of features %s, which has %.1f GiB free", needed / 2**30, how, free / 2**30)
-    return {name: part.place(device) for name, part in parts.items()} if fits else parts
+    _log.info("%.1f GiB of features %s, which has %.1f GiB free", parts.nbytes / 2**30, how, free / 2**30)
+    return replace(parts, train=parts.train.place(device), val=parts.val.place(device)) if fits else parts
 
 
 def _check_labels(features: FeatureSet, split: Split, rows: np.ndarray) -> None:

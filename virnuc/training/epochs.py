@@ -90,20 +90,31 @@ def predict(model: Classifier, part: Part, readers: int) -> Tensor:
     return torch.cat([model(features.to(device)).double().cpu() for features, _ in pieces])
 
 
-def measure(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Return the validation metrics of pooled logits `[n, 2]` float64 and labels `[n]` of both classes."""
+def validate(model: Classifier, part: Part, readers: int) -> dict[str, float]:
+    """Return the metrics of a part, over all its frames and, in a mixture, also for each chunk size."""
+    logits = predict(model, part, readers)
+    measured = measure(logits, part.labels, "val/")
+    if len(part.sizes) > 1:
+        for (size, some), (_, labels) in zip(part.by_size(logits), part.by_size(part.labels), strict=True):
+            measured |= measure(some, labels, f"val/{size}bp/")
+    return measured
+
+
+def measure(logits: Tensor, labels: Tensor, prefix: str) -> dict[str, float]:
+    """Return the metrics of pooled logits `[n, 2]` float64 and labels `[n]` of both classes."""
     truth, called = labels.numpy(force=True), logits.argmax(dim=1).numpy()
     viral = torch.softmax(logits, dim=1)[:, 1].numpy()
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(
         truth, called, average="binary", zero_division=0.0
     )
-    return {
-        "val/loss": float(functional.cross_entropy(logits, torch.from_numpy(truth))),
-        "val/accuracy": float(metrics.accuracy_score(truth, called)),
-        "val/precision": float(precision),
-        "val/recall": float(recall),
-        "val/f1": float(f1),
-        "val/roc_auc": float(metrics.roc_auc_score(truth, viral)),
-        "val/mcc": float(metrics.matthews_corrcoef(truth, called)),
-        "val/pr_auc": float(metrics.average_precision_score(truth, viral)),
+    measured = {
+        "loss": functional.cross_entropy(logits, torch.from_numpy(truth)),
+        "accuracy": metrics.accuracy_score(truth, called),
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "roc_auc": metrics.roc_auc_score(truth, viral),
+        "mcc": metrics.matthews_corrcoef(truth, called),
+        "pr_auc": metrics.average_precision_score(truth, viral),
     }
+    return {prefix + name: float(value) for name, value in measured.items()}

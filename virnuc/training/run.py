@@ -20,8 +20,8 @@ from virnuc.runtime import choose_device, derived_seed
 from virnuc.settings import TrainSettings
 from virnuc.splitting import Split
 from virnuc.training.batches import Plan, choose_shuffle
-from virnuc.training.data import Part, match, place_if_it_fits
-from virnuc.training.epochs import Trainer, measure, predict
+from virnuc.training.data import Parts, match, place_if_it_fits
+from virnuc.training.epochs import Trainer, validate
 from virnuc.training.state import EarlyStopping, EpochRecord, Training, last_reported, mark_reported
 
 _log = logging.getLogger(__name__)
@@ -42,9 +42,10 @@ class TrainingResult:
     best_epoch: int
     stopped_early: bool
     metrics: dict[str, float]  # of the epoch that `model` is of
-    resumed_from: int  # the epoch after which an interrupted training went on; 0 if undisturbed
     run_id: str
-    shuffle: str
+    shuffle: str  # full or block
+    resumed_from: int = 0  # the epoch after which an interrupted training went on; 0 if undisturbed
+    left_out: int = 0  # frames of a mixture whose genomes the split does not have
 
     @property
     def epochs(self) -> int:
@@ -81,7 +82,7 @@ def train(
     name = model_name(features, settings.modality)
     with exclusive(directory / ".lock"):
         remove_leftovers(directory)
-        training = _begin(features, split, settings, parts["train"].width)
+        training = _begin(features, split, settings, parts.train.width)
         training.run_id = run_id
         if not training.restore(directory, settings.shuffle):
             shuffle = choose_shuffle(settings.shuffle, parts)
@@ -93,7 +94,8 @@ def train(
         if not training.finished:
             _run(training, parts, settings, progress, lambda: _report(training, directory, name, on_epoch), directory)
         metadata = describe_training(features, split, settings.modality, training.model)
-        return _finish(training, settings, directory, name, metadata, resumed_from)
+        result = _finish(training, settings, directory, name, metadata)
+        return dataclasses.replace(result, resumed_from=resumed_from, left_out=parts.left_out)
 
 
 def model_name(features: FeatureSet, modality: str) -> str:
@@ -124,7 +126,7 @@ def _begin(features: FeatureSet, split: Split, settings: TrainSettings, width: i
 
 def _run(
     training: Training,
-    parts: dict[str, Part],
+    parts: Parts,
     settings: TrainSettings,
     progress: Progress,
     report: Callable[[], None],
@@ -132,14 +134,13 @@ def _run(
 ) -> None:
     """Train until the last epoch or until early stopping, saving everything after each epoch."""
     parts = place_if_it_fits(parts, next(training.model.parameters()).device)
-    plan = Plan.make(parts["train"], settings.batch_size, training.shuffle)
-    trainer = Trainer(training.model, training.optimizer, parts["train"], plan, settings.readers, progress)
+    plan = Plan.make(parts.train, settings.batch_size, training.shuffle)
+    trainer = Trainer(training.model, training.optimizer, parts.train, plan, settings.readers, progress)
     while not training.finished:
         started = time.perf_counter()
         rate = float(training.optimizer.param_groups[0]["lr"])
         measured = trainer.run(settings.seed, training.epoch + 1)
-        logits = predict(training.model, parts["val"], settings.readers)
-        measured |= measure(logits, parts["val"].labels) | {"lr": rate}
+        measured |= validate(training.model, parts.val, settings.readers) | {"lr": rate}
         measured["time/epoch_s"] = time.perf_counter() - started
         training.conclude_epoch(measured, settings.epochs)
         training.save(directory)
@@ -176,7 +177,6 @@ def _finish(
     directory: Path,
     name: str,
     metadata: dict[str, Any],
-    resumed_from: int,
 ) -> TrainingResult:
     """Write the checkpoints. `final` is what training ended with: early stopping puts the best weights back."""
     stopping, stopped_early = training.stopping, training.stopping.exhausted
@@ -200,7 +200,6 @@ def _finish(
         best_epoch=stopping.best_epoch,
         stopped_early=stopped_early,
         metrics=training.history[(stopping.best_epoch if kept_best else training.epoch) - 1],
-        resumed_from=resumed_from,
         run_id=training.run_id,
         shuffle=training.shuffle,
     )

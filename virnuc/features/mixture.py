@@ -1,0 +1,87 @@
+"""Feature sets of several chunk sizes, trained on as one.
+
+The split was made from the first; the frames of the others follow their genomes into its parts, so that no genome
+is on both sides. Frames of a genome that the split does not have are left out, and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from virnuc.errors import DimensionError, IncompatibleCheckpointError, UsageError
+from virnuc.features.feature_set import FeatureSet
+from virnuc.features.scan import Progress
+from virnuc.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Mixture(FeatureSet):
+    """Feature sets of the same encoders as one: the rows of the first, then those of the second, and so on.
+
+    The same frame id may stand for chunks of different sizes; `locate` looks among the frames of the first set.
+    """
+
+    parts: tuple[FeatureSet, ...] = ()
+
+    @property
+    def members(self) -> tuple[FeatureSet, ...]:
+        """The feature sets, the split's first."""
+        return self.parts
+
+    @classmethod
+    def of(cls, sets: Sequence[FeatureSet]) -> Mixture:
+        """Join feature sets.
+
+        Raises:
+            DimensionError: their widths differ.
+            IncompatibleCheckpointError: their encoders differ.
+            UsageError: two of them have the same chunk size, or one's is not known.
+        """
+        first, sizes = sets[0], [features.chunk_size for features in sets]
+        if 0 in sizes or len(set(sizes)) < len(sizes):
+            named = ", ".join(f"{features.directory}@{size}" for features, size in zip(sets, sizes, strict=True))
+            raise UsageError(
+                f"--features {named}: a mixture needs different chunk sizes, given as DIR@BP if unrecorded"
+            )
+        for features in sets[1:]:
+            _check_alike(first, features)
+        shards = tuple(
+            replace(shard, path=f"{features.chunk_size}/{shard.path}")
+            for features in sets
+            for shard in features.manifest.shards
+        )
+        counts = {"in": {}, "out": {"frames": sum(map(len, sets))}, "dropped": {}}
+        manifest = Manifest("features", {}, {}, counts, shards, first.manifest.details)
+        return cls(first.directory, tuple(s for features in sets for s in features.shards), manifest, tuple(sets))
+
+
+def open_features(text: str, progress: Progress | None = None) -> FeatureSet:
+    """Open what `--features` names: a directory, or several for a mixture, joined by commas, each DIR or DIR@BP."""
+    sets = []
+    for item in text.split(","):
+        directory, separator, size = item.partition("@")
+        if separator and not size.isdecimal():
+            raise UsageError(f"--features {item}: after @ the chunk size in bp is needed")
+        features = FeatureSet.open(Path(directory), progress)
+        if separator:
+            details = features.manifest.details | {"chunk_size": int(size)}
+            features = replace(features, manifest=replace(features.manifest, details=details))
+        sets.append(features)
+    return sets[0] if len(sets) == 1 else Mixture.of(sets)
+
+
+def _check_alike(first: FeatureSet, other: FeatureSet) -> None:
+    if (first.dna_dim, first.protein_dim) != (other.dna_dim, other.protein_dim):
+        raise DimensionError(
+            f"{first.directory} has vectors of {first.dna_dim}+{first.protein_dim} values, but {other.directory} of "
+            f"{other.dna_dim}+{other.protein_dim}"
+        )
+    for kind, encoder in first.encoders.items():
+        for key in ("name", "weight_digest", "precision"):
+            if encoder.get(key) != other.encoders[kind].get(key):
+                raise IncompatibleCheckpointError(
+                    f"the {kind} encoder of {first.directory} has {key} {encoder.get(key)}, but that of "
+                    f"{other.directory} has {other.encoders[kind].get(key)}; a mixture needs one encoder"
+                )
