@@ -100,6 +100,20 @@ def test_value_that_is_no_number_is_named(tmp_path, value, manifest):
     assert f"{bad}, row {row}: {value} at column 7 (frame NC_0005.1_chunk_3F1)" in str(caught.value)
 
 
+def test_nan_in_row_7123_of_the_40th_file(tmp_path):
+    for number in range(1, 42):
+        rows = 10_000 if number == 40 else 3
+        data = torch.zeros(rows, 4)
+        if number == 40:
+            data[7123, 2] = float("nan")
+        name = f"viral.1.1_merged/output_{number}_merged.pt"
+        write_shard(tmp_path / name, [f"NC_{number}_chunk_{row + 1}F1" for row in range(rows)], data, 1)
+    with pytest.raises(
+        DataError, match=r"output_40_merged\.pt, row 7123: nan at column 2 \(frame NC_40_chunk_7124F1\)"
+    ):
+        FeatureSet.open(tmp_path)
+
+
 def test_scan_is_done_once_and_again_for_a_changed_file(sample):
     directory = sample[0]
     scanned = []

@@ -18,7 +18,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory):
-    """600 frames of 60 genomes, and their split: 384 for training (12 batches of 32), 96 for validation."""
+    """600 frames of 60 genomes, and their split: 360 for training, 120 for validation."""
     directory = tmp_path_factory.mktemp("sample")
     ids, labels, vectors = sample_frames(genomes=60)
     features = FeatureSet.open(write_features(directory / "features", ids, labels, vectors))

@@ -121,6 +121,9 @@ class Training:
             raise _another(directory, "shuffle", document["shuffle"], shuffle)
         self.model.load_state_dict(document["model"])
         self.optimizer.load_state_dict(document["optimizer"])
+        for group in self.optimizer.param_groups:  # on a GPU the rate is a tensor there; loading leaves it on the CPU
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"] = group["lr"].to(group["params"][0].device)
         self.scheduler.load_state_dict(document["scheduler"])
         self.stopping = EarlyStopping(**document["stopping"])
         self.run_id = self.run_id or document["run_id"]

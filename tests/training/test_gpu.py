@@ -1,0 +1,35 @@
+"""On a GPU: steps launched as a CUDA graph give what plain steps give, whether the features fit there or not."""
+
+import pytest
+import torch
+
+from tests.training.conftest import quick
+from tests.training.test_run import same_weights
+from virnuc.classifier import load_checkpoint
+from virnuc.training import data, train
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def test_graph_matches_plain_steps(sample, tmp_path, monkeypatch):
+    settings = quick(device="cuda", dropout=0.0, step_size=1, batch_size=31)  # 360 = 11 x 31 + 19
+    graphed = train(sample.features, sample.split, settings, tmp_path / "graph")
+    monkeypatch.setattr(data, "_DEVICE_SHARE", 0.0)
+    streamed = train(sample.features, sample.split, settings, tmp_path / "stream")
+    one, other = load_checkpoint(graphed.last).model_state, load_checkpoint(streamed.last).model_state
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-5)
+
+
+def test_same_seed_and_resumed(sample, tmp_path):
+    def interrupt(record):
+        if record.epoch == 2:
+            raise KeyboardInterrupt
+
+    settings = quick(device="cuda", epochs=5, step_size=2)
+    whole = train(sample.features, sample.split, settings, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(sample.features, sample.split, settings, tmp_path / "stopped", on_epoch=interrupt)
+    resumed = train(sample.features, sample.split, settings, tmp_path / "stopped")
+    assert same_weights(whole.last, resumed.last)
+    assert [r.metrics["lr"] for r in resumed.history] == [r.metrics["lr"] for r in whole.history]
