@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import fields
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 import click
 
-from virnuc.errors import VirnucError
+from virnuc.errors import Terminated, VirnucError
 
 S = TypeVar("S")
 R = TypeVar("R")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
 
@@ -58,25 +61,26 @@ class Stage(Generic[S, R]):
         quieten()
         try:
             settings = self.settings(**values)
-            if self._tracked:
-                from virnuc.tracking import raise_on_sigterm
-
-                raise_on_sigterm()
+            signal.signal(signal.SIGTERM, _terminate)
             self.run(settings)
         except VirnucError as error:
             sys.stdout.flush()
             click.echo(f"{self.name}: {error}", err=True)
             sys.exit(error.exit_code)
-        except BrokenPipeError:
+        except (KeyboardInterrupt, Terminated):
+            click.echo(f"{self.name}: stopped; the same command goes on where this one was", err=True)
             sys.exit(1)
         except Exception as error:
             traceback.print_exc()
-            click.echo(f"{self.name}: unexpected {type(error).__name__}: {error}", err=True)
+            click.echo(f"{self.name}: unexpected {type(error).__name__}: {error}; please report it", err=True)
             sys.exit(1)
 
 
 def stage(settings: type[S], *, tracked: bool = True) -> Callable[[Callable[..., R]], Stage[S, R]]:
-    """Make a stage from a function of its settings and a tracker (None where the stage is not tracked)."""
+    """Make a stage from a function of its settings and a tracker.
+
+    With `tracked=False` no run is opened: the function gets None and opens one itself, if it wants any.
+    """
 
     def decorate(body: Callable[..., R]) -> Stage[S, R]:
         return Stage(body.__name__, settings, body, tracked)
@@ -96,6 +100,11 @@ def say(message: str) -> None:
     """Print a line to the terminal at once."""
     click.echo(message)
     sys.stdout.flush()
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    """Turn SIGTERM into an exception, so that a run is ended as KILLED instead of staying RUNNING."""
+    raise Terminated
 
 
 def _option(declared: Any) -> click.Option:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -37,3 +38,33 @@ def _tqdm(description: str, unit: str, total: int | None, items: Any) -> Any:
         file=sys.stderr,
         unit_scale=total is not None and total > 100_000,
     )
+
+
+class Totals:
+    """Bars that are told how many of how many are done, one for each thing that is made."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._bars: dict[str, Any] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Move the bar of `what` to `done` of `total`."""
+        if what not in self._bars:
+            self._bars[what] = counter(what, self._unit, total)
+        shown = self._bars[what]
+        shown.update(done - shown.n)
+
+    def close(self) -> None:
+        """Leave all bars as they are."""
+        for shown in self._bars.values():
+            shown.close()
+
+
+@contextmanager
+def totals(unit: str) -> Iterator[Totals]:
+    """Yield bars for the time of a block."""
+    shown = Totals(unit)
+    try:
+        yield shown
+    finally:
+        shown.close()

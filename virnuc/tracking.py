@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import mlflow
+import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
@@ -25,7 +25,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from virnuc.errors import DataError, UsageError, unknown_name
+from virnuc.errors import DataError, GateRefusal, Terminated, UsageError, unknown_name
 from virnuc.files import exclusive
 
 EXPERIMENT = "virnuc"
@@ -33,10 +33,6 @@ DEFAULT_STORE = "sqlite:///mlflow.db"
 _DIGEST_LENGTH = 36  # MLflow's limit for a dataset's digest; the whole one is logged as a tag
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 _CUSTOM_MODELS = {"mlflow.experimentKind": "custom_model_development"}  # opens the UI in its model-training view
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived."""
 
 
 class Tracker:
@@ -75,9 +71,24 @@ class Tracker:
         """Log a text as the artifact `path`."""
         self.client.log_text(self.run_id, text, path)
 
+    def json(self, document: dict[str, Any], path: str) -> None:
+        """Log plain values as the artifact `path`."""
+        self.client.log_dict(self.run_id, document, path)
+
     def file(self, path: Path, folder: str | None = None) -> None:
         """Log a file as an artifact."""
         self.client.log_artifact(self.run_id, str(path), folder)
+
+    def frame(self, table: pd.DataFrame, path: str) -> None:
+        """Log a table as the artifact `path`, a Parquet or CSV file by its suffix."""
+        with tempfile.TemporaryDirectory() as temporary:
+            file = Path(temporary) / Path(path).name
+            table.to_parquet(file, index=False) if path.endswith(".parquet") else table.to_csv(file, index=False)
+            self.file(file, str(Path(path).parent) if Path(path).parent.name else None)
+
+    def logged_steps(self, key: str) -> set[int]:
+        """Return the steps at which a metric was logged."""
+        return {metric.step for metric in self.client.get_metric_history(self.run_id, key)}
 
     def dataset(self, name: str, directory: Path, digest: str, context: str) -> None:
         """Log a directory as an input of the active run, with the digest of its manifest."""
@@ -89,7 +100,7 @@ class Tracker:
 @contextmanager
 def tracked_run(stage: str, settings: Any, name: str | None = None) -> Iterator[Tracker]:
     """Open the run of a stage: the one that `mlflow run` made, a child of the active one, or a new one."""
-    _open_store()
+    open_store()
     nested = mlflow.active_run() is not None
     given = os.environ.get("MLFLOW_RUN_ID")
     run = mlflow.start_run(nested=nested, run_name=None if given and not nested else name or stage)
@@ -100,21 +111,34 @@ def tracked_run(stage: str, settings: Any, name: str | None = None) -> Iterator[
         yield tracker
 
 
+def run_status(run_id: str) -> str | None:
+    """Return FINISHED, FAILED, KILLED or RUNNING; None if the store has no such run."""
+    open_store()
+    try:
+        return str(MlflowClient().get_run(run_id).info.status) if run_id else None
+    except MlflowException:
+        return None
+
+
 @contextmanager
 def continued_run(run_id: str) -> Iterator[Tracker]:
-    """Go on with a run that was stopped, as the active run."""
-    _open_store()
+    """Go on with a run that was stopped, as the active run; a run that `mlflow run` made for it is marked."""
+    open_store()
+    made = os.environ.pop("MLFLOW_RUN_ID", None) if mlflow.active_run() is None else None
+    if made and made != run_id:
+        Tracker(made).tags({"continues": run_id})
+        Tracker(made).describe(f"Goes on with the training of run `{run_id}`; its metrics are there.")
     mlflow.start_run(run_id=run_id, nested=mlflow.active_run() is not None)
     tracker = Tracker(run_id)
     with _ending_run(tracker):
         yield tracker
 
 
-def find_finished(stage: str, tags: Mapping[str, str], *, status: str = "FINISHED") -> list[Run]:
-    """Return the runs of a stage that have all of the tags `virnuc.<name>`, the newest first."""
+def find_finished(stage: str, tags: Mapping[str, str]) -> list[Run]:
+    """Return the finished runs of a stage that have all of the tags `virnuc.<name>`, the newest first."""
     client = MlflowClient()
     conditions = [f"tags.`virnuc.{name}` = '{value}'" for name, value in {"stage": stage, **tags}.items()]
-    conditions.append(f"attributes.status = '{status}'")
+    conditions.append("attributes.status = 'FINISHED'")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     found = client.search_runs(experiments, " and ".join(conditions), order_by=["attributes.start_time DESC"])
     return list(found)
@@ -145,9 +169,26 @@ def model_version(uri: str) -> ModelVersion:
         raise DataError(f"{uri}: no such alias or version; {name} has the versions {versions or 'none'}") from error
 
 
+def versions_of_run(run_id: str) -> list[ModelVersion]:
+    """Return the model versions that a run registered."""
+    return list(MlflowClient().search_model_versions(f"run_id = '{run_id}'"))
+
+
 def version_uri(version: ModelVersion) -> str:
     """Return models:/NAME/VERSION, which never moves."""
     return f"models:/{version.name}/{version.version}"
+
+
+def get_run(run_id: str) -> Run:
+    """Return a run.
+
+    Raises:
+        DataError: the store has no such run.
+    """
+    try:
+        return MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        raise DataError(f"the store {mlflow.get_tracking_uri()} has no run {run_id}; it was deleted") from error
 
 
 def download(run_id: str, path: str, destination: Path) -> Path:
@@ -162,7 +203,7 @@ def download(run_id: str, path: str, destination: Path) -> Path:
         raise DataError(f"run {run_id} has no artifact {path}; it was deleted or never finished") from error
 
 
-def _open_store() -> None:
+def open_store() -> None:
     """Point MLflow to the store and make sure that it and the experiment exist.
 
     Two processes that make a fresh SQLite store at once would fail, so this happens under a lock.
@@ -188,20 +229,14 @@ def _ending_run(tracker: Tracker) -> Iterator[None]:
     except (KeyboardInterrupt, Terminated):
         mlflow.end_run("KILLED")
         raise
+    except GateRefusal:  # a finished piece of work whose answer is no
+        mlflow.end_run("FINISHED")
+        raise
     except BaseException as error:
         tracker.tags({"error": f"{type(error).__name__}: {error}"[:500]})
         mlflow.end_run("FAILED")
         raise
     mlflow.end_run("FINISHED")
-
-
-def raise_on_sigterm() -> None:
-    """Make SIGTERM raise `Terminated`, so that a run is ended as KILLED instead of staying RUNNING."""
-
-    def terminate(signum: int, frame: FrameType | None) -> None:
-        raise Terminated
-
-    signal.signal(signal.SIGTERM, terminate)
 
 
 def _code_version() -> dict[str, str]:

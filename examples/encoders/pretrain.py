@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional
 from tqdm import tqdm
 from transformers import EsmConfig, EsmForMaskedLM
@@ -31,6 +32,23 @@ from virnuc.splitting import Split
 
 ALPHABET = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
 TOKEN = {letter: number for number, letter in enumerate(ALPHABET)}
+UNPUBLISHED = ("contact_head", "rotary_embeddings")  # unused, and kept for each layer instead
+PUBLISHED = (  # what a published config.json tells
+    "vocab_size",
+    "mask_token_id",
+    "pad_token_id",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "layer_norm_eps",
+    "position_embedding_type",
+    "emb_layer_norm_before",
+    "token_dropout",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+)
 MASK, PAD = TOKEN["<mask>"], TOKEN["<pad>"]
 
 
@@ -184,24 +202,38 @@ def pretrain(recipe: Recipe, learned: Proteins, held_out: Proteins) -> tuple[Esm
     return tuner.model.eval(), history
 
 
+def write_checkpoint(model: EsmForMaskedLM, recipe: Recipe, out: Path) -> None:
+    """Write the encoder in the layout of the published ESM-2 checkpoints, without the heads that nothing needs."""
+    out.mkdir(parents=True, exist_ok=True)
+    state = {f"esm.{key}": value for key, value in model.esm.state_dict().items() if not key.startswith(UNPUBLISHED)}
+    head = recipe.hidden_size // recipe.heads
+    for layer in range(recipe.layers):
+        key = f"esm.encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq"
+        state[key] = 10000.0 ** (-torch.arange(0, head, 2) / head)
+    save_file(state, out / "model.safetensors", metadata={"format": "pt"})
+    config = {name: model.config.to_dict()[name] for name in PUBLISHED}
+    written = {"architectures": ["EsmForMaskedLM"], "model_type": "esm", **config, "torch_dtype": "float32"}
+    (out / "config.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Prepare and split the embedded genomes if need be, train one encoder, write it in the hub's layout."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=RECIPES)
     parser.add_argument("--source", type=Path, default=Path("examples/refseq_mini"))
-    parser.add_argument("--split", type=Path, default=Path("data/test_set"), help="the default split, as `split` writes it")
+    parser.add_argument("--split", type=Path, default=Path("data/test_set"), help="the default one")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
     recipe, split = RECIPES[arguments.name], Split.open(arguments.split)
     learned, held_out = training_proteins(arguments.source, split)
     model, history = pretrain(recipe, learned, held_out)
     out = arguments.out / arguments.name
-    model.config.dtype = "float32"
-    model.save_pretrained(out)
+    write_checkpoint(model, recipe, out)
     record = {
         "data": "annotated proteins of the training genomes of examples/refseq_mini",
         "split_digest": split.digest,
         "sources": {file.path.name: sha256_file(file.path) for file in find_sources(arguments.source)},
+        "genomes": sorted(set(split.table.loc[split.table["part"] == "train", "genome"])),
         "proteins": {"learned": len(learned.tokens), "held_out": len(held_out.tokens)},
         "recipe": asdict(recipe),
         "history": history,

@@ -1,0 +1,54 @@
+"""`benchmark`: two encoders and a sample of frames to embedding speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from entrypoints.command import say, stage
+from virnuc.settings import BenchmarkSettings
+
+if TYPE_CHECKING:
+    from virnuc.benchmarking import BenchmarkResult
+    from virnuc.tracking import Tracker
+
+REPORT = "speed_benchmark.md"
+
+
+@stage(BenchmarkSettings)
+def benchmark(settings: BenchmarkSettings, tracker: Tracker) -> BenchmarkResult:
+    """Time two encoders on the same frames, device and precision.
+
+    The first batches warm up and do not count; the device is idle before and after each timed run.
+    """
+    from entrypoints.progress import totals
+    from virnuc.benchmarking import benchmark as time_encoders
+    from virnuc.files import write_text
+    from virnuc.manifest import read_manifest
+
+    frames = read_manifest(Path(settings.frames), "frames")
+    tracker.dataset("frames", Path(settings.frames), frames.digest, "benchmark")
+    with totals("run") as progress:
+        result = time_encoders(settings, progress)
+    tracker.metrics(result.metrics)
+    tracker.parameters(result.parameters)
+    tracker.tags({"baseline": settings.baseline, "candidate": settings.candidate})
+    report = result.markdown()
+    write_text(Path(settings.out) / REPORT, report)
+    tracker.text(report, REPORT)
+    tracker.describe(report[:4900])
+    for side, measured in result.sides.items():
+        say(
+            f"benchmark  {side:9} {result.names[side]}: {measured.frames / measured.seconds:,.0f} frames/s, "
+            f"{measured.provenance['precision']}, {measured.provenance['weights']} weights"
+        )
+    for side, reason in result.failures.items():
+        say(f"benchmark  {side:9} {result.names[side]} was not timed: {reason}")
+    if result.speedup is not None:
+        unequal = "" if result.same_precision else " (DIFFERENT PRECISIONS: not a fair ratio)"
+        say(f"benchmark  speed-up {result.speedup:.2f}{unequal}; {Path(settings.out) / REPORT}")
+    return result
+
+
+if __name__ == "__main__":
+    benchmark.main()

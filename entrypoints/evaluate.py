@@ -1,0 +1,88 @@
+"""`evaluate`: a registered model and the test part to metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from entrypoints.command import say, stage
+from virnuc.settings import EvaluateSettings
+
+if TYPE_CHECKING:
+    from virnuc.classifier import Checkpoint
+    from virnuc.evaluation import Evaluation
+    from virnuc.features.feature_set import FeatureSet
+    from virnuc.tracking import Tracker
+
+SHOWN = ("accuracy", "precision", "recall", "f1", "roc_auc", "mcc")
+
+
+@stage(EvaluateSettings)
+def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
+    """Test a registered model on the test part of its split; return the run's id.
+
+    Every prediction is kept as an artifact, row by row, so that models can be compared frame by frame.
+    """
+    from entrypoints.progress import bar
+    from model_registry.card import update_card
+    from model_registry.evidence import read_checkpoint
+    from virnuc.evaluation import EVALUATION_VERSION
+    from virnuc.evaluation import evaluate as evaluate_model
+    from virnuc.features.feature_set import FeatureSet
+    from virnuc.splitting import Split
+    from virnuc.tracking import model_version, version_uri
+
+    version = model_version(settings.model)
+    features = FeatureSet.open(Path(settings.features), bar("scan", "file"))
+    split = Split.open(Path(settings.split))
+    checkpoint = read_checkpoint(version)
+    checkpoint.check_compatible(features, split)
+    tracker.dataset("features", features.directory, features.digest, "testing")
+    tracker.dataset("split", split.directory, split.digest, "testing")
+    done = evaluate_model(checkpoint.build(), features, split, seed=settings.seed, columns=checkpoint.columns())
+    weights = {encoder["name"]: encoder["weights"] for encoder in features.encoders.values()}
+    tracker.tags(
+        {
+            "model": version_uri(version),
+            "evaluation_version": EVALUATION_VERSION,
+            "split_unit": split.metadata["unit"],
+            "weights": ",".join(f"{name}={kind}" for name, kind in weights.items()),
+        }
+    )
+    _log(done, checkpoint, features, tracker)
+    update_card(version_uri(version))
+    figures = ", ".join(f"{name} {done.metrics[f'test/{name}']:.4f}" for name in SHOWN)
+    say(f"evaluate   {version.name} version {version.version}: {figures}")
+    return tracker.run_id
+
+
+def _log(done: Evaluation, checkpoint: Checkpoint, features: FeatureSet, tracker: Tracker) -> None:
+    from model_registry.evidence import AGREEMENT, PREDICTIONS, VALIDATION_PREDICTIONS
+    from virnuc.reports.figures import evaluation_drawings
+
+    tracker.metrics({name: value for name, value in done.metrics.items() if value == value})
+    tracker.frame(done.predictions, PREDICTIONS)
+    tracker.frame(done.validation, VALIDATION_PREDICTIONS)
+    for name, table in done.tables.items():
+        tracker.frame(table, f"tables/by_{name}.csv")
+    tracker.json({"checkpoint": checkpoint.metadata, "features": _described(features)}, AGREEMENT)
+    for name, drawing in evaluation_drawings(done, checkpoint.metadata["model_type"]).items():
+        tracker.figure(drawing.figure, f"figures/{name}.png")
+    rows = [f"| {name} | {done.metrics[f'test/{name}']:.4f} |" for name in SHOWN]
+    tracker.describe("\n".join(["| test metric | value |", "|---|---|", *rows]))
+
+
+def _described(features: FeatureSet) -> dict[str, Any]:
+    """Return what of the features must agree with the checkpoint."""
+    return {
+        "model_type": features.encoders["protein"]["name"],
+        "dna_dim": features.dna_dim,
+        "protein_dim": features.protein_dim,
+        "merged_dim": features.dimension,
+        "encoders": features.encoders,
+        "digest": features.digest,
+    }
+
+
+if __name__ == "__main__":
+    evaluate.main()

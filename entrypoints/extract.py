@@ -1,0 +1,47 @@
+"""`extract`: frames to features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from entrypoints.command import say, stage
+from virnuc.settings import ExtractSettings
+
+if TYPE_CHECKING:
+    from virnuc.manifest import Manifest
+    from virnuc.tracking import Tracker
+
+
+@stage(ExtractSettings)
+def extract(settings: ExtractSettings, tracker: Tracker) -> Manifest:
+    """Embed every frame: its DNA by one encoder, its protein by another, both joined.
+
+    Finished shards are skipped, so a stopped extraction goes on where it was, and several processes may share the
+    work. Each encoder's half is computed once, whichever feature sets use it.
+    """
+    from entrypoints.progress import totals
+    from virnuc.features.extraction import extract as extract_features
+    from virnuc.manifest import read_manifest
+
+    frames = read_manifest(Path(settings.frames), "frames")
+    tracker.dataset("frames", Path(settings.frames), frames.digest, "input")
+    with totals("frame") as progress:
+        manifest = extract_features(settings, progress)
+    out = Path(settings.out) / f"{manifest.details['dna']['name']}+{manifest.details['protein']['name']}"
+    tracker.dataset("features", out, manifest.digest, "output")
+    for kind in ("dna", "protein"):
+        facts = {f"{kind}/{key}": str(value)[:500] for key, value in manifest.details[kind].items()}
+        tracker.parameters(facts)
+    weights = {manifest.details[kind]["name"]: manifest.details[kind]["weights"] for kind in ("dna", "protein")}
+    tracker.tags({"encoders": "+".join(weights), "weights": ",".join(f"{k}={v}" for k, v in weights.items())})
+    dims = f"{manifest.details['dna_dim']} + {manifest.details['protein_dim']}"
+    random = [name for name, kind in weights.items() if kind == "random"]
+    say(f"extract    {manifest.rows:,} vectors of {dims} values in {out}")
+    if random:
+        say(f"extract    WARNING: random weights in {', '.join(random)}: good for timing, worthless for accuracy")
+    return manifest
+
+
+if __name__ == "__main__":
+    extract.main()
