@@ -1,70 +1,81 @@
-"""The model card: a version's description in the registry, and `model_card.md` among its files.
-
-What is known at training is written once; the results are added, and replaced, as evaluations and comparisons of the
-version finish.
-"""
+"""The model card: a version's description in the registry, drawn from the store alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import mlflow
 from jinja2 import Environment, FileSystemLoader
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from virnuc.errors import DataError
+from virnuc.prediction.packed import CONFIG, read_config
 from virnuc.tracking import find_finished, model_version, version_uri
 
-_RESULTS = "\n\n### Results\n"
+SCORER = "scorer"  # name of the artifact that `packaging` logs
+PROMOTED_FROM, OVERRIDE, OVERRIDE_RULES = "virnuc.promoted_from", "virnuc.override", "virnuc.override_rules"
 _LONGEST = 5000  # letters that a registry keeps
 _TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=False)  # Markdown
 
 
-def render_card(
-    training: Mapping[str, Any], validation: Mapping[str, float], split: Mapping[str, Any], chunk_size: int
-) -> str:
-    """Return what is known of a model once it is trained, as Markdown.
-
-    Args:
-        training: metadata of the checkpoint.
-        validation: validation metrics of the kept weights, by MLflow key.
-        split: contents of test_metadata.json.
-        chunk_size: bp of the training chunks.
-    """
-    kinds = ("dna", "protein") if training["modality"] == "merged" else (training["modality"],)
-    return _render(
-        "model_card.md.j2",
-        training=training,
-        validation=validation,
-        split=split,
-        chunk_size=chunk_size,
-        encoders=[training["encoders"][kind] for kind in kinds],
-    )
-
-
 def update_card(model_uri: str) -> str:
-    """Bring the description of a model version up to date with the store, and return it.
+    """Draw the card of a model version anew, make it the version's description and return it.
 
-    Call it after each evaluation, comparison and promotion of the version.
+    Call it once the version is registered, and after each evaluation, comparison and promotion of it.
 
     Raises:
-        DataError: there is no such version.
+        DataError: there is no such version, or its files are gone.
     """
     version = model_version(model_uri)
-    evaluated = version.tags.get("virnuc.promoted_from", version_uri(version))
-    evaluation = next(iter(find_finished("evaluate", {"model": evaluated})), None)
-    results = _render(
-        "model_card_results.md.j2",
+    evaluated = version.tags.get(PROMOTED_FROM, version_uri(version))
+    evaluation, comparison = _newest_evaluation(evaluated), newest_comparison(evaluated)
+    scorer = _packed_config(version_uri(version))
+    trained = scorer["trained"]
+    client = MlflowClient()
+    training = client.get_run(version.run_id).data.metrics if version.run_id else {}
+    card = _TEMPLATES.get_template("model_card.md.j2").render(
+        scorer=scorer,
+        trained=trained,
         metrics=evaluation.data.metrics if evaluation else {},
-        comparison=next(iter(find_finished("compare", {"candidate": evaluated})), None),
-        override=version.tags.get("virnuc.override", ""),
-        override_rules=version.tags.get("virnuc.override_rules", ""),
+        validation=training if "val/accuracy" in training else {},
+        split=next(iter(find_finished("split", {"split_digest": trained["split_digest"]})), None),
+        comparison=comparison.data.tags if comparison else {},
+        comparison_run=comparison.info.run_id if comparison else "",
+        override=version.tags.get(OVERRIDE, ""),
+        override_rules=version.tags.get(OVERRIDE_RULES, ""),
     )
-    training = (version.description or "").partition(_RESULTS)[0]
-    card = f"{training}\n\n{results}"[:_LONGEST]
-    MlflowClient().update_model_version(version.name, version.version, description=card)
+    client.update_model_version(version.name, version.version, description=card.strip()[:_LONGEST])
     return card
 
 
-def _render(template: str, **values: Any) -> str:
-    return _TEMPLATES.get_template(template).render(values).strip()
+def newest_comparison(uri: str) -> Run | None:
+    """Return the newest run that came to a verdict on the version `models:/NAME/VERSION`, whatever it was."""
+    return _newest("compare", f"tags.`virnuc.candidate` = '{uri}' and tags.`virnuc.verdict` LIKE '%'")
+
+
+def _newest_evaluation(uri: str) -> Run | None:
+    """Return the newest evaluation of a version; the one that is just ending counts too."""
+    query = f"tags.`virnuc.model` = '{uri}' and metrics.`test/accuracy` >= 0 and attributes.status != 'FAILED'"
+    return _newest("evaluate", query)
+
+
+def _newest(stage: str, condition: str) -> Run | None:
+    """Return the newest run of a stage, in any experiment, that meets a condition."""
+    client = MlflowClient()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    query = f"tags.`virnuc.stage` = '{stage}' and {condition}"
+    runs = client.search_runs(experiments, query, order_by=["attributes.start_time DESC"], max_results=1)
+    return runs[0] if runs else None
+
+
+def _packed_config(uri: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            mlflow.artifacts.download_artifacts(f"{uri}/artifacts/{SCORER}/{CONFIG}", dst_path=directory)
+        except (MlflowException, OSError) as error:
+            raise DataError(f"{uri}: no scorer among its files ({error}); register the model again") from error
+        return read_config(next(Path(directory).rglob(CONFIG)).parent)

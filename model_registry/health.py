@@ -10,8 +10,9 @@ from pathlib import Path
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from model_registry.card import OVERRIDE, OVERRIDE_RULES, PROMOTED_FROM
 from model_registry.packaging import download_scorer
-from model_registry.promotion import OVERRIDE, PRODUCTION, SOURCE, production_version
+from model_registry.promotion import PRODUCTION, production_version
 from virnuc.errors import VirnucError
 from virnuc.prediction.packed import check_probe, load_scorer
 from virnuc.tracking import version_uri
@@ -56,9 +57,9 @@ def check_champion(alias: str = "champion", weights: Mapping[str, str] | None = 
 def describe_version(version: ModelVersion) -> str:
     """Return one line on a production version: its origin, who promoted it, and an override if there was one."""
     tags = version.tags
-    line = f"{version.name} version {version.version} from {tags.get(SOURCE, 'elsewhere')}"
+    line = f"{version.name} version {version.version} from {tags.get(PROMOTED_FROM, 'elsewhere')}"
     if "virnuc.promoted_by" in tags:
         line += f", promoted by {tags['virnuc.promoted_by']} at {tags['virnuc.promoted_at']}"
     if tags.get(OVERRIDE):
-        line += f", AGAINST THE GATE: {tags[OVERRIDE]} ({tags.get('virnuc.override_rules', '')})"
+        line += f", AGAINST THE GATE: {tags[OVERRIDE]} ({tags.get(OVERRIDE_RULES, '')})"
     return line

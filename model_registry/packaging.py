@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import pandas as pd
@@ -16,6 +15,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 import virnuc
+from model_registry.card import SCORER
 from virnuc.classifier import load_checkpoint
 from virnuc.prediction.calls import THRESHOLD
 from virnuc.prediction.chunks import STATUSES
@@ -45,57 +45,42 @@ SIGNATURE = ModelSignature(
         ]
     ),
 )
-SCORER = "scorer"
 _CODE = Path(__file__).with_name("scoring_model.py")
 
 
 def log_scoring_model(
     checkpoint_path: Path,
     registered_name: str,
-    card: str,
     chunk_size: int,
     weights: Mapping[str, str] | None = None,
-    tags: Mapping[str, Any] | None = None,
     temperature: float = 1.0,
-    alias: str = "",
 ) -> ModelVersion:
     """Log the scoring model to the active run and register it as a new version of `registered_name`.
 
     Args:
         checkpoint_path: the trained classifier; its metadata names the encoders and their weights' digests.
         registered_name: usually `virnuc-<protein encoder>`.
-        card: the model card in Markdown, which becomes the version's description.
         chunk_size: bp of the training chunks.
         weights: where encoders' weights are, as a directory for a name; those up to 50 MB go into the model.
-        tags: of the model version.
         temperature: divides the logits.
-        alias: that is to name the version, if any.
 
     Raises:
         EncoderError: weights are at hand, but they are not those of the training.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        scorer, written_card = Path(temporary) / SCORER, Path(temporary) / "model_card.md"
+        scorer = Path(temporary) / SCORER
         save_scorer(load_checkpoint(checkpoint_path), scorer, chunk_size, weights, temperature)
-        written_card.write_text(card, encoding="utf-8")
         model = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(_CODE),
-            artifacts={SCORER: str(scorer), "model_card": str(written_card)},
+            artifacts={SCORER: str(scorer)},
             code_paths=[str(Path(virnuc.__file__).parent)],
             signature=SIGNATURE,
             input_example=pd.DataFrame({"sequence": [PROBE], "id": ["probe"]}),
             pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS],
             registered_model_name=registered_name,
         )
-    client = MlflowClient()
-    version = str(model.registered_model_version)
-    client.update_model_version(registered_name, version, description=card)
-    for key, value in (tags or {}).items():
-        client.set_model_version_tag(registered_name, version, key, value)
-    if alias:
-        client.set_registered_model_alias(registered_name, alias, version)
-    return client.get_model_version(registered_name, version)
+    return MlflowClient().get_model_version(registered_name, str(model.registered_model_version))
 
 
 def download_scorer(model_uri: str, directory: Path) -> Path:

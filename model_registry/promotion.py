@@ -26,7 +26,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from model_registry.card import update_card
+from model_registry.card import OVERRIDE, OVERRIDE_RULES, PROMOTED_FROM, newest_comparison, update_card
 from model_registry.gate import PASS, Policy
 from model_registry.locking import HeldLock, promotion_lock
 from virnuc.errors import DataError, GateRefusal, UsageError
@@ -36,8 +36,6 @@ PRODUCTION = "virnuc"
 STATE = "virnuc.promotion"
 PROMOTING, ROLLING_BACK, DONE = "promoting", "rolling_back", "done"
 REPLACES = "virnuc.replaces"
-SOURCE = "virnuc.promoted_from"
-OVERRIDE = "virnuc.override"
 
 
 @dataclass(frozen=True)
@@ -86,12 +84,12 @@ def promote(candidate_uri: str, alias: str, policy: Policy, override: str, who: 
             raise GateRefusal(f"{uri} is not promoted: " + "; ".join(evidence.failed))
         current = production_version(alias)
         comparison = evidence.run.info.run_id if evidence.run else None
-        if current and current.tags.get(SOURCE) == uri:
+        if current and current.tags.get(PROMOTED_FROM) == uri:
             return Promotion(str(current.version), alias, uri, None, comparison, changed=False)
         replaced = str(current.version) if current else None
         tags = {
             STATE: PROMOTING,
-            SOURCE: uri,
+            PROMOTED_FROM: uri,
             REPLACES: replaced or "",
             "virnuc.promoted_by": who,
             "virnuc.promoted_at": _now(),
@@ -99,7 +97,7 @@ def promote(candidate_uri: str, alias: str, policy: Policy, override: str, who: 
             "virnuc.comparison_run": comparison or "",
         }
         if evidence.failed:
-            tags |= {OVERRIDE: override, "virnuc.override_rules": "; ".join(evidence.failed)[:4000]}
+            tags |= {OVERRIDE: override, OVERRIDE_RULES: "; ".join(evidence.failed)[:4000]}
         version = _copy_and_move(client, candidate, alias, current, tags, lock)
     update_card(f"models:/{PRODUCTION}/{version}")
     return Promotion(version, alias, uri, replaced, comparison, evidence.failed)
@@ -125,7 +123,7 @@ def rollback(alias: str, who: str) -> Promotion:
             _move(client, alias, previous.version, current, lock, undo)
             undo.pop_all()
         client.set_model_version_tag(PRODUCTION, current.version, "virnuc.rolled_back", f"{_now()} by {who}")
-    return Promotion(str(previous.version), alias, previous.tags.get(SOURCE, ""), str(current.version), None)
+    return Promotion(str(previous.version), alias, previous.tags.get(PROMOTED_FROM, ""), str(current.version), None)
 
 
 def production_version(alias: str) -> ModelVersion | None:
@@ -140,7 +138,7 @@ def production_version(alias: str) -> ModelVersion | None:
 
 def _evidence(uri: str, policy_digest: str) -> _Evidence:
     """Return the newest comparison of this version and every reason why it does not allow a promotion."""
-    run = next(iter(find_finished("compare", {"candidate": uri})), None)
+    run = newest_comparison(uri)
     if run is None:
         return _Evidence(None, (f"no comparison of {uri} in the store; run compare with it as the candidate",))
     tags, failed = run.data.tags, []

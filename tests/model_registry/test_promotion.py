@@ -39,10 +39,22 @@ def client(tmp_path, monkeypatch, empty_store):
     mlflow.set_tracking_uri(None)
 
 
-def register(client, name):
+SCORER = {"format_version": 1, "chunk_size": 300, "encoders": [], "trained": {"split_digest": "s1"}}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """The files of a registered model, as far as its card needs them."""
+    path = tmp_path / "model" / "artifacts" / "scorer" / "scorer.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(SCORER))
+    return tmp_path / "model"
+
+
+def register(client, name, files):
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    version = client.create_model_version(name, source=f"/nowhere/{name}", description="card", tags={"origin": name})
+    version = client.create_model_version(name, source=str(files), tags={"origin": name})
     return f"models:/{name}/{version.version}"
 
 
@@ -79,8 +91,8 @@ def compare(baseline, candidate, verdict="PASS", policy=POLICY, evaluations=None
 
 
 @pytest.fixture
-def sides(client):
-    return register(client, "virnuc-slow"), register(client, "virnuc-fast")
+def sides(client, files):
+    return register(client, "virnuc-slow", files), register(client, "virnuc-fast", files)
 
 
 def aliases(client):
@@ -96,7 +108,8 @@ def test_a_pass_copies_the_version_and_moves_the_alias(client, sides):
     promoted = promote_it(sides[1])
     version = client.get_model_version_by_alias("virnuc", "champion")
     assert promoted.version == str(version.version) and promoted.changed and promoted.replaced is None
-    assert version.tags["origin"] == "virnuc-fast" and version.description.startswith("card\n")
+    assert version.tags["origin"] == "virnuc-fast"
+    assert f"Compared with {sides[0]}: **PASS**" in version.description
     assert version.tags["virnuc.promoted_from"] == sides[1]
     assert version.tags["virnuc.comparison_run"] == comparison
     assert version.tags["virnuc.promoted_by"] == "me@here" and version.tags["virnuc.promoted_at"]
@@ -104,8 +117,8 @@ def test_a_pass_copies_the_version_and_moves_the_alias(client, sides):
     assert "virnuc.override" not in version.tags
 
 
-def test_the_old_champion_becomes_previous_and_rollback_puts_it_back(client, sides):
-    newer = register(client, "virnuc-fast")
+def test_the_old_champion_becomes_previous_and_rollback_puts_it_back(client, sides, files):
+    newer = register(client, "virnuc-fast", files)
     for uri in (sides[1], newer):
         compare(sides[0], uri)
         promote_it(uri)
@@ -139,9 +152,9 @@ def test_a_failed_verdict_is_refused_with_its_numbers_and_next_steps(client, sid
     assert not client.search_registered_models("name = 'virnuc'")
 
 
-def test_only_a_comparison_of_exactly_this_version_counts(client, sides):
+def test_only_a_comparison_of_exactly_this_version_counts(client, sides, files):
     compare(*sides)
-    refused(register(client, "virnuc-fast"), "no comparison of models:/virnuc-fast/2")
+    refused(register(client, "virnuc-fast", files), "no comparison of models:/virnuc-fast/2")
 
 
 def test_the_newest_comparison_counts(client, sides):
@@ -206,8 +219,8 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("fault", "calls"), FAULTS)
-def test_an_error_at_any_step_leaves_everything_as_it_was(client, sides, monkeypatch, fault, calls):
-    newer = register(client, "virnuc-fast")
+def test_an_error_at_any_step_leaves_everything_as_it_was(client, sides, files, monkeypatch, fault, calls):
+    newer = register(client, "virnuc-fast", files)
     for uri in (sides[1], newer):
         compare(sides[0], uri)
     promote_it(sides[1])
@@ -230,8 +243,8 @@ def test_an_error_at_any_step_leaves_everything_as_it_was(client, sides, monkeyp
 
 
 @pytest.mark.parametrize("moved", ["nothing", "champion"])
-def test_what_a_killed_promotion_left_is_repaired_by_the_next_one(client, sides, moved):
-    newer, newest = register(client, "virnuc-fast"), register(client, "virnuc-fast")
+def test_what_a_killed_promotion_left_is_repaired_by_the_next_one(client, sides, files, moved):
+    newer, newest = register(client, "virnuc-fast", files), register(client, "virnuc-fast", files)
     for uri in (sides[1], newer, newest):
         compare(sides[0], uri)
     promote_it(sides[1])
