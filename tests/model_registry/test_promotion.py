@@ -248,7 +248,7 @@ def test_what_a_killed_promotion_left_is_repaired_by_the_next_one(client, sides,
     for uri in (sides[1], newer, newest):
         compare(sides[0], uri)
     promote_it(sides[1])
-    tags = {promotion.STATE: promotion.PROMOTING, promotion.SOURCE: newer, promotion.REPLACES: "1"}
+    tags = {promotion.STATE: promotion.PROMOTING, promotion.PROMOTED_FROM: newer, promotion.REPLACES: "1"}
     left = client.create_model_version("virnuc", source=newer, tags=tags)
     if moved == "champion":
         client.set_registered_model_alias("virnuc", "champion", left.version)

@@ -39,7 +39,7 @@ SEQUENCES = pa.schema(
         ("sequence", pa.string()),
         ("file", pa.string()),
         ("length", pa.int64()),  # bp
-        ("probability", pa.float64()),  # mean over the chunks that have a score
+        ("probability", pa.float64()),  # of the mean log-odds over the chunks that have a score
         ("label", pa.string()),  # virus, others or empty
         ("status", pa.string()),
         ("chunks", pa.int64()),
