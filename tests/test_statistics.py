@@ -113,7 +113,7 @@ def test_few_genomes_or_one_that_dominates_widen_the_interval():
     few = half_width(np.arange(12), np.arange(12) % 2)
     uneven = half_width([*range(12), *[0] * 5], [*np.arange(12) % 2, *[0] * 5])
     assert many == pytest.approx(1.96, abs=0.05)
-    assert few == pytest.approx(2.23 * np.sqrt(6 / 5), rel=0.05)  # t with 2 x (6 - 1) degrees of freedom
+    assert few == pytest.approx(2.57 * np.sqrt(6 / 5), rel=0.05)  # t with 6 - 1 degrees of freedom
     assert uneven > few
 
 

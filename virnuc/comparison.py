@@ -151,7 +151,7 @@ def check_metrics(evidence: SideEvidence) -> None:
         return
     for key, value in metrics_of(evidence.predictions).items():
         logged = evidence.metrics.get(key, np.nan)
-        if not np.isclose(logged, value, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=key in evidence.metrics):
+        if not np.isclose(logged, value, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True):
             raise DataError(
                 f"{evidence.identity}: the logged {key} is {logged:.6f}, but its predictions give {value:.6f}; "
                 "one of the two was changed; run evaluate again"

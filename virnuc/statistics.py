@@ -55,7 +55,6 @@ class Draws:
 
     weights: Floats  # [draws, genomes], whole numbers
     codes: NDArray[np.int64]  # [rows], index of each row's genome
-    classes: int  # within which genomes were drawn
     effective: float  # genomes of the class with fewest; see `_effective`
 
     def of(self, labels: NDArray[np.int8], scores: Floats) -> dict[str, Floats]:
@@ -80,8 +79,8 @@ class Draws:
         drawn = drawn[np.isfinite(drawn)]
         if self.effective < 2 or not len(drawn) or not np.isfinite(value):
             return Interval(float(value), np.nan, np.nan)
-        freedom = self.classes * (self.effective - 1)
-        reach = np.sqrt(self.effective / (self.effective - 1)) * stats.t.isf((1 - confidence) / 2, freedom)
+        freedom = self.effective - 1
+        reach = np.sqrt(self.effective / freedom) * stats.t.isf((1 - confidence) / 2, freedom)
         tail = stats.norm.sf(reach)
         low, high = np.quantile(drawn, [tail, 1 - tail])
         return Interval(float(value), float(low), float(high))
@@ -118,7 +117,7 @@ def draw_genomes(
         members = np.flatnonzero(classes == label)
         effective.append(_effective(sizes[members]))
         weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=resamples)
-    return Draws(weights, codes.astype(np.int64), len(effective), min(effective))
+    return Draws(weights, codes.astype(np.int64), min(effective))
 
 
 def binary_metrics(labels: NDArray[np.int8], scores: Floats, weights: Floats | None = None) -> dict[str, float]:
