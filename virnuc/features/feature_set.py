@@ -144,6 +144,7 @@ class FeatureSet:
         """
         wanted = pa.array(frame_ids, pa.string())
         found = pc.index_in(wanted, value_set=self.ids)
+        pa.default_memory_pool().release_unused()
         if found.null_count:
             first = wanted[pc.index(found.is_null(), True).as_py()].as_py()
             raise DataError(
@@ -244,7 +245,9 @@ def _check_widths(shards: Sequence[MappedShard], manifest: Manifest | None) -> N
 
 def _check_unique(shards: Sequence[MappedShard]) -> None:
     ids = pa.chunked_array([shard.packed_ids for shard in shards])
-    if pc.count_distinct(ids).as_py() == len(ids):
+    distinct = pc.count_distinct(ids).as_py()
+    pa.default_memory_pool().release_unused()  # 200 MB of a hash table, for two million ids
+    if distinct == len(ids):
         return
     seen: dict[str, str] = {}
     for shard in shards:

@@ -20,7 +20,7 @@ from virnuc.training.batches import Plan, read_ahead
 from virnuc.training.data import Part
 from virnuc.training.graphs import GraphedSteps
 
-_SCORED_AT_ONCE = 4096  # frames
+_SCORED_AT_ONCE = 1024  # frames
 
 
 class Trainer:
