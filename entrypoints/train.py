@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from entrypoints.command import say, stage
 from virnuc.errors import UsageError
-from virnuc.settings import TrainSettings
+from virnuc.settings import TrainSettings, parse_weights
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -85,7 +85,7 @@ def _train(
     )
     if settings.register == "no":
         return None
-    version = _register(result, features, split, tracker)
+    version = _register(result, settings, features, split, tracker)
     say(f"train      registered {version.name} version {version.version}")
     return version
 
@@ -108,7 +108,9 @@ def _log_result(result: TrainingResult, tracker: Tracker) -> None:
     tracker.describe(f"**{result.name}**, {result.epochs} epochs\n\n| metric | value |\n|---|---|{rows}")
 
 
-def _register(result: TrainingResult, features: FeatureSet, split: Split, tracker: Tracker) -> ModelVersion:
+def _register(
+    result: TrainingResult, settings: TrainSettings, features: FeatureSet, split: Split, tracker: Tracker
+) -> ModelVersion:
     from model_registry.card import update_card
     from model_registry.packaging import log_scoring_model
     from virnuc.calibration import fit_temperature
@@ -125,6 +127,7 @@ def _register(result: TrainingResult, features: FeatureSet, split: Split, tracke
         result.model,
         f"virnuc-{result.name}",
         chunk_size=recorded or ASSUMED_CHUNK_SIZE,
+        weights=parse_weights(settings.weights),
         temperature=fit_temperature(validation["label"].to_numpy("int8"), margins(validation)),
     )
     tracker.client.set_registered_model_alias(version.name, "challenger", version.version)
@@ -145,7 +148,7 @@ def _directory(settings: TrainSettings, features: FeatureSet, split: Split, name
     """Return a directory of its own for each training that gives another model."""
     from virnuc.runtime import choose_device
 
-    places = ("features", "split", "register", "resume", "out")
+    places = ("features", "split", "weights", "register", "resume", "out")
     decisive = {key: value for key, value in asdict(settings).items() if key not in places}
     decisive |= {"device": choose_device(settings.device).name, "features": features.digest, "split": split.digest}
     key = hashlib.sha256(repr(sorted(decisive.items())).encode()).hexdigest()[:12]

@@ -7,7 +7,8 @@ settings are made, before anything is read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from virnuc.errors import UsageError, unknown_name
@@ -159,6 +160,7 @@ class TrainSettings:
     readers: int = option(1, "Threads that read ahead; they change nothing in the result.")
     seed: int = option(42, "Seed of initial weights, dropout and order of frames.")
     device: str = option("auto", DEVICE_HELP)
+    weights: str = option("", WEIGHTS_HELP)
     register: str = option("yes", "yes registers the model as a version of virnuc-<protein encoder>.", ("no", "yes"))
     resume: str = option("", "Run id of a training run that was stopped; empty finds it by itself.")
     out: str = option("data/models", "Directory for checkpoints and training logs.")
@@ -222,6 +224,12 @@ class BenchmarkSettings:
             if precision not in ("same", *PRECISION_CHOICES):
                 raise unknown_name("precision", precision, ("same", *PRECISION_CHOICES))
         parse_weights(self.weights)
+
+    @property
+    def key(self) -> str:
+        """Digest of what decides a measurement: everything but the places of frames and report."""
+        decisive = {name: value for name, value in asdict(self).items() if name not in ("frames", "out")}
+        return hashlib.sha256(repr(sorted(decisive.items())).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,12 @@ def version_uri(version: ModelVersion) -> str:
     return f"models:/{version.name}/{version.version}"
 
 
+def store_is_writable() -> str:
+    """Open the store, which writes a tag of the experiment, and return its URI."""
+    open_store()
+    return str(mlflow.get_tracking_uri())
+
+
 def get_run(run_id: str) -> Run:
     """Return a run.
 

@@ -1,0 +1,203 @@
+"""`pipeline`: genomes to verdict, each stage a child run of one parent run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from entrypoints.benchmark import benchmark
+from entrypoints.command import say, stage
+from entrypoints.compare import compare
+from entrypoints.evaluate import evaluate
+from entrypoints.extract import extract
+from entrypoints.prepare import prepare
+from entrypoints.promote import promote
+from entrypoints.split import split
+from entrypoints.train import train
+from virnuc.errors import GateRefusal
+from virnuc.settings import (
+    BenchmarkSettings,
+    CompareSettings,
+    EvaluateSettings,
+    ExtractSettings,
+    PipelineSettings,
+    PrepareSettings,
+    PromoteSettings,
+    SplitSettings,
+    TrainSettings,
+)
+
+if TYPE_CHECKING:
+    from virnuc.tracking import Tracker
+
+CONTROL = ("tetranucleotide", "dipeptide")  # what a classifier can do with no language model
+
+
+@dataclass(frozen=True)
+class _Directories:
+    """Where the stages leave what they make."""
+
+    frames: str
+    split: str
+    features: str
+    models: str
+
+    @classmethod
+    def below(cls, data: str) -> _Directories:
+        """Return the layout below one directory."""
+        return cls(*(str(Path(data) / name) for name in ("frames", "test_set", "features", "models")))
+
+
+@stage(PipelineSettings)
+def pipeline(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any]:
+    """Run the whole experiment: prepare, split, extract, train, evaluate, benchmark, compare and, if told, promote.
+
+    What is finished is reused, so a stopped pipeline goes on where it was. Exit code 3 means that the gate said no.
+    """
+    return run_experiment(settings, tracker)
+
+
+def run_experiment(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any]:
+    """Run all stages for baseline, candidate and the composition control; return the verdict document.
+
+    Raises:
+        GateRefusal: the candidate may not replace the baseline.
+    """
+    places = _Directories.below(settings.data)
+    _make_frames(settings, places)
+    sides = ((settings.dna_encoder, settings.baseline), (settings.dna_encoder, settings.candidate), CONTROL)
+    models = [_model_of(dna, protein, settings, places, tracker) for dna, protein in dict.fromkeys(sides)]
+    _benchmark(settings, places, tracker)
+    baseline, candidate, *control = models
+    refusal = None
+    document: dict[str, Any] = {}
+    try:
+        document = compare.run(
+            CompareSettings(
+                baseline, candidate, ",".join(control), policy=settings.policy, seed=settings.seed, out=settings.out
+            )
+        )
+        if settings.promote == "yes":
+            promote.run(PromoteSettings(candidate=candidate, policy=settings.policy))
+    except GateRefusal as error:
+        refusal = error
+    tracker.tags({"verdict": "FAIL" if refusal else "PASS"})
+    _say_where(settings, candidate, refused=refusal is not None)
+    if refusal:
+        raise refusal
+    return document
+
+
+def _make_frames(settings: PipelineSettings, places: _Directories) -> None:
+    prepare.run(
+        PrepareSettings(
+            source=settings.source,
+            chunk_size=settings.chunk_size,
+            evidence=settings.evidence,
+            balance=settings.balance,
+            seed=settings.seed,
+            out=places.frames,
+        )
+    )
+    split.run(
+        SplitSettings(
+            source=places.frames,
+            test_fraction=settings.test_fraction,
+            val_fraction=settings.val_fraction,
+            unit=settings.unit,
+            seed=settings.seed,
+            out=places.split,
+        )
+    )
+
+
+def _model_of(dna: str, protein: str, settings: PipelineSettings, places: _Directories, tracker: Tracker) -> str:
+    """Extract, train and evaluate one pair of encoders; return the URI of its model version."""
+    from virnuc.tracking import version_uri
+
+    manifest = extract.run(
+        ExtractSettings(
+            frames=places.frames,
+            dna_encoder=dna,
+            protein_encoder=protein,
+            precision=settings.precision,
+            batch_tokens=settings.batch_tokens,
+            device=settings.device,
+            weights=settings.weights,
+            out=places.features,
+        ),
+        f"extract {protein}",
+    )
+    names = (manifest.details["dna"]["name"], manifest.details["protein"]["name"])
+    features = str(Path(places.features) / "+".join(names))
+    version = train.run(
+        TrainSettings(
+            features=features,
+            split=places.split,
+            epochs=settings.epochs,
+            patience=settings.patience,
+            lr=settings.lr,
+            checkpoint=settings.checkpoint,
+            seed=settings.seed,
+            device=settings.device,
+            weights=settings.weights,
+            out=places.models,
+        )
+    )
+    assert version is not None  # registered, since TrainSettings.register is "yes"
+    uri = version_uri(version)
+    known = _finished("evaluate", {"model": uri, "features_digest": manifest.digest})
+    if known:
+        say(f"evaluate   {uri} was tested already: run {known}")
+        tracker.tags({f"reused.evaluate_{protein}": known})
+    else:
+        evaluate.run(EvaluateSettings(uri, features, places.split, settings.seed), f"evaluate {protein}")
+    return uri
+
+
+def _benchmark(settings: PipelineSettings, places: _Directories, tracker: Tracker) -> None:
+    wanted = BenchmarkSettings(
+        baseline=settings.baseline,
+        candidate=settings.candidate,
+        frames=places.frames,
+        sample=settings.sample,
+        runs=settings.runs,
+        warmup=settings.warmup,
+        precision=settings.precision,
+        batch_tokens=settings.batch_tokens,
+        device=settings.device,
+        weights=settings.weights,
+        seed=settings.seed,
+        out=settings.out,
+    )
+    from virnuc.manifest import read_manifest
+
+    frames = read_manifest(Path(places.frames), "frames").digest
+    known = _finished("benchmark", {"key": wanted.key, "frames_digest": frames})
+    if known:
+        say(f"benchmark  {settings.baseline} and {settings.candidate} were timed already: run {known}")
+        tracker.tags({"reused.benchmark": known})
+    else:
+        benchmark.run(wanted)
+
+
+def _finished(stage_name: str, tags: dict[str, str]) -> str | None:
+    """Return the id of the newest finished run of a stage with these tags."""
+    from virnuc.tracking import find_finished
+
+    runs = find_finished(stage_name, tags)
+    return str(runs[0].info.run_id) if runs else None
+
+
+def _say_where(settings: PipelineSettings, candidate: str, *, refused: bool) -> None:
+    report = Path(settings.out) / "validation_report.html"
+    say("")
+    say(f"report     {report} (and .md); speed in {Path(settings.out) / 'speed_benchmark.md'}")
+    if not refused and settings.promote != "yes":
+        say(f"promote    not told to: read the report, then python -m entrypoints.promote --candidate {candidate}")
+    say("runs       make ui, then open http://127.0.0.1:5000")
+
+
+if __name__ == "__main__":
+    pipeline.main()

@@ -1,0 +1,61 @@
+"""`predict`: sequences and a registered model to calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from entrypoints.command import say, stage
+from virnuc.settings import PredictSettings, parse_weights
+
+if TYPE_CHECKING:
+    from virnuc.manifest import Manifest
+
+
+@stage(PredictSettings, tracked=False)
+def predict(settings: PredictSettings, _: None) -> Manifest:
+    """Call sequences viral or not with a registered model, in chunks; every chunk comes out exactly once.
+
+    Chunks without an open reading frame are scored by their longest stop-free stretch and marked as such. A stopped
+    prediction goes on where it was.
+    """
+    from entrypoints.progress import counter
+    from model_registry.health import describe_version
+    from model_registry.packaging import download_scorer
+    from virnuc.prediction.packed import load_scorer, scorer_digest
+    from virnuc.prediction.running import predict as predict_sequences
+    from virnuc.runtime import choose_device
+    from virnuc.tracking import model_version, open_store, tracked_run, version_uri
+
+    open_store()
+    version = model_version(settings.model)
+    say(f"predict    with {describe_version(version)}")
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = download_scorer(version_uri(version), Path(temporary))
+        device = choose_device(settings.device).name
+        scorer = load_scorer(directory, parse_weights(settings.weights), device)
+        if settings.chunk_size:
+            scorer = dataclasses.replace(scorer, chunk_size=settings.chunk_size)
+        with counter("predict", "bp") as bar:
+            manifest = predict_sequences(
+                settings.input.split(","),
+                scorer,
+                scorer_digest(directory),
+                Path(settings.out),
+                batch_tokens=settings.batch_tokens,
+                progress=bar.update,
+            )
+    counts = manifest.counts
+    say(f"predict    {counts['in']} in, {counts['out']} out; calls in {settings.out}")
+    if settings.track == "yes":
+        with tracked_run("predict", settings, "predict") as tracker:
+            tracker.tags({"model": version_uri(version)})
+            tracker.dataset("calls", Path(settings.out), manifest.digest, "output")
+            tracker.metrics({f"predict/{key}": float(value) for key, value in counts["out"].items()})
+    return manifest
+
+
+if __name__ == "__main__":
+    predict.main()
