@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from virnuc.encoders import load_encoder
 from virnuc.errors import DataError, DimensionError, EncoderError, UsageError
@@ -23,6 +26,7 @@ from virnuc.prediction.packed import check_probe, load_scorer, save_scorer
 from virnuc.prediction.sequences import score_sequences
 from virnuc.sequences.translation import six_frames
 
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "esm2"
 DRAW = random.Random(7)
 CODING = "".join(DRAW.choice(["GCT", "GAA", "CTG", "AAA", "GGC", "CCG"]) for _ in range(100))
 STOPS = "TAATTAATTAA" * 27 + "TAA"
@@ -125,8 +129,12 @@ def test_scores_do_not_depend_on_what_else_is_scored(scorer):
 
 
 def test_temperature_changes_probabilities_and_not_the_call_of_a_single_frame(scorer):
-    table, warm = scorer.score([CODING]), replace(scorer, temperature=3.0).score([CODING])
-    assert abs(warm["probability"][0] - 0.5) < abs(table["probability"][0] - 0.5)
+    chunks = ["".join(DRAW.choices("ACGT", k=300)) for _ in range(30)]
+    table, warm = scorer.score(chunks), replace(scorer, temperature=3.0).score(chunks)
+    single = table["frames"] == 1
+    assert single.sum() > 10
+    assert (call_chunks(warm) == call_chunks(table))[single].all()
+    assert ((warm["probability"] - 0.5).abs() < (table["probability"] - 0.5).abs())[single].all()
 
 
 def test_sequences_add_up_their_chunks(scorer):
@@ -199,15 +207,12 @@ def test_encoders_that_do_not_fit_the_classifier_are_refused(scorer):
         replace(scorer, encoders=scorer.encoders[:1])
 
 
-def tiny_esm(directory, seed):
-    """A seeded ESM-2 of 8 dimensions in the hub's layout."""
-    from transformers import EsmConfig, EsmModel
-
-    config = EsmConfig(vocab_size=33, hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
-                       intermediate_size=16, position_embedding_type="rotary", token_dropout=True, pad_token_id=1, mask_token_id=32)  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        EsmModel(config, add_pooling_layer=False).save_pretrained(directory)
+def language_model(directory, shift=0.0):
+    """A copy of the golden ESM-2 model, its embeddings moved by `shift`."""
+    shutil.copytree(GOLDEN, directory)
+    tensors = load_file(directory / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("word_embeddings.weight"))
+    save_file({**tensors, name: tensors[name] + shift}, directory / "model.safetensors")
     return directory
 
 
@@ -225,7 +230,7 @@ def with_language_model(checkpoint, directory):
 
 
 def test_small_weights_travel_inside_and_run_where_the_originals_are_gone(checkpoint, tmp_path):
-    own, encoder = with_language_model(checkpoint, tiny_esm(tmp_path / "esm", 1))
+    own, encoder = with_language_model(checkpoint, language_model(tmp_path / "esm"))
     save_scorer(own, tmp_path / "scorer", 300, {encoder.name: str(tmp_path / "esm")})
     (tmp_path / "esm").rename(tmp_path / "gone")
     scorer = load_scorer(tmp_path / "scorer")
@@ -235,13 +240,13 @@ def test_small_weights_travel_inside_and_run_where_the_originals_are_gone(checkp
 
 def test_large_weights_are_referenced_and_checked(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "LARGEST_INSIDE", 10)
-    own, encoder = with_language_model(checkpoint, tiny_esm(tmp_path / "esm", 1))
+    own, encoder = with_language_model(checkpoint, language_model(tmp_path / "esm"))
     save_scorer(own, tmp_path / "scorer", 300, {encoder.name: str(tmp_path / "esm")})
     assert not (tmp_path / "scorer" / "encoders").exists()
     with pytest.raises(EncoderError, match="its weights are not inside the model"):
         load_scorer(tmp_path / "scorer")
     assert load_scorer(tmp_path / "scorer", {encoder.name: str(tmp_path / "esm")}).encoders[1].name == encoder.name
-    other = tiny_esm(tmp_path / "other", 2)
+    other = language_model(tmp_path / "other", shift=0.1)
     with pytest.raises(EncoderError, match="not those that the model was trained on"):
         load_scorer(tmp_path / "scorer", {encoder.name: str(other)})
     with pytest.raises(UsageError, match="no directory"):

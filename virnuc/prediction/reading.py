@@ -23,6 +23,7 @@ from virnuc.errors import ParseError, UsageError
 from virnuc.sequences.reading import LONGEST_NAME, checked_dna
 
 STANDARD_INPUT = "-"
+_FORMATS = {b">": "fasta", b"@": "fastq"}  # by first letter
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,10 @@ def read_records(sources: Sequence[str]) -> Iterator[Record]:
     """
     number = 0
     for source in sources:
-        before = number
         for name, letters in _parse(source):
             number += 1
             name = _usable_name(name, number)
             yield Record(number, Path(source).name, name, checked_dna(letters, Path(source), name))
-        if number == before:
-            raise ParseError("no record in it; is it FASTA or FASTQ?", source)
 
 
 def _parse(source: str) -> Iterator[tuple[str, str]]:
@@ -68,13 +66,15 @@ def _parse(source: str) -> Iterator[tuple[str, str]]:
     count = 0
     with ExitStack() as stack:
         try:
-            for record in stack.enter_context(dnaio.open(_open(source, stack))):
+            stream = _open(source, stack)
+            first = stream.peek(1)[:1]  # type: ignore[attr-defined]  # dnaio itself would go by the file's suffix
+            if first not in _FORMATS:
+                raise ParseError("neither FASTA nor FASTQ; expected > or @ at its start", source)
+            for record in stack.enter_context(dnaio.open(stream, fileformat=_FORMATS[first])):
                 count += 1
                 yield record.name, record.sequence
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ParseError(f"the gzip data is cut short or damaged ({error})", source, count + 1) from error
-        except dnaio.UnknownFileFormat as error:
-            raise ParseError("neither FASTA nor FASTQ", source) from error
         except dnaio.FileFormatError as error:
             raise ParseError(str(error), source, count + 1, error.line) from error
         except (OSError, UnicodeError) as error:

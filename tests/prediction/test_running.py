@@ -1,0 +1,236 @@
+"""The stage: streams in, tables out; hostile input, and kills at any moment."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from virnuc.errors import DataError, ParseError, UsageError
+from virnuc.manifest import read_manifest, verify_shards
+from virnuc.prediction import running
+from virnuc.prediction.chunks import chunks_of
+from virnuc.prediction.reading import check_sources, read_records
+from virnuc.prediction.running import predict
+from virnuc.prediction.sequences import score_sequences
+from virnuc.prediction.tables import TABLES
+
+DRAW = random.Random(11)
+
+
+def reads(count, lengths=(0, 10, 120, 300, 301, 1500)):
+    return [(f"read_{number}", "".join(DRAW.choices("ACGT", k=DRAW.choice(lengths)))) for number in range(count)]
+
+
+def fasta(records):
+    return "".join(f">{name} some words\n{sequence}\n" for name, sequence in records)
+
+
+def wrapped(sequence):
+    return "\n".join(sequence[start : start + 60] for start in range(0, len(sequence), 60))
+
+
+def fastq(records):
+    return "".join(f"@{name}\n{sequence}\n+\n{'I' * len(sequence)}\n" for name, sequence in records)
+
+
+def written(path, text):
+    (gzip.open if path.suffix == ".gz" else open)(path, "wb").write(text.encode())
+    return str(path)
+
+
+def tables(out):
+    return {name: (out / name).read_bytes() for name in TABLES}
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr(running, "CHUNKS_AT_ONCE", 16)
+    monkeypatch.setattr(running, "BATCHES_IN_PART", 2)
+
+
+def test_every_chunk_comes_out_exactly_once_in_every_table(scorer, tmp_path, small_parts):
+    records = reads(60)
+    manifest = predict([written(tmp_path / "a.fa", fasta(records))], scorer, "m", tmp_path / "out")
+    wanted = [
+        (name, number, start, start + len(part), f"{name}_chunk_{number}")
+        for name, sequence in records
+        for number, (start, part) in enumerate(chunks_of(sequence, 300), 1)
+    ]
+    calls = pd.read_parquet(tmp_path / "out" / "calls.parquet")
+    assert (
+        list(calls[["sequence", "chunk", "start", "end", "Sequence_ID"]].itertuples(index=False, name=None)) == wanted
+    )
+    text = pd.read_csv(tmp_path / "out" / "calls.tsv", sep="\t")
+    assert text["Sequence_ID"].tolist() == calls["Sequence_ID"].tolist()
+    assert text["score2"].to_numpy() == pytest.approx(calls["score2"].to_numpy(), abs=1e-8, nan_ok=True)
+    assert text.columns[:4].tolist() == ["Sequence_ID", "Prediction", "score1", "score2"]
+    short = pd.read_csv(tmp_path / "out" / "calls_highestscore.csv")
+    assert short.columns.tolist() == ["Modified_ID", "Is_Virus"]
+    answered = calls["score1"].notna()
+    assert (short["Is_Virus"][answered] == (calls["score2"] >= calls["score1"])[answered]).all()
+    assert short["Is_Virus"][~answered].isna().all() and calls["Prediction"][~answered].eq("").all()
+    assert manifest.counts["in"]["chunks"] == len(wanted) == manifest.counts["out"]["chunks"]
+    verify_shards(tmp_path / "out", read_manifest(tmp_path / "out", "calls"))
+
+
+def test_the_summary_agrees_with_the_registered_models_answer(scorer, tmp_path, small_parts):
+    records = [*reads(20), ("long", "".join(DRAW.choices("ACGT", k=30_000)))]  # over several parts
+    predict([written(tmp_path / "a.fa", fasta(records))], scorer, "m", tmp_path / "out")
+    summary = pd.read_parquet(tmp_path / "out" / "sequences.parquet")
+    direct = score_sequences(scorer, [sequence for _, sequence in records])
+    assert summary["sequence"].tolist() == [name for name, _ in records]
+    assert summary["length"].tolist() == [len(sequence) for _, sequence in records]
+    assert summary["probability"].to_numpy() == pytest.approx(direct["probability"].to_numpy(), abs=1e-6, nan_ok=True)
+    for name in ("label", "status", "chunks", "frame"):
+        assert summary[name].tolist() == direct[name].tolist()
+
+
+def test_formats_compression_and_standard_input_give_the_same_calls(scorer, tmp_path, monkeypatch):
+    records = reads(12, lengths=(200, 300, 900))
+    sources = {
+        "fa": written(tmp_path / "a.fa", fasta(records)),
+        "fagz": written(tmp_path / "b.fa.gz", fasta(records)),
+        "fq": written(tmp_path / "c.fastq", fastq(records)),
+        "fqgz": written(tmp_path / "wrong_suffix.fa.gz", fastq(records)),
+        "wrapped": written(tmp_path / "d.txt", fasta([(name, wrapped(sequence)) for name, sequence in records])),
+        "rna": written(tmp_path / "e.fa", fasta([(name, s.lower().replace("t", "u")) for name, s in records])),
+    }
+    found = {}
+    for name, source in sources.items():
+        predict([source], scorer, "m", tmp_path / name)
+        found[name] = pd.read_parquet(tmp_path / name / "calls.parquet").drop(columns="file")
+    for name, content in (("stdin", fasta(records).encode()), ("stdin_gz", gzip.compress(fastq(records).encode()))):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(content))))
+        predict(["-"], scorer, "m", tmp_path / name)
+        found[name] = pd.read_parquet(tmp_path / name / "calls.parquet").drop(columns="file")
+    for table in found.values():
+        pd.testing.assert_frame_equal(table, found["fa"])
+
+
+def test_several_files_are_one_stream_and_equal_names_stay_apart(scorer, tmp_path):
+    records = reads(3, lengths=(300,))
+    sources = [written(tmp_path / f"{mate}.fq", fastq(records)) for mate in ("r1", "r2")]
+    predict(sources, scorer, "m", tmp_path / "out")
+    summary = pd.read_parquet(tmp_path / "out" / "sequences.parquet")
+    assert summary["record"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert summary["file"].tolist() == ["r1.fq"] * 3 + ["r2.fq"] * 3
+
+
+def test_hostile_headers_cannot_break_a_table(scorer, tmp_path):
+    names = ["", "a\tb", 'quo"te', "comma,x", "x_chunk_7", "n" * 100_000, "\x1b[31mred", "../../etc/passwd"]
+    path = written(tmp_path / "a.fa", "".join(f">{name}\n{'ACGGCT' * 50}\n" for name in names))
+    predict([path], scorer, "m", tmp_path / "out")
+    kept = pd.read_parquet(tmp_path / "out" / "sequences.parquet")["sequence"].tolist()
+    assert kept[:5] == ["record_1", "a", 'quo"te', "comma,x", "x_chunk_7"] and kept[6] == "_[31mred"
+    assert len(kept[5]) == 200 and max(map(len, kept)) == 200
+    assert pd.read_csv(tmp_path / "out" / "sequences.tsv", sep="\t")["sequence"].tolist() == kept
+    assert pd.read_csv(tmp_path / "out" / "calls_highestscore.csv")["Modified_ID"].tolist() == [
+        f"{n}_chunk_1" for n in kept
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"", "neither FASTA nor FASTQ"),
+        (b"hello", "neither FASTA nor FASTQ"),
+        (b">a\nACGT\n>b\nACGJ\n", "record b: 'J' at base 4 is not an IUPAC base"),
+        (b">a\nAC-GT\n", "record a: '-' at base 3"),
+        (b"@a\nACGT\n+\nII\n", "record 1, line"),
+        (b"@a\nACGT\n+\nIIII\n@b\nACG", "record 2, line"),
+        (gzip.compress(b">a\n" + b"ACGT" * 5000)[:-20], "cut short or damaged"),
+        (b"\x1f\x8bnonsense and more nonsense", "cut short or damaged"),
+    ],
+)
+def test_damaged_input_is_named_with_its_record(tmp_path, content, match):
+    (tmp_path / "a.fa").write_bytes(content)
+    with pytest.raises(ParseError, match=match):
+        list(read_records([str(tmp_path / "a.fa")]))
+
+
+def test_sources_are_checked_before_anything_is_read(tmp_path):
+    for sources, match in ([], "empty"), (["-", "a"], "cannot be joined"), ([str(tmp_path / "no.fa")], "no such file"):
+        with pytest.raises(UsageError, match=match):
+            check_sources(sources)
+
+
+def test_a_finished_directory_is_taken_only_for_the_same_run(scorer, tmp_path):
+    first, other = written(tmp_path / "a.fa", fasta(reads(5))), written(tmp_path / "b.fa", fasta(reads(5)))
+    done = predict([first], scorer, "m", tmp_path / "out")
+    assert predict([first], scorer, "m", tmp_path / "out") == done
+    for sources, model, threshold in (([other], "m", 0.5), ([first], "n", 0.5), ([first], "m", 0.9)):
+        with pytest.raises(DataError, match="already made"):
+            predict(sources, scorer, model, tmp_path / "out", threshold=threshold)
+
+
+def test_progress_counts_every_base(scorer, tmp_path, small_parts):
+    records, seen = reads(40), []
+    predict([written(tmp_path / "a.fa", fasta(records))], scorer, "m", tmp_path / "out", progress=seen.append)
+    assert sum(seen) == sum(len(part) for _, s in records for _, part in chunks_of(s, 300)) and len(seen) > 3
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from virnuc.prediction import running
+from virnuc.prediction.packed import load_scorer
+running.CHUNKS_AT_ONCE, running.BATCHES_IN_PART = 16, 2
+print("ready", flush=True)
+source, scorer, out = sys.argv[1:]
+running.predict([source], load_scorer(Path(scorer)), "m", Path(out), progress=lambda bases: time.sleep(0.01))
+"""
+
+
+def test_killed_at_any_moment_and_started_again_it_gives_the_same_bytes(scorer, packed, tmp_path, small_parts):
+    source = written(tmp_path / "a.fa", fasta(reads(400)))
+    predict([source], scorer, "m", tmp_path / "undisturbed")
+    out, kills = tmp_path / "out", 0
+    for wait in (0.05, 0.15, 0.3, 0.4):
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, source, str(packed), str(out)], stdout=subprocess.PIPE
+        )
+        process.stdout.readline()
+        time.sleep(wait)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.communicate()
+    parts = list((out / ".parts").glob("part-*.parquet"))
+    assert kills >= 2 and (parts or (out / "manifest.json").is_file())
+    predict([source], scorer, "m", out)
+    assert tables(out) == tables(tmp_path / "undisturbed")
+    assert not (out / ".parts").exists()
+    assert [path.name for path in out.iterdir() if path.name.endswith(".partial")] == []
+
+
+def test_an_unfinished_run_is_not_finished_with_other_sequences(scorer, tmp_path, small_parts):
+    records = reads(60)
+    good = written(tmp_path / "a.fa", fasta(records))
+    with pytest.raises(KeyboardInterrupt):
+        predict([good], scorer, "m", tmp_path / "out", progress=stop_after(3))
+    with pytest.raises(DataError, match="begun with other sequences"):
+        predict([written(tmp_path / "b.fa", fasta(records[1:]))], scorer, "m", tmp_path / "out")
+    with pytest.raises(DataError, match="begun with another model"):
+        predict([good], scorer, "n", tmp_path / "out")
+    assert json.loads((Path(tmp_path) / "out" / ".parts" / "command.json").read_text())["model"] == "m"
+
+
+def stop_after(calls):
+    left = [calls]
+
+    def progress(bases):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    return progress
