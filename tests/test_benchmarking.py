@@ -16,7 +16,7 @@ from virnuc.sequences.frames import FRAME_SCHEMA
 from virnuc.settings import BenchmarkSettings
 
 ESM2, FAST = CASES["esm2"].encoder, CASES["fastesm2"].encoder
-SIDE_KEYS = [
+SIDE_KEYS = {  # of the metrics of each side
     "s",
     "mean_s",
     "spread_s",
@@ -30,7 +30,7 @@ SIDE_KEYS = [
     "gemm_peak_gflops",
     "model_gflops",
     "share_of_gemm_peak",
-]
+}
 
 
 @pytest.fixture(scope="module")

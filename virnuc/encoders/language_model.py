@@ -21,7 +21,7 @@ PROBES = {
 }
 _PROBE_VALUES = 8
 # A CPU is fastest while a batch's activations stay in its cache; more tokens at once gain nothing there.
-CPU_BATCH_TOKENS = 2048
+CPU_BATCH_TOKENS = 1024
 
 Tokeniser = Callable[[Sequence[str], Sequence[str] | None], Tokens]
 
