@@ -1,11 +1,10 @@
 """A training that is killed and started again ends with the same bits, and reports no epoch twice."""
 
+import itertools
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,67 +12,57 @@ import torch
 from tests.training.conftest import quick
 from tests.training.test_run import same_weights
 from virnuc.errors import DataError
+from virnuc.features.feature_set import FeatureSet
+from virnuc.splitting import Split
 from virnuc.training import find_training, train
 from virnuc.training.state import STATE
 
-# Kills itself: after some batches of an epoch, or inside the report of an epoch, before or after it is written down.
-CHILD = """
-import json, os, signal, sys
-from pathlib import Path
-from tests.training.conftest import quick
-from virnuc.features.feature_set import FeatureSet
-from virnuc.splitting import Split
-from virnuc.training import train
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["virnuc.training", "tests.features.samples"])
 
-features, split, out, where, epoch, batches = sys.argv[1:]
-seen = 0
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
-def progress(items, total):
-    global seen
-    for item in items:
-        seen += 1
-        if where == "batch" and seen == int(batches):
+
+def train_and_die(features, split, out, where, moment):
+    """Train and be killed: at a batch, or in the report of an epoch, before or after it is written."""
+    torch.set_num_threads(1)
+    batches = itertools.count(1)
+
+    def progress(items, total):
+        for item in items:
+            if where == "batch" and next(batches) == moment:
+                die()
+            yield item
+
+    def report(record):
+        if where == "before" and record.epoch == moment:
             die()
-        yield item
+        with (out / "reports.jsonl").open("a") as stream:
+            print(json.dumps([record.epoch, record.metrics["val/loss"], record.in_doubt]), file=stream, flush=True)
+        if where == "after" and record.epoch == moment:
+            die()
 
-def report(record):
-    if where == "before" and record.epoch == int(epoch):
-        die()
-    with open(Path(out) / "reports.jsonl", "a") as stream:
-        print(json.dumps([record.epoch, record.metrics["val/loss"], record.in_doubt]), file=stream, flush=True)
-    if where == "after" and record.epoch == int(epoch):
-        die()
-
-train(FeatureSet.open(Path(features)), Split.open(Path(split)), quick(epochs=6), Path(out), on_epoch=report,
-      progress=progress, run_id="run")
-"""
+    opened = FeatureSet.open(features), Split.open(split)
+    train(*opened, quick(epochs=6), out, on_epoch=report, progress=progress, run_id="run")
 
 
-def run_child(sample, out, where, epoch=0, batches=0):
-    command = [
-        sys.executable,
-        "-c",
-        CHILD,
-        sample.features.directory,
-        sample.split.directory,
-        out,
-        where,
-        epoch,
-        batches,
-    ]
-    return subprocess.run([*map(str, command)], cwd=Path.cwd(), env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
+def run_child(sample, out, where, moment=0):
+    arguments = (sample.features.directory, sample.split.directory, out, where, moment)
+    child = processes.Process(target=train_and_die, args=arguments)
+    child.start()
+    child.join()
+    return child.exitcode
 
 
 def test_killed_in_three_epochs(sample, tmp_path):
     undisturbed = train(sample.features, sample.split, quick(epochs=6), tmp_path / "whole")
     out = tmp_path / "killed"
-    assert run_child(sample, out, "batch", batches=15) == -signal.SIGKILL  # in epoch 2
+    assert run_child(sample, out, "batch", 15) == -signal.SIGKILL  # in epoch 2
     assert find_training(out).epoch == 1
-    assert run_child(sample, out, "before", epoch=3) == -signal.SIGKILL  # finished, not reported
-    assert run_child(sample, out, "after", epoch=5) == -signal.SIGKILL  # reported, not written down
+    assert run_child(sample, out, "before", 3) == -signal.SIGKILL  # finished, not reported
+    assert run_child(sample, out, "after", 5) == -signal.SIGKILL  # reported, not written down
     assert find_training(out).run_id == "run"
     assert run_child(sample, out, "never") == 0
     reports = [json.loads(line) for line in (out / "reports.jsonl").read_text().splitlines()]
