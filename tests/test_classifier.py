@@ -145,6 +145,6 @@ def test_damaged_missing_and_hostile(checkpoint, tmp_path):
     os.truncate(path, path.stat().st_size - 100)
     with pytest.raises(DataError, match="cut short"):
         load_checkpoint(path)
-    path.write_bytes(pickle.dumps(print))
+    path.write_bytes(pickle.dumps(print, protocol=2))
     with pytest.raises(DataError, match="other than tensors"):
         load_checkpoint(path)
