@@ -37,6 +37,7 @@ class Style:
 
 BASELINE = Style("#0072B2", "-", "o")
 CANDIDATES = (Style("#D55E00", "--", "s"), Style("#CC79A7", (0, (5, 1, 1, 1)), "D"), Style("#E69F00", "-.", "v"))  # type: ignore[arg-type]
+CALIBRATED = Style("#0072B2", ":", "^")  # the same side after its temperature
 CONTROL = Style("#6b7280", ":", "^")
 
 

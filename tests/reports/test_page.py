@@ -49,6 +49,8 @@ def test_page_is_whole_at_any_width(browser, page_file, width, scheme):
     page = opened(browser, path, width, color_scheme=scheme)
     assert page.complaints == []
     assert page.fetched == [path.as_uri()]
+    assert "sans-serif" in page.evaluate("getComputedStyle(document.body).fontFamily")
+    assert "✓" in page.evaluate("getComputedStyle(document.querySelector('th.pass'), '::before').content")
     assert page.inner_text(".answer").endswith(document["answer"])
     drawn = page.eval_on_selector_all("figure img", "all => all.map(i => [i.complete, i.naturalWidth, i.alt.length])")
     assert len(drawn) == len(comparison_drawings(case("pass")))

@@ -64,7 +64,7 @@ def test_page_and_markdown_hold_every_cell_of_every_table(kind, tmp_path):
             for cell in {cell for row in (table.columns, *table.rows) for cell in row}:
                 assert cell in page
                 assert cell.replace("|", "\\|").replace("<", "&lt;") in texts[MARKDOWN]
-        for line in (*section.text, *section.commands):
+        for line in (*section.text, *section.steps, *section.commands):
             assert line in page
             assert line in texts[MARKDOWN]
 

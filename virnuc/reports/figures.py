@@ -36,7 +36,7 @@ def evaluation_drawings(evaluation: Evaluation, name: str) -> dict[str, Drawing]
     table = evaluation.predictions
     labels = table["label"].to_numpy(dtype=np.int8)
     raw = Series(name, style, labels, table["score"].to_numpy())
-    calibrated = Series(f"{name}, calibrated", plots.CANDIDATES[0], labels, table["calibrated"].to_numpy())
+    calibrated = Series(f"{name}, calibrated", plots.CALIBRATED, labels, table["calibrated"].to_numpy())
     return {
         "confusion_matrix": plots.confusion_matrix(raw),
         "roc": plots.roc([raw]),

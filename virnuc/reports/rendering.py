@@ -49,7 +49,8 @@ def write_report(document: Document, drawings: Mapping[str, Drawing], directory:
 def render_html(document: Document, drawings: Mapping[str, Drawing], images: Mapping[str, bytes]) -> str:
     """Return the page. Figures are embedded as data, styles are inline: nothing is fetched."""
     embedded = {name: base64.b64encode(image).decode("ascii") for name, image in images.items()}
-    return _render("report.html.j2", document, drawings, autoescape=True, images=embedded, css=_resource("report.css"))
+    css = Markup(_resource("report.css"))  # ours, and its quotes must stay quotes
+    return _render("report.html.j2", document, drawings, autoescape=True, images=embedded, css=css)
 
 
 def render_markdown(document: Document, drawings: Mapping[str, Drawing]) -> str:
@@ -65,7 +66,7 @@ def terminal_summary(document: Document) -> str:
     for anchor in ("metrics", "gate"):
         table = shown[anchor].tables[0]
         lines += ["", *aligned(table)]
-    return "\n".join([*lines, "", *shown["gate"].text]).rstrip()
+    return "\n".join([*lines, "", *shown["gate"].steps]).rstrip()
 
 
 def aligned(table: Table) -> list[str]:

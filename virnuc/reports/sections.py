@@ -45,6 +45,7 @@ class Section:
     title: str
     text: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
+    steps: tuple[str, ...] = ()  # what to do next, after the tables
     commands: tuple[str, ...] = ()
 
 
@@ -92,7 +93,7 @@ def _gate(document: Document) -> Section:
         tables.append(Table(verdict["candidate"], ("", "Rule", "Observed", "Limit"), rows))
         for rule in verdict["rules"]:
             steps += [f"{rule['title']}: {step}" for step in rule["next_steps"]]
-    return Section("gate", "The gate, rule by rule", tuple(f"Next: {step}" for step in steps), tuple(tables))
+    return Section("gate", "The gate, rule by rule", (), tuple(tables), tuple(f"Next: {step}" for step in steps))
 
 
 def _metrics(document: Document) -> Section:
@@ -269,4 +270,4 @@ def _provenance(document: Document) -> Section:
     )
     commands = tuple(dict.fromkeys(command for side in sides for command in side["commands"]))
     table = Table("", ("", *(side["name"] for side in sides)), tuple(rows))
-    return Section("provenance", "Where the numbers come from", text, (table,), commands)
+    return Section("provenance", "Where the numbers come from", text, (table,), commands=commands)
