@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
 from dataclasses import replace
+from subprocess import PIPE
 
 import mlflow
 import pytest
@@ -12,31 +21,18 @@ from mlflow.tracking import MlflowClient
 
 from model_registry import promotion
 from model_registry.gate import Policy
+from model_registry.locking import promotion_lock
 from model_registry.promotion import promote, rollback
-from virnuc.errors import DataError, GateRefusal, UsageError
+from virnuc.errors import DataError, GateRefusal, UsageError, VirnucError
 from virnuc.tracking import find_finished
 
 POLICY = Policy(version=1, accuracy_drop_below=0.05, accuracy_drop_upper_bound_below=0.05, speedup_at_least=2.0)
 RULE = {"title": "Accuracy drop", "observed": "+7.00 points", "limit": "< 5 points", "next_steps": ["Train longer."]}
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
-    """A store without content, made once: MLflow takes a second for each new one."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def client(tmp_path, monkeypatch, empty_store):
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    uri = f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_experiment(experiment_id=mlflow.create_experiment("tests", artifact_location=str(tmp_path / "files")))
-    yield MlflowClient()
-    mlflow.set_tracking_uri(None)
+def client(store):
+    return MlflowClient()
 
 
 SCORER = {"format_version": 1, "chunk_size": 300, "encoders": [], "trained": {"split_digest": "s1"}}
@@ -267,3 +263,124 @@ def test_a_hand_made_verdict_file_is_no_verdict(client, sides):
     client.log_text(found.info.run_id, json.dumps({"verdicts": "yes"}), "verdict.json")
     with pytest.raises(DataError, match="no verdict on"):
         promote_it(sides[1])
+
+
+RACER = """
+import sys
+from model_registry.gate import Policy
+from model_registry.locking import promotion_lock
+from model_registry.promotion import promote
+sys.stdin.readline()
+print(promote(sys.argv[1], "champion", Policy(1, 0.05, 0.05, 2.0), "", sys.argv[2]).version)
+"""
+
+
+def race(uris):
+    """Promote in processes of their own, started together; return what each printed, and its exit code."""
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, uri, f"racer {n}"], stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True
+        )
+        for n, uri in enumerate(uris)
+    ]
+    for racer in racers:
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    return [(racer.communicate()[0].strip(), racer.returncode) for racer in racers]
+
+
+def test_racing_promotions_end_as_if_one_had_followed_the_other(client, sides, files):
+    rivals = [sides[1], register(client, "virnuc-fast", files)]
+    for uri in rivals:
+        compare(sides[0], uri)
+    ended = race(rivals)
+    assert [code for _, code in ended] == [0, 0]
+    assert sorted(version for version, _ in ended) == ["1", "2"]
+    assert aliases(client) == {"champion": "2", "previous": "1"}
+    tags = [client.get_model_version("virnuc", version).tags for version in ("1", "2")]
+    assert [tag[promotion.STATE] for tag in tags] == [promotion.DONE] * 2
+    assert [tag.get(promotion.REPLACES) for tag in tags] == ["", "1"]
+    assert sorted(tag[promotion.PROMOTED_FROM] for tag in tags) == sorted(rivals)
+    assert [model.name for model in client.search_registered_models()] == ["virnuc", "virnuc-fast", "virnuc-slow"]
+
+
+def test_a_lock_that_is_held_is_waited_for_and_then_named(client):
+    held = promotion_lock(client, "somebody")
+    with (
+        held,
+        pytest.raises(VirnucError, match="somebody is promoting just now"),
+        promotion_lock(client, "me", wait=0.3),
+    ):
+        pass
+    with promotion_lock(client, "me", wait=0):
+        pass
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(client):
+    code = (
+        "import os, mlflow; from model_registry.locking import promotion_lock; "
+        "promotion_lock(mlflow.MlflowClient(), 'x').__enter__(); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    with promotion_lock(client, "me", wait=1) as lock:
+        lock.still_held()
+        client.set_registered_model_tag("virnuc-promotion-lock", "token", "another's")
+        with pytest.raises(VirnucError, match="took the promotion lock over"):
+            lock.still_held()
+
+
+def test_one_full_cycle_on_postgresql(tmp_path, monkeypatch, files):
+    with postgresql() as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_experiment(experiment_id=mlflow.create_experiment("tests", artifact_location=str(tmp_path / "pg")))
+        client = MlflowClient()
+        slow, fast, newer = (register(client, name, files) for name in ("virnuc-slow", "virnuc-fast", "virnuc-fast"))
+        refused(fast, "no comparison")
+        for uri in (fast, newer):
+            compare(slow, uri)
+        assert [code for _, code in race([fast, newer])] == [0, 0]
+        assert aliases(client) == {"champion": "2", "previous": "1"}
+        assert rollback("champion", "me").version == "1"
+        mlflow.set_tracking_uri(None)
+
+
+@contextmanager
+def postgresql():
+    """Run a PostgreSQL server of our own for the time of a block and yield the URI of its database."""
+    initdb, server = shutil.which("initdb"), shutil.which("postgres")
+    if not (initdb and server):
+        pytest.skip("no PostgreSQL server program on this machine")
+    pytest.importorskip("psycopg2", reason="no PostgreSQL driver (psycopg2) installed")
+    user = {"user": "nobody"} if os.geteuid() == 0 else {}  # PostgreSQL does not run as root
+    with tempfile.TemporaryDirectory() as home:
+        if user:
+            shutil.chown(home, "nobody")
+        made = subprocess.run([initdb, "-D", f"{home}/data", "-U", "virnuc", "-A", "trust"], stderr=PIPE, **user)
+        if made.returncode:
+            pytest.skip(f"initdb: {made.stderr.decode().strip().splitlines()[0]}")
+        port = str(free_port())
+        command = [server, "-D", f"{home}/data", "-p", port, "-k", home]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, **user) as process:
+            try:
+                wait_for(port)
+                yield f"postgresql+psycopg2://virnuc@127.0.0.1:{port}/postgres"
+            finally:
+                process.send_signal(signal.SIGINT)  # disconnects whoever is left
+
+
+def wait_for(port):
+    import psycopg2
+
+    for _ in range(100):
+        try:
+            return psycopg2.connect(host="127.0.0.1", port=port, user="virnuc", dbname="postgres").close()
+        except psycopg2.OperationalError:
+            time.sleep(0.1)
+    pytest.skip("the PostgreSQL server does not start here")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
