@@ -12,8 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ def native(name: str, layers: int, device: str, precision: str) -> Encoder:
 
 def peer(name: str, layers: int, device: str, precision: str, attention: str) -> Callable[[Tokens], Tensor]:
     """Return transformers' model of the same architecture, run on padded batches in input order."""
-    architecture = {**ENCODERS[name].architecture, "num_hidden_layers": layers}
+    architecture: dict[str, Any] = {**ENCODERS[name].architecture, "num_hidden_layers": layers}
     config = EsmConfig(**architecture, pad_token_id=1, mask_token_id=32, attn_implementation=attention)
     model = EsmModel(config, add_pooling_layer=False).to(device, DTYPES[precision]).eval()
 
@@ -67,7 +68,7 @@ def proteins(count: int, shortest: int, longest: int) -> list[str]:
     return ["".join(generator.choices(LETTERS, k=generator.randint(shortest, longest))) for _ in range(count)]
 
 
-def take_turns(contenders: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
+def take_turns(contenders: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
     """Return the fastest of `rounds` times of each contender, in seconds, after one that does not count."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds + 1):

@@ -1,0 +1,124 @@
+"""`extract` under load: memory against the number of frames, and features after kill -9 at random moments.
+
+    python -m benchmarks.extract [--frames 100000] [--kills 10] [--encoder esm2_tiny]
+
+Memory is the highest resident memory of a process that extracts a tenth of the synthetic frames, and of one that
+extracts all. The second part starts `extract` and kills it with SIGKILL again and again, lets the last one finish, and
+compares every file with that of an undisturbed run. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from virnuc.manifest import Manifest, describe_shard
+from virnuc.sequences.frames import FRAME_SCHEMA, SHARD_ROWS
+
+PROGRAM = """
+import json, sys, time
+from virnuc.encoders.timing import peak_memory_gb
+from virnuc.features.extraction import extract
+from virnuc.settings import ExtractSettings
+started = time.perf_counter()
+frames, out, protein = sys.argv[1:]
+extract(ExtractSettings(frames=frames, out=out, dna_encoder="tetranucleotide", protein_encoder=protein))
+print(json.dumps({"seconds": time.perf_counter() - started, "peak_memory_gb": peak_memory_gb("cpu")}))
+"""
+
+
+def write_frames(directory: Path, count: int, shard_rows: int = SHARD_ROWS) -> Path:
+    """Write `count` random frames of 300 bp in two groups."""
+    directory.mkdir(parents=True)
+    generator = random.Random(0)
+    shards = []
+    for number, first in enumerate(range(0, count, shard_rows)):
+        group = ("viral", "bacteria")[number % 2]
+        rows = [_frame(group, row, generator) for row in range(first, min(first + shard_rows, count))]
+        path = directory / f"{group}-{number:05d}.parquet"
+        pq.write_table(pa.Table.from_pylist(rows, schema=FRAME_SCHEMA), path, compression="zstd")
+        shards.append(describe_shard(directory, path, len(rows)))
+    Manifest("frames", {"count": count}, {}, {}, tuple(shards)).write(directory)
+    return directory
+
+
+def _frame(group: str, row: int, generator: random.Random) -> dict[str, object]:
+    residues = generator.choice((99, 100))
+    empty = dict.fromkeys(FRAME_SCHEMA.names)
+    sequences = {
+        "nucleotide": "".join(generator.choices("ACGT", k=3 * residues)),
+        "protein": "".join(generator.choices("ACDEFGHIKLMNPQRSTVWY", k=residues)),
+    }
+    return {**empty, "frame_id": f"S{row}.1_chunk_1F1", "group": group, "label": int(group == "viral"), **sequences}
+
+
+def start(frames: Path, out: Path, encoder: str) -> subprocess.Popen[str]:
+    """Start `extract` in a process of its own."""
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, frames, out, encoder], stdout=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> dict[str, float]:
+    """Wait for a run and return what it measured."""
+    output, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"extract ended with exit code {process.returncode}")
+    return dict(json.loads(output.splitlines()[-1]))
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """Return the bytes of every shard and manifest."""
+    paths = [*out.rglob("*.pt"), *out.rglob("manifest.json")]
+    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
+
+
+def kill_and_resume(directory: Path, kills: int, encoder: str) -> dict[str, int]:
+    """Kill `extract` at random moments of its run, resume, and compare with an undisturbed run."""
+    frames = write_frames(directory / "frames", 6000, shard_rows=500)
+    started = time.perf_counter()
+    finish(start(frames, directory / "undisturbed", encoder))
+    whole = time.perf_counter() - started
+    generator = random.Random(1)
+    expected, hits, same = content(directory / "undisturbed"), 0, 0
+    for number in range(kills):
+        out = directory / f"killed-{number}"
+        process = start(frames, out, encoder)
+        time.sleep(generator.uniform(0.3, 1.0) * whole)  # importing torch takes the first third
+        hits += process.poll() is None
+        process.kill()
+        process.wait()
+        finish(start(frames, out, encoder))
+        same += content(out) == expected
+    return {"kills": kills, "while_running": hits, "same_bytes": same}
+
+
+def main() -> None:
+    """Measure, print, and last one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, default=100_000, help="0 leaves the memory out")
+    parser.add_argument("--kills", type=int, default=10, help="0 leaves the kills out")
+    parser.add_argument("--encoder", default="esm2_tiny")
+    options = parser.parse_args()
+    results: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for count in (options.frames // 10, options.frames) if options.frames else ():
+            directory = Path(temporary) / str(count)
+            frames = write_frames(directory / "frames", count)
+            measured = finish(start(frames, directory / "out", options.encoder))
+            results[f"{count} frames"] = measured
+            print(f"{count:>9} frames: {measured['seconds']:.1f} s, peak memory {measured['peak_memory_gb']:.2f} GB")
+        killed = kill_and_resume(Path(temporary) / "kill", options.kills, options.encoder) if options.kills else {}
+        print(", ".join(f"{name} {value}" for name, value in killed.items()))
+    print(json.dumps({"options": vars(options), "memory": results, "killed": killed}))
+
+
+if __name__ == "__main__":
+    main()
