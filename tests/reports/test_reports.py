@@ -115,6 +115,16 @@ def test_the_metrics_table_has_control_and_paired_differences_beside_the_sides(t
     assert accuracy[5].startswith("-0.100 (")
 
 
+def test_the_hardest_organisms_are_the_same_for_all_sides(tmp_path):
+    table = frames_table(40, 40)
+    rng = np.random.default_rng(3)
+    slow, fast = (side(name, predicted(table, rng.random(1600) < 0.2, i)) for i, name in enumerate(("slow", "fast")))
+    document, _ = report(compare(slow, [fast]), tmp_path)
+    shown = [{row["stratum"] for row in one["strata"]["organism"]} for one in document["sides"]]
+    assert len(shown[0]) == 15
+    assert shown[0] == shown[1]
+
+
 def test_random_weights_leaks_and_small_data_are_named_before_any_number(tmp_path):
     slow, fast = (logged(one) for one in sides())
     leak = {"test/leak/frames_sharing_a_genome": 700.0}

@@ -19,7 +19,7 @@ from virnuc.statistics import CONFIDENCE, RESAMPLES, Interval
 SCHEMA_VERSION = 1
 FEW_FRAMES = 5_000  # below either the report calls the test set small
 FEW_GENOMES = 500
-_SHOWN_ORGANISMS = 15  # of each side: those with the lowest accuracy
+_SHOWN_ORGANISMS = 15  # those with the lowest accuracy
 
 
 def document(comparison: Comparison, verdict: Mapping[str, Any], created: str) -> dict[str, Any]:
@@ -32,6 +32,7 @@ def document(comparison: Comparison, verdict: Mapping[str, Any], created: str) -
     """
     roles = _roles(comparison)
     names = short_names([side.evidence for _, side in roles])
+    hardest = _hardest(comparison.sides)
     judged = zip(comparison.pairs, verdict["candidates"], strict=True)
     written = {
         "schema_version": SCHEMA_VERSION,
@@ -46,7 +47,9 @@ def document(comparison: Comparison, verdict: Mapping[str, Any], created: str) -
             "confidence": CONFIDENCE,
         },
         "caveats": caveats(comparison),
-        "sides": [{"name": name, **_side(role, side)} for name, (role, side) in zip(names, roles, strict=True)],
+        "sides": [
+            {"name": name, **_side(role, side, hardest)} for name, (role, side) in zip(names, roles, strict=True)
+        ],
         "verdicts": [{**candidate, **_pair(pair)} for pair, candidate in judged],
         "controls": [{"candidate": pair.candidate.evidence.identity, **_pair(pair)} for pair in comparison.controls],
     }
@@ -109,7 +112,7 @@ def _roles(comparison: Comparison) -> list[tuple[str, Side]]:
     ]
 
 
-def _side(role: str, side: Side) -> dict[str, Any]:
+def _side(role: str, side: Side, hardest: set[str]) -> dict[str, Any]:
     evidence = side.evidence
     return {
         "id": evidence.identity,
@@ -119,17 +122,22 @@ def _side(role: str, side: Side) -> dict[str, Any]:
         "split": {"digest": evidence.split_digest, "unit": evidence.split_unit},
         "metrics": {level: {name: asdict(i) for name, i in named.items()} for level, named in side.metrics.items()},
         "logged": {key: value for key, value in sorted(evidence.metrics.items()) if key.count("/") > 1},
-        "strata": {kind: _records(_shown(kind, table)) for kind, table in side.tables.items()},
+        "strata": {
+            kind: _records(table[table["stratum"].isin(hardest)] if kind == "organism" else table)
+            for kind, table in side.tables.items()
+        },
         "speed": asdict(evidence.speed) if evidence.speed else None,
         "provenance": dict(evidence.provenance),
         "commands": list(evidence.commands),
     }
 
 
-def _shown(kind: str, table: pd.DataFrame) -> pd.DataFrame:
-    if kind != "organism":
-        return table
-    return table.dropna(subset="accuracy").nsmallest(_SHOWN_ORGANISMS, "accuracy")
+def _hardest(sides: Sequence[Side]) -> set[str]:
+    """Return the organisms with the lowest accuracy, taken over all sides that have one for them."""
+    tables = [side.tables["organism"] for side in sides if "organism" in side.tables]
+    if not tables:
+        return set()
+    return set(pd.concat(tables).groupby("stratum")["accuracy"].mean().dropna().nsmallest(_SHOWN_ORGANISMS).index)
 
 
 def _pair(pair: Pair) -> dict[str, Any]:

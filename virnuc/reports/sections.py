@@ -169,7 +169,9 @@ def _stratum_table(sides: Sequence[Mapping[str, Any]], kind: str) -> Table:
             for found in by_side
         ]
         rows.append((name, f"{row['frames']:,}", f"{row['genomes']:,}", f"{row['viral']:.0%}", *cells))
-    return Table(STRATA[kind], (STRATA[kind], "Frames", "Genomes", "Viral", *(s["name"] for s in sides)), tuple(rows))
+    return Table(
+        STRATA[kind], (kind.capitalize(), "Frames", "Genomes", "Viral", *(s["name"] for s in sides)), tuple(rows)
+    )
 
 
 def _speed(document: Document) -> Section:
