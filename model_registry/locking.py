@@ -29,7 +29,7 @@ LOCK_MODEL = "virnuc-promotion-lock"
 STALE_AFTER = 300.0  # s; a promotion takes about one
 WAIT = 60.0  # s
 _POLL = 0.2  # s
-_TAKEN = "RESOURCE_ALREADY_EXISTS"
+_TAKEN = ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")  # the latter if it was freed just then
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _acquire(held: HeldLock, who: str) -> bool:
     try:
         held.client.create_registered_model(LOCK_MODEL, tags, "held while virnuc's champion changes")
     except MlflowException as error:
-        if error.error_code != _TAKEN:
+        if error.error_code not in _TAKEN:
             raise
         holder = _holder(held.client)
         if holder and _is_gone(holder) and _holder(held.client).get("token") == holder["token"]:

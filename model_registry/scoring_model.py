@@ -84,7 +84,7 @@ def _checked_params(params: dict[str, Any]) -> tuple[float, int, int]:
 def _checked(sequence: Any, name: str) -> tuple[str, str]:
     """Return the sequence in upper case and an empty text, or an empty sequence and what is wrong with it."""
     if not isinstance(sequence, str):
-        return "", f"row {name}: sequence is null"
+        return "", f"row {name}: sequence is {'null' if pd.isna(sequence) else 'no text'}"
     if not sequence.strip():
         return "", f"row {name}: sequence is empty"
     if len(sequence) > LONGEST:

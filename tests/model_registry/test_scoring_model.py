@@ -1,0 +1,224 @@
+"""The registered model: loaded, served over HTTP and used in batches, it answers as `predict` does."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from model_registry.card import update_card
+from model_registry.health import check_champion
+from model_registry.packaging import download_scorer, log_scoring_model
+from virnuc.classifier import Checkpoint, Classifier, save_checkpoint
+from virnuc.encoders import load_encoder
+from virnuc.prediction.packed import load_scorer
+from virnuc.prediction.running import predict
+
+DRAW = random.Random(5)
+SEQUENCES = ["".join(DRAW.choices("ACGT", k=length)) for length in (300, 900, 450, 60, 20)]
+COLUMNS = ["probability", "label", "status", "chunks", "strongest_chunk", "frame"]
+
+
+def composition_checkpoint():
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        state = {name: value.clone() for name, value in Classifier(656).state_dict().items()}
+    encoders = {kind: load_encoder(name).provenance.asdict() for kind, name in
+                (("dna", "tetranucleotide"), ("protein", "dipeptide"))}  # fmt: skip
+    sizes = {"dna_dim": 256, "protein_dim": 400, "merged_dim": 656, "input_dim": 656, "hidden_dim": 512, "num_class": 2}
+    origin = {"checkpoint_version": "2.0.0", "model_type": "dipeptide", "modality": "merged", "split_digest": "5" * 64}
+    return Checkpoint(state, {**sizes, **origin, "encoders": encoders})
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory):
+    """A store with one registered model that is the champion; its URI."""
+    home = tmp_path_factory.mktemp("store")
+    mlflow.set_tracking_uri(f"sqlite:///{home}/mlflow.db")
+    mlflow.set_experiment(experiment_id=mlflow.create_experiment("tests", artifact_location=str(home / "files")))
+    save_checkpoint(home / "model.pth", composition_checkpoint())
+    with mlflow.start_run():
+        version = log_scoring_model(home / "model.pth", "virnuc", chunk_size=300)
+    MlflowClient().set_registered_model_alias("virnuc", "champion", version.version)
+    yield "models:/virnuc@champion"
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="module")
+def model(registered):
+    return mlflow.pyfunc.load_model(registered)
+
+
+@pytest.fixture(scope="module")
+def called(registered, tmp_path_factory):
+    """What `predict` says of the sequences."""
+    out = tmp_path_factory.mktemp("calls")
+    (out / "a.fa").write_text("".join(f">s{n}\n{sequence}\n" for n, sequence in enumerate(SEQUENCES)))
+    predict([str(out / "a.fa")], load_scorer(download_scorer(registered, out)), "m", out / "calls")
+    return pd.read_parquet(out / "calls" / "sequences.parquet")
+
+
+def assert_same(answer, called):
+    assert answer["probability"].to_numpy(float) == pytest.approx(
+        called["probability"].to_numpy(), abs=1e-6, nan_ok=True
+    )
+    for name in ("label", "status", "chunks", "frame"):
+        assert answer[name].tolist() == called[name].tolist()
+
+
+def test_it_answers_as_predict_does(model, called):
+    assert_same(model.predict(pd.DataFrame({"sequence": SEQUENCES})), called)
+
+
+def test_batches_of_a_data_frame_give_the_same(model, called):
+    """What a Spark UDF does: the same object, many pieces of a column."""
+    pieces = [model.predict(pd.DataFrame({"sequence": SEQUENCES[i : i + 2]})) for i in range(0, len(SEQUENCES), 2)]
+    assert_same(pd.concat(pieces), called)
+
+
+def test_no_pickle_is_among_its_files(registered):
+    assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+    directory = Path(mlflow.artifacts.download_artifacts(registered))
+    suffixes = {path.suffix for path in directory.rglob("*") if path.is_file() and "code" not in path.parts}
+    assert not suffixes & {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib"}
+
+
+def test_parameters_change_the_answer(model):
+    data = pd.DataFrame({"sequence": SEQUENCES[:2]})
+    assert model.predict(data, params={"threshold": 0.0})["label"].tolist() == ["virus", "virus"]
+    assert model.predict(data, params={"chunk_size": 100})["chunks"].tolist() == [3, 9]
+
+
+BAD = {"null": None, "empty": "", "blank": "  ", "letters": "ACGTZ", "protein": "MKLV*", "long": "A" * 10_000_001}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_one_bad_row_does_not_lose_the_others(model, kind):
+    data = pd.DataFrame({"sequence": [SEQUENCES[0], BAD[kind], SEQUENCES[1]], "id": ["one", "bad", "two"]})
+    answer = model.predict(data)
+    good = model.predict(data.iloc[[0, 2]])
+    assert answer["status"].tolist() == [good["status"].iloc[0], "invalid", good["status"].iloc[1]]
+    assert "bad" in answer["error"].iloc[1] and not answer["error"].iloc[[0, 2]].any()
+    assert answer["probability"].iloc[[0, 2]].tolist() == pytest.approx(good["probability"].tolist())
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_request_with_nothing_to_score_is_refused(model, kind):
+    with pytest.raises(MlflowException, match="nothing can be scored") as caught:
+        model.predict(pd.DataFrame({"sequence": [BAD[kind]]}))
+    assert caught.value.get_http_status_code() == 400
+
+
+@pytest.mark.parametrize("params", [{"threshold": 1.5}, {"chunk_size": 10}, {"batch_tokens": 0}])
+def test_parameters_out_of_range_are_refused(model, params):
+    with pytest.raises(MlflowException, match=next(iter(params))):
+        model.predict(pd.DataFrame({"sequence": SEQUENCES[:1]}), params=params)
+
+
+def test_the_card_and_the_champions_health(registered):
+    card = update_card(registered)
+    assert "tetranucleotide and dipeptide" in card and "Not evaluated yet" in card and "licence: MIT" in card
+    assert MlflowClient().get_model_version_by_alias("virnuc", "champion").description == card
+    assert [check.outcome for check in check_champion()] == ["PASS", "PASS", "PASS"]
+    assert check_champion("nobody")[0].outcome == "WARN"
+
+
+def test_a_champion_with_damaged_files_fails_its_check(registered):
+    directory = Path(mlflow.artifacts.download_artifacts(registered)) / "artifacts" / "scorer"
+    weights = directory / "classifier.safetensors"
+    kept = weights.read_bytes()
+    try:
+        weights.write_bytes(kept[:-1] + b"\x01")
+        assert [check.outcome for check in check_champion()] == ["PASS", "FAIL"]
+    finally:
+        weights.write_bytes(kept)
+
+
+@pytest.fixture(scope="module")
+def server(registered):
+    """`mlflow models serve` on the store; the address for requests."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", registered, "--env-manager", "local"]
+    with subprocess.Popen(
+        [*command, "-p", str(port), "-w", "1"],
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            wait_for(f"http://127.0.0.1:{port}/ping", process)
+            yield f"http://127.0.0.1:{port}/invocations"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for(address, process):
+    for _ in range(300):
+        assert process.poll() is None, "the server ended"
+        try:
+            return urllib.request.urlopen(address, timeout=1).close()
+        except OSError:
+            time.sleep(0.3)
+    raise TimeoutError("the server does not answer")
+
+
+def post(address, body):
+    request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def records(*sequences):
+    return {"dataframe_records": [{"sequence": sequence} for sequence in sequences]}
+
+
+def test_over_http_it_answers_as_predict_does(server, called):
+    status, answer = post(server, records(*SEQUENCES))
+    assert status == 200
+    assert_same(pd.DataFrame(answer["predictions"]), called)
+
+
+def test_over_http_one_bad_row_does_not_lose_the_others(server):
+    status, answer = post(server, records(SEQUENCES[0], None, "ACGTZ"))
+    assert status == 200
+    assert [row["status"] == "invalid" for row in answer["predictions"]] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"dataframe_records": [{"dna": "ACGT"}]}, "missing inputs"),
+        ({"dataframe_records": [{"sequence": 7}]}, "sequence is no text"),
+        (records(None), "sequence is null"),
+        (records(""), "sequence is empty"),
+        (records("ACGTZ"), "'Z' at base 5 is not an IUPAC base"),
+        (records("A" * 10_000_001), "10,000,001 letters, the limit is 10,000,000"),
+        ({"nonsense": 1}, "input"),
+        ({**records(SEQUENCES[0]), "params": {"threshold": 7}}, "threshold 7.0: use a number from 0 to 1"),
+    ],
+)
+def test_over_http_what_cannot_be_scored_is_a_400_with_the_reason(server, body, words):
+    status, answer = post(server, body)
+    assert status == 400 and words in answer
