@@ -7,8 +7,8 @@ import pickle
 
 import pytest
 import torch
+from samples import sample_frames, write_features
 
-from tests.features.samples import sample_frames, write_features
 from virnuc.classifier import Checkpoint, Classifier, describe_training, load_checkpoint, save_checkpoint
 from virnuc.errors import DataError, DimensionError, IncompatibleCheckpointError, UsageError
 from virnuc.features.feature_set import FeatureSet

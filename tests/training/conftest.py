@@ -1,13 +1,13 @@
-"""A small feature set with its split, and quick settings."""
+"""A small feature set with its split."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
+from samples import sample_frames, write_features
 
-from tests.features.samples import sample_frames, write_features
 from virnuc.features.feature_set import FeatureSet
-from virnuc.settings import SplitSettings, TrainSettings
+from virnuc.settings import SplitSettings
 from virnuc.splitting import split
 
 
@@ -26,8 +26,3 @@ def sample(tmp_path_factory):
         SplitSettings(source=str(features.directory), out=str(directory / "split"), test_fraction=0.2, val_fraction=0.2)
     )
     return SimpleNamespace(ids=ids, labels=labels, vectors=vectors, features=features, split=parts)
-
-
-def quick(**changes):
-    """Settings for training in a fraction of a second."""
-    return TrainSettings(**({"epochs": 3, "lr": 0.01, "hidden_dim": 16, "device": "cpu", "shuffle": "full"} | changes))

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from samples import quick, same_weights
 
-from tests.training.conftest import quick
-from tests.training.test_run import same_weights
 from virnuc.classifier import load_checkpoint
 from virnuc.training import data, train
 

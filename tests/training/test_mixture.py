@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from samples import quick, sample_frames, write_features
 
-from tests.features.samples import sample_frames, write_features
-from tests.training.conftest import quick
 from virnuc.classifier import load_checkpoint
 from virnuc.errors import DataError, DimensionError, IncompatibleCheckpointError, UsageError
 from virnuc.features.mixture import open_features

@@ -8,9 +8,8 @@ import signal
 
 import pytest
 import torch
+from samples import quick, same_weights
 
-from tests.training.conftest import quick
-from tests.training.test_run import same_weights
 from virnuc.errors import DataError
 from virnuc.features.feature_set import FeatureSet
 from virnuc.splitting import Split
@@ -18,7 +17,7 @@ from virnuc.training import find_training, train
 from virnuc.training.state import STATE
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["virnuc.training", "tests.features.samples"])
+processes.set_forkserver_preload(["virnuc.training", "samples"])
 
 
 def die():

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from samples import DNA_DIM, quick, same_weights, sample_frames, write_features
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
-from tests.features.samples import DNA_DIM, sample_frames, write_features
-from tests.training.conftest import quick
 from virnuc.classifier import load_checkpoint
 from virnuc.errors import DataError, IncompatibleCheckpointError, UsageError
 from virnuc.features.feature_set import FeatureSet
@@ -45,11 +44,6 @@ def plain_training(vectors, labels, epochs, seed=42, lr=0.01, batch=32, step_siz
             losses += [loss.item()] * len(rows)
         scheduler.step()
         yield {"hidden_layer": hidden, "bn1": norm, "output_layer": output}, np.mean(losses)
-
-
-def same_weights(one, other):
-    first, second = (load_checkpoint(path).model_state for path in (one, other))
-    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_matches_a_plain_loop(sample, tmp_path):

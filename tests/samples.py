@@ -1,10 +1,12 @@
-"""Small synthetic feature sets, written with or without a manifest."""
+"""Small synthetic feature sets, written with or without a manifest, and quick trainings on them."""
 
 import numpy as np
 import torch
 
+from virnuc.classifier import load_checkpoint
 from virnuc.features.shards import write_shard
 from virnuc.manifest import Manifest, describe_shard
+from virnuc.settings import TrainSettings
 
 DNA_DIM = 4
 
@@ -43,3 +45,13 @@ def write_features(directory, ids, labels, vectors, rows=50, manifest=True, name
             details={"dna": dna, "protein": protein, "dna_dim": DNA_DIM, "protein_dim": vectors.shape[1] - DNA_DIM},
         ).write(directory)
     return directory
+
+
+def quick(**changes):
+    """Settings for training in a fraction of a second."""
+    return TrainSettings(**({"epochs": 3, "lr": 0.01, "hidden_dim": 16, "device": "cpu", "shuffle": "full"} | changes))
+
+
+def same_weights(one, other):
+    first, second = (load_checkpoint(path).model_state for path in (one, other))
+    return all(torch.equal(first[name], second[name]) for name in first)
