@@ -63,18 +63,16 @@ def _decide(settings: CompareSettings, tracker: Tracker) -> tuple[dict[str, Any]
         missing = str(error)
     encoders = [side_evidence(version_uri(version)).encoder for version in (baseline, candidate) if version]
     speeds = speed_evidence(*encoders) if baseline else (None, None)
-    sides = [
-        side_evidence(version_uri(version), speed) if version else None
-        for version, speed in zip((baseline, candidate), speeds, strict=True)
-    ]
+    tested = side_evidence(version_uri(candidate), speeds[1])
+    reference = side_evidence(version_uri(baseline), speeds[0]) if baseline else None
     controls = [side_evidence(uri) for uri in filter(None, settings.controls.split(","))]
-    comparison = compare_sides(sides[0], [sides[1]], controls, seed=settings.seed, missing=missing)
+    comparison = compare_sides(reference, [tested], controls, seed=settings.seed, missing=missing)
     document = verdict_document(
         comparison, judge(comparison, policy), datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     )
     for path in write_report(document, comparison_drawings(comparison), Path(settings.out)).values():
         tracker.file(path)
-    tracker.tags({"split_digest": sides[1].split_digest})
+    tracker.tags({"split_digest": tested.split_digest})
     return document, {
         "baseline": version_uri(baseline) if baseline else "",
         "candidate": version_uri(candidate),

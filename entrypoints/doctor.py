@@ -26,8 +26,8 @@ def doctor(settings: DoctorSettings, _: None) -> list[Check]:
     from model_registry.health import FAIL
 
     checks: list[Check] = []
-    for check in (_python, _torch, _device, _attention, _transformers, _encoders, _store, _champion):
-        checks += _guarded(check, settings)
+    for examine in (_python, _torch, _device, _attention, _transformers, _encoders, _store, _champion):
+        checks += _guarded(examine, settings)
     width = max(len(check.name) for check in checks)
     for check in checks:
         say(f"{check.outcome:4}  {check.name:{width}}  {check.detail}")
@@ -37,14 +37,14 @@ def doctor(settings: DoctorSettings, _: None) -> list[Check]:
     return checks
 
 
-def _guarded(check: Callable[[DoctorSettings], list[Check]], settings: DoctorSettings) -> list[Check]:
+def _guarded(examine: Callable[[DoctorSettings], list[Check]], settings: DoctorSettings) -> list[Check]:
     """Return a check's lines; an error is a failed line, since a doctor who falls ill helps nobody."""
     from model_registry.health import FAIL, Check
 
     try:
-        return check(settings)
+        return examine(settings)
     except (VirnucError, OSError, RuntimeError, ImportError) as error:
-        name = check.__name__.removeprefix("_")
+        name = examine.__name__.removeprefix("_")
         return [Check(name, FAIL, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")]
 
 

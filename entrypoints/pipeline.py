@@ -59,13 +59,32 @@ def pipeline(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any]:
 
 
 def run_experiment(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any]:
-    """Run all stages for baseline, candidate and the composition control; return the verdict document.
+    """Run all stages; return the verdict document.
+
+    Raises:
+        GateRefusal: the candidate may not replace the baseline.
+    """
+    prepare.run(
+        PrepareSettings(
+            source=settings.source,
+            chunk_size=settings.chunk_size,
+            evidence=settings.evidence,
+            balance=settings.balance,
+            seed=settings.seed,
+            out=_Directories.below(settings.data).frames,
+        )
+    )
+    return run_on_frames(settings, tracker)
+
+
+def run_on_frames(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any]:
+    """Run what comes after `prepare`, for baseline, candidate and the composition control.
 
     Raises:
         GateRefusal: the candidate may not replace the baseline.
     """
     places = _Directories.below(settings.data)
-    _make_frames(settings, places)
+    _split(settings, places)
     sides = ((settings.dna_encoder, settings.baseline), (settings.dna_encoder, settings.candidate), CONTROL)
     models = [_model_of(dna, protein, settings, places, tracker) for dna, protein in dict.fromkeys(sides)]
     _benchmark(settings, places, tracker)
@@ -89,17 +108,7 @@ def run_experiment(settings: PipelineSettings, tracker: Tracker) -> dict[str, An
     return document
 
 
-def _make_frames(settings: PipelineSettings, places: _Directories) -> None:
-    prepare.run(
-        PrepareSettings(
-            source=settings.source,
-            chunk_size=settings.chunk_size,
-            evidence=settings.evidence,
-            balance=settings.balance,
-            seed=settings.seed,
-            out=places.frames,
-        )
-    )
+def _split(settings: PipelineSettings, places: _Directories) -> None:
     split.run(
         SplitSettings(
             source=places.frames,

@@ -31,12 +31,12 @@ def read_checkpoint(version: ModelVersion) -> Checkpoint:
     Raises:
         DataError: its training run or the artifact is gone.
     """
-    tags = get_run(version.run_id).data.tags
-    path = tags.get("virnuc.checkpoint")
+    run = get_run(version.run_id)
+    path = run.data.tags.get("virnuc.checkpoint")
     if not path:
         raise DataError(f"{version_uri(version)}: its run {version.run_id} has no checkpoint; train it again")
     with tempfile.TemporaryDirectory() as temporary:
-        return load_checkpoint(download(version.run_id, path, Path(temporary)))
+        return load_checkpoint(download(run.info.run_id, path, Path(temporary)))
 
 
 def side_evidence(uri: str, speed: SpeedEvidence | None = None) -> SideEvidence:

@@ -149,7 +149,7 @@ class BenchmarkResult:
             if name in self.failures:
                 facts[f"bench/{name}_failure"] = self.failures[name]
         for name, side in self.sides.items():
-            for key in ("precision", "weights", "weight_digest", "revision"):
+            for key in ("precision", "weights", "weight_digest", "revision", "dimension"):
                 facts[f"bench/{name}_{key}"] = str(side.provenance[key])
             facts[f"bench/{name}_frames"] = str(side.frames)
             facts[f"bench/{name}_warmup_batches"] = str(side.warmup_batches)

@@ -93,7 +93,8 @@ class Tracker:
     def dataset(self, name: str, directory: Path, digest: str, context: str) -> None:
         """Log a directory as an input of the active run, with the digest of its manifest."""
         source = resolve_dataset_source(str(directory))
-        mlflow.log_input(MetaDataset(source, name=name, digest=digest[:_DIGEST_LENGTH]), context=context)
+        dataset = MetaDataset(source, name=name, digest=digest[:_DIGEST_LENGTH])  # type: ignore[abstract]
+        mlflow.log_input(dataset, context=context)
         self.tags({f"{name}_digest": digest})
 
 
@@ -185,16 +186,18 @@ def store_is_writable() -> str:
     return str(mlflow.get_tracking_uri())
 
 
-def get_run(run_id: str) -> Run:
+def get_run(run_id: str | None) -> Run:
     """Return a run.
 
     Raises:
         DataError: the store has no such run.
     """
     try:
-        return MlflowClient().get_run(run_id)
+        return MlflowClient().get_run(run_id or "")
     except MlflowException as error:
-        raise DataError(f"the store {mlflow.get_tracking_uri()} has no run {run_id}; it was deleted") from error
+        raise DataError(
+            f"the store {mlflow.get_tracking_uri()} has no run {run_id or 'behind this version'}; it was deleted"
+        ) from error
 
 
 def download(run_id: str, path: str, destination: Path) -> Path:

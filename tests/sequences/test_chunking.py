@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +15,7 @@ def test_chunks_cover_the_sequence_evenly(length, size):
         assert starts[-1] + size == length
     covered = {base for start in starts for base in range(start, min(length, start + size))}
     assert len(covered) == length
-    steps = [later - earlier for earlier, later in zip(starts, starts[1:], strict=False)]
+    steps = [later - earlier for earlier, later in pairwise(starts)]
     assert not steps or max(steps) - min(steps) <= 1
 
 

@@ -41,8 +41,7 @@ def small(genomes, tmp_path):
 def naive_frames(source, size):
     """Chunk, translate and look for each frame the slow obvious way."""
     for path in sorted(source.iterdir()):
-        opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-        with opened as stream:
+        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as stream:
             for record in SeqIO.parse(stream, "genbank"):
                 proteins = [f.qualifiers["translation"][0] for f in record.features if "translation" in f.qualifiers]
                 dna = str(record.seq).upper()

@@ -77,7 +77,7 @@ def test_a_sequence_shorter_than_its_locus_line(genomes, tmp_path):
 def test_hostile_files_are_named(tmp_path, content, problem):
     path = tmp_path / "reads.fa"
     path.write_text(content)
-    with pytest.raises(ParseError, match="reads.fa") as caught:
+    with pytest.raises(ParseError, match=r"reads\.fa") as caught:
         list(read_genomes(path))
     assert problem in str(caught.value)
 

@@ -96,7 +96,8 @@ def _process(source: SourceFile, first_shard: int, settings: PrepareSettings, ou
             counted.append(GenomeCounts(*described, chunks=-(-length // settings.chunk_size)))
             yield from frames_of(genome, counted[-1], settings.chunk_size, settings.evidence)
 
-    remaining, shards = rows(), []
+    remaining = rows()
+    shards: list[str] = []
     while batch := list(islice(remaining, SHARD_ROWS)):
         name = f"{source.group}-{first_shard + len(shards):05d}.parquet"
         _write_parquet(out / name, pa.Table.from_pylist(batch, schema=FRAME_SCHEMA))

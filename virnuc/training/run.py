@@ -26,7 +26,9 @@ from virnuc.training.state import EarlyStopping, EpochRecord, Training, last_rep
 
 _log = logging.getLogger(__name__)
 # Settings that change nothing in the weights of an epoch.
-_NOT_DECISIVE = {"features", "split", "checkpoint", "device", "register", "resume", "weights", "out", "shuffle", "readers"}
+_NOT_DECISIVE = frozenset(
+    ("features", "split", "checkpoint", "device", "register", "resume", "weights", "out", "shuffle", "readers")
+)
 
 
 @dataclass(frozen=True)

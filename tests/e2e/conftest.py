@@ -1,0 +1,104 @@
+"""One run of the whole demo, through mlflow, in a copy of the project; all tests here look at what it left."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+PROJECT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The project's copy after the demo."""
+
+    directory: Path
+    output: str
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(self.store)
+
+    @property
+    def store(self) -> str:
+        return f"sqlite:///{self.directory}/mlflow.db"
+
+    @property
+    def experiment(self) -> str:
+        return self.client.get_experiment_by_name("virnuc").experiment_id
+
+    def runs(self, stage: str) -> list:
+        """Return the runs of a stage, the oldest first."""
+        condition = f"tags.`virnuc.stage` = '{stage}'"
+        return self.client.search_runs([self.experiment], condition, order_by=["attributes.start_time ASC"])
+
+    def run(self, stage: str, *options: str) -> subprocess.CompletedProcess:
+        """Run a stage by `python -m`."""
+        return self._run([sys.executable, "-m", f"entrypoints.{stage}", *options])
+
+    def mlflow(self, stage: str, **parameters: str) -> subprocess.CompletedProcess:
+        """Run a stage by `mlflow run`."""
+        given = [part for name, value in parameters.items() for part in ("-P", f"{name}={value}")]
+        command = ["mlflow", "run", ".", "-e", stage, "--env-manager", "local", "--experiment-name", "virnuc", *given]
+        return self._run(command)
+
+    def _run(self, command: list[str]) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            command, cwd=self.directory, env=environment(), text=True, capture_output=True, check=False
+        )
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a user in a fresh shell, with the virtual environment's programs first."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    return {**kept, "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory) -> Demo:
+    directory = tmp_path_factory.mktemp("demo") / "virnuc"
+    for name in ("entrypoints", "virnuc", "model_registry", "examples", "MLproject", "conda.yaml", "pyproject.toml"):
+        source = PROJECT / name
+        if source.is_dir():
+            shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, directory / name)
+    done = Demo(directory, "").mlflow("main")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Demo(directory, done.stdout)
+
+
+@pytest.fixture(scope="session")
+def server(demo):
+    """Return the address of a real MLflow server on the demo's store."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    command = ["mlflow", "server", "--backend-store-uri", demo.store, "--host", "127.0.0.1", "--port", str(port)]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    process = subprocess.Popen(
+        [*command, "--workers", "1"],
+        cwd=demo.directory,
+        env=environment() | quiet,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    address = f"http://127.0.0.1:{port}"
+    for _ in range(120):
+        try:
+            urllib.request.urlopen(f"{address}/health", timeout=1)
+            break
+        except OSError:
+            time.sleep(0.5)
+    yield address
+    os.killpg(process.pid, 15)
+    process.wait()

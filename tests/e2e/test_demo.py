@@ -1,0 +1,181 @@
+"""What the demo leaves behind: runs, models, reports, calls."""
+
+import json
+import re
+
+import mlflow
+import pandas as pd
+import pytest
+
+from virnuc.sequences.chunking import chunk_starts
+from virnuc.sequences.reading import read_genomes
+from virnuc.splitting import Split
+
+pytestmark = pytest.mark.e2e
+SIDES = ("esm2_tiny_deep", "esm2_tiny", "dipeptide")
+EPOCH_KEYS = {
+    "train/loss",
+    "val/loss",
+    "val/accuracy",
+    "val/precision",
+    "val/recall",
+    "val/f1",
+    "val/roc_auc",
+    "lr",
+    "time/epoch_s",
+    "time/total_s",
+    "throughput/frames_per_s",
+}
+
+
+def test_one_parent_run_with_a_child_run_a_stage(demo):
+    (parent,) = demo.runs("main")
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["virnuc.verdict"] == "PASS"
+    expected = {
+        "prepare": 1,
+        "split": 1,
+        "extract": 3,
+        "train": 3,
+        "evaluate": 3,
+        "benchmark": 1,
+        "compare": 1,
+        "promote": 1,
+    }
+    for stage, count in expected.items():
+        runs = demo.runs(stage)
+        assert len(runs) == count
+        for run in runs:
+            assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+            assert run.info.status == "FINISHED"
+            assert run.data.tags["virnuc.commit"]
+            assert any(name.startswith("config/") for name in run.data.params)
+
+
+def test_metric_keys_are_the_same_for_all_models(demo):
+    for stage, wanted in (("train", EPOCH_KEYS), ("evaluate", {"test/accuracy", "test/roc_auc", "test/mcc"})):
+        first, *others = demo.runs(stage)
+        assert wanted <= first.data.metrics.keys()
+        for other in others:
+            assert other.data.metrics.keys() == first.data.metrics.keys()
+            assert other.data.params.keys() == first.data.params.keys()
+
+
+def test_every_epoch_is_logged_once(demo):
+    for run in demo.runs("train"):
+        history = demo.client.get_metric_history(run.info.run_id, "val/loss")
+        assert [metric.step for metric in history] == list(range(1, len(history) + 1))
+
+
+def test_datasets_carry_their_manifests_digests(demo):
+    digests = {
+        name: json.loads((demo.directory / "data" / folder / "manifest.json").read_text())["digest"]
+        for name, folder in (("frames", "frames"), ("features", "features/tetranucleotide+esm2_tiny_deep"))
+    }
+    inputs = {item.dataset.name: item.dataset.digest for item in demo.runs("train")[0].inputs.dataset_inputs}
+    assert inputs["features"] == digests["features"][:36]
+    assert inputs["split"] == Split.open(demo.directory / "data" / "test_set").digest[:36]
+    assert {i.dataset.digest for i in demo.runs("extract")[0].inputs.dataset_inputs} >= {digests["frames"][:36]}
+
+
+def test_models_are_registered_and_the_champion_is_the_candidate(demo):
+    names = {model.name for model in demo.client.search_registered_models()}
+    assert names == {"virnuc", *(f"virnuc-{side}" for side in SIDES)}
+    champion = demo.client.get_model_version_by_alias("virnuc", "champion")
+    assert champion.tags["virnuc.promoted_from"] == "models:/virnuc-esm2_tiny/1"
+    for side in SIDES:
+        assert demo.client.get_model_version_by_alias(f"virnuc-{side}", "challenger").version in (1, "1")
+    assert "accuracy" in champion.description
+
+
+def test_figures_and_checkpoints_are_artifacts(demo):
+    train, evaluate = demo.runs("train")[0].info.run_id, demo.runs("evaluate")[0].info.run_id
+    listed = lambda run, folder: {item.path for item in demo.client.list_artifacts(run, folder)}  # noqa: E731
+    assert "figures/loss_curves.png" in listed(train, "figures")
+    assert "checkpoints/model_esm2_tiny_deep.pth" in listed(train, "checkpoints")
+    assert {"figures/confusion_matrix.png", "figures/roc.png"} <= listed(evaluate, "figures")
+    compare = demo.runs("compare")[0].info.run_id
+    assert {"validation_report.html", "validation_report.md", "verdict.json"} <= listed(compare, None)
+
+
+def test_the_report_holds_only_numbers_of_the_store(demo):
+    verdict = json.loads((demo.directory / "reports" / "verdict.json").read_text())
+    evaluated = {run.data.tags["virnuc.model"]: run.data.metrics for run in demo.runs("evaluate")}
+    metrics = [evaluated[f"models:/virnuc-{side}/1"] for side in SIDES]
+    for side, logged in zip(verdict["sides"], metrics, strict=True):
+        for name, interval in side["metrics"]["frames"].items():
+            assert interval["value"] == pytest.approx(logged[f"test/{name}"], abs=1e-12)
+    page = (demo.directory / "reports" / "validation_report.md").read_text()
+    for logged in metrics:
+        assert f"{logged['test/accuracy']:.3f}" in page
+    bench = demo.runs("benchmark")[0].data.metrics
+    assert f"{bench['bench/speedup']:.2f} times as fast" in page
+    (speedup,) = [rule for rule in verdict["verdicts"][0]["rules"] if rule["name"] == "speedup"]
+    assert speedup["numbers"]["speedup"] == pytest.approx(bench["bench/speedup"])
+
+
+def test_the_terminal_ends_with_a_summary(demo):
+    for shown in ("esm2_tiny_deep (baseline)", "esm2_tiny (candidate)", "dipeptide (control)", "Accuracy", "make ui"):
+        assert shown in demo.output
+    assert re.search(r"virnuc@champion is version 1, from models:/virnuc-esm2_tiny/1", demo.output)
+    assert "validation_report.html" in demo.output
+
+
+def test_each_stage_runs_alone_on_what_the_stage_before_wrote(demo):
+    features = "data/features/tetranucleotide+esm2_tiny"
+    for stage, parameters in (
+        ("split", {"source": features, "out": "data/split_of_features"}),
+        ("train", {"features": features, "epochs": "2", "lr": "1e-3"}),
+        ("evaluate", {"model": "models:/virnuc-esm2_tiny/2", "features": features}),
+        (
+            "benchmark",
+            {"baseline": "esm2_tiny_deep", "candidate": "esm2_tiny", "sample": "50", "runs": "2", "warmup": "1"},
+        ),
+    ):
+        done = demo.mlflow(stage, **parameters)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert demo.client.get_model_version("virnuc-esm2_tiny", "2")
+
+
+def test_the_slow_side_as_candidate_is_refused(demo):
+    done = demo.run("main", "--baseline=esm2_tiny", "--candidate=esm2_tiny_deep", "--out=reports/refused")
+    assert done.returncode == 3
+    assert "trained already" in done.stdout
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("main: ")]
+    assert "may not replace" in line
+    assert "FAIL  Embedding speed-up" in done.stdout
+    champion = demo.client.get_model_version_by_alias("virnuc", "champion")
+    assert champion.tags["virnuc.promoted_from"] == "models:/virnuc-esm2_tiny/1"
+    refused = demo.run("promote", "--candidate", "models:/virnuc-esm2_tiny_deep/1")
+    assert refused.returncode == 3
+    assert "speed-up" in refused.stderr
+
+
+def test_predict_returns_every_chunk_of_test_genomes_once(demo):
+    split = Split.open(demo.directory / "data" / "test_set")
+    unseen = set(split.table.iloc[split.rows["test"]]["genome"])
+    fasta, expected = demo.directory / "reads.fa", set()
+    with fasta.open("w") as stream:
+        for group in ("viral", "bacteria", "plant"):
+            path = demo.directory / "examples" / "refseq_mini" / f"{group}.1.genomic.gbff.gz"
+            for genome in [genome for genome in read_genomes(path) if genome.accession in unseen][:4]:
+                stream.write(f">{genome.accession}\n{genome.sequence}\n")
+                chunks = len(chunk_starts(len(genome.sequence), 300))
+                expected |= {f"{genome.accession}_chunk_{number}" for number in range(1, chunks + 1)}
+    done = demo.run("predict", "--input", "reads.fa", "--out", "data/calls")
+    assert done.returncode == 0, done.stderr
+    calls = pd.read_csv(demo.directory / "data" / "calls" / "calls.tsv", sep="\t")
+    assert sorted(calls["Sequence_ID"]) == sorted(expected)
+    assert set(calls["status"]) <= {"scored", "no_open_frame", "ambiguous", "too_short"}
+    mlflow.set_tracking_uri(demo.store)
+    model = mlflow.pyfunc.load_model("models:/virnuc@champion")
+    first = next(read_genomes(fasta))
+    scored = model.predict(pd.DataFrame({"sequence": [first.sequence], "id": [first.accession]}))
+    sequences = pd.read_csv(demo.directory / "data" / "calls" / "sequences.tsv", sep="\t")
+    assert scored["probability"][0] == pytest.approx(sequences["probability"][0], abs=1e-6)
+
+
+def test_doctor_finds_all_well(demo):
+    done = demo.run("doctor")
+    assert done.returncode == 0, done.stdout
+    assert "PASS  champion scores" in done.stdout

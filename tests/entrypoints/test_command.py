@@ -1,0 +1,139 @@
+"""Wrong input through the commands themselves: exit code and one line that says what to do."""
+
+import gzip
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from virnuc.sequences.frames import frame_shards
+
+
+def start(stage, directory, *arguments):
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{directory}/mlflow.db"}
+    command = [sys.executable, "-m", f"entrypoints.{stage}", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=directory, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def refused(stage, directory, *arguments):
+    process = start(stage, directory, *arguments)
+    _, errors = process.communicate(timeout=120)
+    lines = [line for line in errors.splitlines() if line.startswith(f"{stage}: ")]
+    assert "Traceback" not in errors
+    assert len(lines) == 1, errors
+    return process.returncode, lines[0]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("commands")
+
+
+def test_missing_and_empty_directories(place):
+    assert refused("prepare", place, "--source", "nothing") == (
+        2,
+        "prepare: nothing: no such directory; --source wants one with files like viral.1.genomic.gbff.gz",
+    )
+    (place / "empty").mkdir()
+    code, line = refused("prepare", place, "--source", "empty")
+    assert code == 4
+    assert "no sequence files" in line
+    code, line = refused("split", place, "--source", "empty")
+    assert code == 4
+
+
+def test_a_genbank_file_cut_in_half(place, genomes):
+    source = place / "cut"
+    source.mkdir()
+    text = gzip.decompress((genomes / "plant.1.genomic.gbff.gz").read_bytes())
+    (source / "plant.gbff").write_bytes(text[: len(text) // 2])
+    code, line = refused("prepare", place, "--source", source, "--out", "cut_frames")
+    assert code == 4
+    assert "plant.gbff, record 1, line 1: " in line
+
+
+def test_a_wrong_encoder_name_is_answered_with_the_nearest_right_one(place, frames):
+    code, line = refused("extract", place, "--frames", frames, "--protein-encoder", "fastesm65O")
+    assert code == 2
+    assert "did you mean 'fastesm650'?" in line
+
+
+@pytest.mark.parametrize(
+    ("stage", "arguments", "expected"),
+    [
+        ("train", ["--epochs", "0"], "--epochs 0: use at least 1"),
+        ("train", ["--lr", "-1"], "--lr -1.0: use a positive number"),
+        ("split", ["--test-fraction", "1.5"], "--test-fraction 1.5: use a share"),
+        ("promote", [], "give either --candidate"),
+        ("evaluate", ["--model", "virnuc"], "write models:/NAME@ALIAS"),
+        ("benchmark", ["--weights", "nonsense"], "write NAME=DIR or NAME=random"),
+    ],
+)
+def test_values_that_cannot_be_meant(place, stage, arguments, expected):
+    code, line = refused(stage, place, *arguments)
+    assert code == 2
+    assert expected in line
+
+
+def small_source(genomes, directory):
+    """A few annotated genomes of both classes."""
+    directory.mkdir()
+    shutil.copy(genomes / "plant.1.genomic.gbff.gz", directory)
+    text = gzip.decompress((genomes / "viral.1.genomic.gbff.gz").read_bytes()).decode()
+    (directory / "viral.gbff").write_text("//\n".join(text.split("//\n")[3:9]) + "//\n")
+    return directory
+
+
+def test_features_and_a_split_that_do_not_belong_together(place, frames, genomes, tmp_path):
+    features = tmp_path / "features"
+    encoders = ["--dna-encoder", "tetranucleotide", "--protein-encoder", "dipeptide"]
+    for stage, arguments in (
+        ("split", ["--source", frames, "--out", tmp_path / "split"]),
+        ("prepare", ["--source", small_source(genomes, tmp_path / "source"), "--out", tmp_path / "small"]),
+        ("extract", ["--frames", tmp_path / "small", *encoders, "--out", features]),
+    ):
+        process = start(stage, place, *arguments)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    code, line = refused(
+        "train", place, "--features", features / "+".join(encoders[1::2]), "--split", tmp_path / "split"
+    )
+    assert code == 4
+    assert "not made from the same frames" in line
+
+
+def test_sigterm_ends_the_run_as_killed(place, genomes, tmp_path):
+    process = start("prepare", place, "--source", genomes, "--out", tmp_path / "frames")
+    while process.poll() is None and not (tmp_path / "frames").exists():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "prepare: stopped; the same command goes on" in errors
+    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    experiment = client.get_experiment_by_name("virnuc")
+    newest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0]
+    assert newest.info.status == "KILLED"
+    again = start("prepare", place, "--source", genomes, "--out", tmp_path / "frames")
+    again.communicate(timeout=120)
+    assert again.returncode == 0
+    assert frame_shards(tmp_path / "frames")
+
+
+def test_two_processes_make_a_fresh_store_at_once(tmp_path, genomes):
+    arguments = ["--source", genomes]
+    processes = [start("prepare", tmp_path, *arguments, "--out", tmp_path / name) for name in ("a", "b")]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("virnuc")
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["FINISHED"] * 2

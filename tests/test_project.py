@@ -1,0 +1,86 @@
+"""The project's files agree with each other."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+
+from entrypoints.command import Stage
+
+PROJECT = Path(__file__).parents[1]
+MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text())
+PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+STAGES = sorted(MLPROJECT["entry_points"])
+
+
+def stage_of(name: str) -> Stage:
+    return getattr(import_module(f"entrypoints.{name}"), name)
+
+
+def test_every_module_of_a_stage_is_an_entry_point():
+    shared = {"__init__", "command", "progress"}
+    modules = {path.stem for path in (PROJECT / "entrypoints").glob("*.py")} - shared
+    assert modules == set(STAGES)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_mlproject_and_settings_have_the_same_parameters_and_defaults(name):
+    entry = MLPROJECT["entry_points"][name]
+    declared = {field.name: field.default for field in dataclasses.fields(stage_of(name).settings)}
+    assert {key: value["default"] for key, value in entry["parameters"].items()} == declared
+    expected = " ".join(f"--{key.replace('_', '-')}={{{key}}}" for key in declared)
+    assert entry["command"] == f"MLFLOW_DISABLE_TELEMETRY=true python -m entrypoints.{name} {expected}"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_help_answers_without_loading_torch_or_mlflow(name):
+    program = (
+        "import sys, runpy; sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_module('entrypoints.{name}', run_name='__main__')\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert not {'torch', 'mlflow', 'pandas', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PROJECT, check=True)
+    for field in dataclasses.fields(stage_of(name).settings):
+        assert f"--{field.name.replace('_', '-')}" in done.stdout
+
+
+def test_pins_stand_in_one_place_and_are_what_is_installed():
+    pins = PYPROJECT["project"]["dependencies"]
+    conda = yaml.safe_load((PROJECT / "conda.yaml").read_text())["dependencies"]
+    assert conda[0] == "python=3.11.7"
+    assert conda[-1]["pip"] == pins
+    for pin in [*pins, *PYPROJECT["project"]["optional-dependencies"]["test"]]:
+        name, separator, pinned = pin.partition("==")
+        assert separator, f"{pin} is not pinned"
+        assert version(name).split("+")[0] == pinned
+    assert not re.search(r"pip install[^\n]*==", (PROJECT / "Makefile").read_text())
+
+
+def test_imports_point_one_way():
+    done = subprocess.run(["lint-imports"], capture_output=True, text=True, cwd=PROJECT, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_packages_are_all_installed():
+    packages = {
+        ".".join(path.parent.relative_to(PROJECT).parts)
+        for top in ("virnuc", "entrypoints", "model_registry")
+        for path in (PROJECT / top).rglob("__init__.py")
+    }
+    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == packages
+
+
+def test_what_readme_says_of_files_is_there():
+    readme = (PROJECT / "README.md").read_text()
+    linked = re.findall(r"\]\((?!https?:|#)([^)#]+)", readme)
+    assert linked
+    missing = [path for path in linked if not (PROJECT / path).exists()]
+    assert not missing

@@ -1,0 +1,61 @@
+"""A few frames of a finished directory, as a small directory of frames: enough to rehearse an experiment on."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from virnuc.errors import UsageError
+from virnuc.files import atomic_path, exclusive
+from virnuc.manifest import Manifest, check_reusable, describe_shard, has_manifest, read_manifest
+from virnuc.sequences.frames import FRAME_SCHEMA, GENOMES, frame_shards, read_frames
+
+
+def sample_frames(source: Path, out: Path, rows: int, seed: int) -> Manifest:
+    """Write `rows` frames of `source` to `out`, half of them viral, as many genomes as possible.
+
+    Raises:
+        UsageError: `source` has fewer frames of one class.
+    """
+    whole = read_manifest(source, "frames")
+    parameters = {**whole.parameters, "sample_rows": rows, "sample_seed": seed}
+    with exclusive(out / ".lock"):
+        if has_manifest(out):
+            return check_reusable(out, parameters, {"frames": whole.digest}, "frames")
+        table = pd.concat([read_frames(path).to_pandas() for path in frame_shards(source)], ignore_index=True)
+        drawn = _draw(table, rows, seed)
+        genomes = pd.read_parquet(source / GENOMES)
+        shards = [(f"{group}-00000.parquet", frames) for group, frames in drawn.groupby("group", sort=True)]
+        for name, frames in shards:
+            with atomic_path(out / name) as temporary:
+                pq.write_table(pa.Table.from_pandas(frames, schema=FRAME_SCHEMA, preserve_index=False), temporary)
+        with atomic_path(out / GENOMES) as temporary:
+            genomes[genomes["genome"].isin(drawn["genome"])].to_parquet(temporary, index=False)
+        manifest = Manifest(
+            kind="frames",
+            parameters=parameters,
+            inputs={"frames": whole.digest},
+            counts={"in": {"frames": len(table)}, "out": {"frames": rows}, "dropped": {"sample": len(table) - rows}},
+            shards=tuple(
+                describe_shard(out, out / name, count)
+                for name, count in [*((name, len(part)) for name, part in shards), (GENOMES, drawn["genome"].nunique())]
+            ),
+        )
+        manifest.write(out)
+    return manifest
+
+
+def _draw(table: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
+    """Return half of the rows from each class: each genome's first frame by hash before any second one."""
+    order = [hashlib.blake2b(f"{seed}/{frame_id}".encode()).hexdigest() for frame_id in table["frame_id"]]
+    table = table.assign(order=order).sort_values("order", ignore_index=True)
+    table["turn"] = table.groupby("genome").cumcount()
+    table = table.sort_values(["turn", "order"])
+    parts = [table[table["label"] == label].head(rows // 2 + label * (rows % 2)) for label in (0, 1)]
+    if sum(map(len, parts)) < rows:
+        raise UsageError(f"{rows} frames were asked for, half of each class, but there are not as many")
+    return pd.concat(parts).sort_index().drop(columns=["order", "turn"])
