@@ -1,9 +1,12 @@
 """Reports of constructed comparisons: one document, three renderings that say the same, and nothing left out."""
 
+import functools
 import json
 import re
+import tempfile
 from dataclasses import replace
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +30,7 @@ def logged(evidence):
     return replace(evidence, metrics={**evidence.metrics, **control, "test/leak/frames_sharing_a_genome": 0.0})
 
 
+@functools.cache
 def case(kind):
     slow, fast = (logged(one) for one in sides(lost=9 if kind == "fail" else 1))
     if kind == "alone":
@@ -39,6 +43,13 @@ def case(kind):
     return compare(slow, [fast], [control])
 
 
+@functools.cache
+def reported(kind):
+    """The document and the files' texts of a case, made once."""
+    with tempfile.TemporaryDirectory() as directory:
+        return report(case(kind), Path(directory))
+
+
 def report(comparison, directory):
     document = verdict_document(comparison, judge(comparison, POLICY), "2026-01-01T00:00:00+00:00")
     files = write_report(document, comparison_drawings(comparison), directory)
@@ -46,8 +57,8 @@ def report(comparison, directory):
 
 
 @pytest.mark.parametrize("kind", ["pass", "fail", "alone", "unpaired", "other split"])
-def test_the_verdict_keeps_to_its_schema_and_comes_back_from_its_file(kind, tmp_path):
-    document, texts = report(case(kind), tmp_path)
+def test_the_verdict_keeps_to_its_schema_and_comes_back_from_its_file(kind):
+    document, texts = reported(kind)
     assert violations(document, SCHEMA, SCHEMA) == []
     assert json.loads(texts[VERDICT]) == document
     assert violations({**document, "extra": 1}, SCHEMA, SCHEMA)  # the check does check
@@ -55,8 +66,8 @@ def test_the_verdict_keeps_to_its_schema_and_comes_back_from_its_file(kind, tmp_
 
 
 @pytest.mark.parametrize("kind", ["pass", "fail", "alone", "unpaired", "other split"])
-def test_page_and_markdown_hold_every_cell_of_every_table(kind, tmp_path):
-    document, texts = report(case(kind), tmp_path)
+def test_page_and_markdown_hold_every_cell_of_every_table(kind):
+    document, texts = reported(kind)
     page = re.sub(r"<[^>]+>", "", texts[HTML]).replace("&lt;", "<").replace("&gt;", ">").replace("&#39;", "'")
     for section in sections(document):
         for table in section.tables:
@@ -69,8 +80,8 @@ def test_page_and_markdown_hold_every_cell_of_every_table(kind, tmp_path):
             assert line in texts[MARKDOWN]
 
 
-def test_the_report_opens_with_the_answer(tmp_path):
-    document, texts = report(case("pass"), tmp_path)
+def test_the_report_opens_with_the_answer():
+    document, texts = reported("pass")
     assert document["answer"].startswith("Yes: virnuc-fast v1 may replace virnuc-slow v1")
     for name in (HTML, MARKDOWN):
         assert texts[name].index(document["answer"]) < texts[name].index("The gate, rule by rule")
@@ -78,8 +89,8 @@ def test_the_report_opens_with_the_answer(tmp_path):
     assert first_lines == ["fast against slow", f"PASS: {document['answer']}"]
 
 
-def test_a_failed_rule_stands_with_its_numbers_and_next_steps_everywhere(tmp_path):
-    document, texts = report(case("fail"), tmp_path)
+def test_a_failed_rule_stands_with_its_numbers_and_next_steps_everywhere():
+    document, texts = reported("fail")
     steps = [step for rule in document["verdicts"][0]["rules"] for step in rule["next_steps"]]
     assert steps
     for text in (texts[HTML], texts[MARKDOWN], terminal_summary(document)):
@@ -95,8 +106,8 @@ def test_a_failed_rule_stands_with_its_numbers_and_next_steps_everywhere(tmp_pat
         ("other split", "tested on different splits"),
     ],
 )
-def test_without_a_usable_baseline_the_candidate_is_reported_and_the_reason_said(kind, reason, tmp_path):
-    document, texts = report(case(kind), tmp_path)
+def test_without_a_usable_baseline_the_candidate_is_reported_and_the_reason_said(kind, reason):
+    document, texts = reported(kind)
     assert document["outcome"] == "NO VERDICT"
     for text in (texts[HTML], texts[MARKDOWN], terminal_summary(document)):
         assert "No verdict can be given" in text
@@ -104,8 +115,8 @@ def test_without_a_usable_baseline_the_candidate_is_reported_and_the_reason_said
         assert "0.890" in text  # the candidate's own accuracy
 
 
-def test_the_metrics_table_has_control_and_paired_differences_beside_the_sides(tmp_path):
-    document, _ = report(case("pass"), tmp_path)
+def test_the_metrics_table_has_control_and_paired_differences_beside_the_sides():
+    document, _ = reported("pass")
     table = next(section for section in sections(document) if section.anchor == "metrics").tables[0]
     heads = ("Metric", "slow (baseline)", "fast (candidate)", "difference", "composition (control)", "difference")
     assert table.columns == heads
@@ -163,8 +174,8 @@ def test_the_same_comparison_gives_the_same_bytes(tmp_path):
     assert first == second
 
 
-def test_the_page_names_nothing_to_fetch(tmp_path):
-    _, texts = report(case("pass"), tmp_path)
+def test_the_page_names_nothing_to_fetch():
+    _, texts = reported("pass")
     sources = re.findall(r'(?:src|href)="([^"]{0,40})', texts[HTML])
     assert sources
     assert all(source.startswith("data:") for source in sources)
