@@ -102,10 +102,14 @@ def _refuse(errors: list[str]) -> None:
 
 
 def _plain(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with the column types of the signature; missing values are NaN, 0 or an empty text."""
+    """Return the table with missing values as JSON can hold them: null for a probability, 0 or an empty text."""
     text = {name: table[name].fillna("").astype(str) for name in ("label", "frame")}
     counts = table.columns.difference(["id", "probability", "label", "status", "frame", "error"])
-    return table.assign(**text, **{name: table[name].fillna(0).astype("int64") for name in counts})
+    table = table.assign(**text, **{name: table[name].fillna(0).astype("int64") for name in counts})
+    missing = table["probability"].isna()
+    if missing.any():
+        table["probability"] = table["probability"].astype(object).mask(missing, None)
+    return table
 
 
 set_model(ScoringModel())

@@ -185,7 +185,7 @@ def post(address, body):
     request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
-            return response.status, json.load(response)
+            return response.status, json.load(response, parse_constant=pytest.fail)  # NaN is no JSON
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
 
