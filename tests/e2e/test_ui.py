@@ -1,0 +1,54 @@
+"""The MLflow UI on the demo's store, in a real browser."""
+
+import shutil
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium: apt-get install chromium"),
+]
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync")
+
+
+@pytest.fixture(scope="module")
+def page():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=QUIET)
+        yield browser.new_page(viewport={"width": 1500, "height": 1000})
+        browser.close()
+
+
+def test_the_experiment_page_lists_the_runs_in_the_view_of_model_training(demo, server, page):
+    page.goto(f"{server}/#/experiments/{demo.experiment}/runs")
+    for name in ("evaluate esm2_tiny", "train esm2_tiny_deep", "compare"):
+        page.get_by_text(name, exact=True).first.wait_for(timeout=60_000)
+    assert page.get_by_text("Traces").count() == 0 or page.get_by_text("Runs").count() > 0
+
+
+def test_the_compare_page_shows_both_models_with_no_missing_metric(demo, server, page):
+    runs = [run for run in demo.runs("evaluate") if "esm2" in run.data.tags["virnuc.model"]][:2]
+    ids = "[" + ",".join(f'"{run.info.run_id}"' for run in runs) + "]"
+    page.goto(f"{server}/#/compare-runs?runs={ids}&experiments=[%22{demo.experiment}%22]")
+    page.get_by_text("test/accuracy", exact=True).first.wait_for(timeout=60_000)
+    rows = page.locator("tr", has=page.get_by_text("test/", exact=False))
+    cells = [row.locator("td").all_inner_texts() for row in rows.all()]
+    measured = [values for values in cells if values]
+    assert len(measured) > 10
+    assert not [values for values in measured if any(value.strip() in ("", "-", "NaN") for value in values)]
+
+
+def test_the_report_renders_in_the_artifact_viewer(demo, server, page):
+    run = demo.runs("compare")[0].info.run_id
+    page.goto(f"{server}/#/experiments/{demo.experiment}/runs/{run}/artifacts/validation_report.html")
+    frame = page.frame_locator("iframe").first
+    frame.get_by_text("may replace").first.wait_for(timeout=60_000)
+    assert frame.locator("img, svg").count() >= 5
+
+
+def test_the_registry_shows_alias_and_card(demo, server, page):
+    page.goto(f"{server}/#/models/virnuc")
+    page.get_by_text("champion").first.wait_for(timeout=60_000)
+    page.goto(f"{server}/#/models/virnuc/versions/1")
+    page.get_by_text("Use and limits").first.wait_for(timeout=60_000)
