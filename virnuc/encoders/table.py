@@ -15,6 +15,18 @@ from virnuc.runtime import choose_device, choose_precision
 MAX_RESIDUES = 1024
 _UNKNOWN_LICENCE = "that of the directory's model; not known here"
 
+# Commits of the hub repositories. FastESM2_650 follows its branch until a commit of it has been seen with its weights;
+# the weight digest in every manifest tells two states apart.
+_REVISIONS = {
+    "facebook/esm2_t36_3B_UR50D": "476b639933c8baad5ad09a60ac1a87f987b656fc",
+    "facebook/esm2_t33_650M_UR50D": "08e4846e537177426273712802403f7ba8261b6c",
+    "facebook/esm2_t30_150M_UR50D": "a695f6045e2e32885fa60af20c13cb35398ce30c",
+    "facebook/esm2_t12_35M_UR50D": "6fbf070e65b0b7291e7bbcd451118c216cff79d8",
+    "facebook/esm2_t6_8M_UR50D": "c731040fcd8d73dceaa04b0a8e6329b345b0f5df",
+    "zhihan1996/DNABERT-S": "00e47f96cdea35e4b6f5df89e5419cbe47d490c6",
+    "Synthyra/FastESM2_650": "main",
+}
+
 
 def _esm(name: str, hub_id: str, sizes: tuple[int, int, int, int], download_gb: float, licence: str) -> EncoderSpec:
     """Return the row of a published ESM-2 model of `sizes` (width, layers, heads, inner width)."""
@@ -37,7 +49,7 @@ def _esm(name: str, hub_id: str, sizes: tuple[int, int, int, int], download_gb: 
         licence=licence,
         dimension=width,
         hub_id=hub_id,
-        revision="main",
+        revision=_REVISIONS[hub_id],
         download_gb=download_gb,
         max_residues=MAX_RESIDUES,
         architecture=architecture,
@@ -68,7 +80,7 @@ _SPECS = (
         licence="Apache-2.0",
         dimension=768,
         hub_id="zhihan1996/DNABERT-S",
-        revision="main",
+        revision=_REVISIONS["zhihan1996/DNABERT-S"],
         download_gb=0.47,
         architecture={
             "vocab_size": 4096,
