@@ -1,5 +1,8 @@
 """The table: what is in it, what a wrong name answers, and what happens without weights."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -74,3 +77,18 @@ def test_a_model_larger_than_the_memory_is_refused_before_it_is_built(monkeypatc
     monkeypatch.setattr(loading, "available_memory_gb", lambda device: 8.0)
     with pytest.raises(MemoryShortageError, match=r"needs 11\.3 GB.*8\.0 GB left"):
         load_encoder("esm2_3b", weights={"esm2_3b": "random"})
+
+
+def test_loading_never_holds_two_copies():
+    """A fresh process loads 0.6 GB of weights; its memory grows by little more than that."""
+    program = """
+from virnuc.encoders import load_encoder
+from virnuc.encoders.timing import peak_memory_gb
+load_encoder("esm2_8m", weights={"esm2_8m": "random"})
+before = peak_memory_gb("cpu")
+encoder = load_encoder("esm2_150m", weights={"esm2_150m": "random"})
+print(encoder.provenance.parameters * 4e-9, peak_memory_gb("cpu") - before)
+"""
+    weights, grown = map(float, subprocess.check_output([sys.executable, "-c", program], text=True).split())
+    assert weights == pytest.approx(0.59, abs=0.01)
+    assert grown < 1.4 * weights

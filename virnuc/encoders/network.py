@@ -88,7 +88,8 @@ def fill(network: Network, checkpoint: Checkpoint, precision: str, device: str) 
     slots = network.slots()
     _compare(slots, checkpoint)
     digest = hashlib.sha256()
-    for name, module in list(network.named_modules()):
+    for name in [name for name, _ in network.named_modules()]:  # names only: a list of modules would keep all weights
+        module = network.get_submodule(name)
         own = {key: slot for key, slot in slots.items() if slot.module == name}
         if not own:
             continue
