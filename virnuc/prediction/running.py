@@ -7,7 +7,7 @@ do not depend on where a run was killed. At the end the parts are joined into th
 last.
 
 Tables: `calls.tsv` and `calls.parquet`, a row a chunk; `calls_highestscore.csv`, VirNucPro's short form of it;
-`sequences.tsv` and `sequences.parquet`, a row a sequence.
+`sequences.tsv` and `sequences.parquet`, a row a sequence. `summary.md` shows them in figures.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from virnuc.files import atomic_path, exclusive, remove_leftovers, write_text
 from virnuc.manifest import Manifest, check_reusable, describe_shard, has_manifest
 from virnuc.prediction.calls import THRESHOLD, call_chunks
 from virnuc.prediction.chunks import STATUSES, chunks_of
-from virnuc.prediction.reading import Record, read_records
+from virnuc.prediction.reading import Record, check_sources, read_records
 from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
+from virnuc.prediction.summary import write_summary
 from virnuc.prediction.tables import CALLS, write_tables
 
 CHUNKS_AT_ONCE = 2048  # 1 Mbp at 500 bp
@@ -81,6 +82,7 @@ def predict(
     """
     parameters = {"model": model_digest, "chunk_size": scorer.chunk_size, "threshold": threshold}
     parameters |= {"temperature": scorer.temperature, "batch_tokens": batch_tokens}
+    check_sources(sources)
     stream = _Stream(read_records(sources), scorer.chunk_size)
     with exclusive(out / ".lock"):
         if has_manifest(out):
@@ -205,10 +207,12 @@ def _finish(
     counted = Counter({status: 0 for status in STATUSES})
     for path in paths:
         counted.update(pq.read_table(path, columns=["status"])["status"].to_pylist())
+    counts = {"in": stream.counts, "out": {"chunks": rows["calls.tsv"], **counted}, "dropped": {}}
+    write_summary(out, counts)
     return Manifest(
         kind="calls",
         parameters=parameters,
         inputs=inputs,
-        counts={"in": stream.counts, "out": {"chunks": rows["calls.tsv"], **counted}, "dropped": {}},
+        counts=counts,
         shards=tuple(describe_shard(out, out / name, count) for name, count in rows.items()),
     )
