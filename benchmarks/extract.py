@@ -82,7 +82,7 @@ def content(out: Path) -> dict[str, bytes]:
 
 def kill_and_resume(directory: Path, kills: int, encoder: str) -> dict[str, int]:
     """Kill `extract` at random moments of its run, resume, and compare with an undisturbed run."""
-    frames = write_frames(directory / "frames", 6000, shard_rows=500)
+    frames = write_frames(directory / "frames", 4000, shard_rows=250)
     started = time.perf_counter()
     finish(start(frames, directory / "undisturbed", encoder))
     whole = time.perf_counter() - started
@@ -97,6 +97,7 @@ def kill_and_resume(directory: Path, kills: int, encoder: str) -> dict[str, int]
         process.wait()
         finish(start(frames, out, encoder))
         same += content(out) == expected
+        print(f"killed {number + 1} times: {hits} while running, {same} with the same bytes", flush=True)
     return {"kills": kills, "while_running": hits, "same_bytes": same}
 
 
@@ -116,7 +117,6 @@ def main() -> None:
             results[f"{count} frames"] = measured
             print(f"{count:>9} frames: {measured['seconds']:.1f} s, peak memory {measured['peak_memory_gb']:.2f} GB")
         killed = kill_and_resume(Path(temporary) / "kill", options.kills, options.encoder) if options.kills else {}
-        print(", ".join(f"{name} {value}" for name, value in killed.items()))
     print(json.dumps({"options": vars(options), "memory": results, "killed": killed}))
 
 
