@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from virnuc.files import atomic_path, write_text
+from virnuc.prediction.calls import NON_VIRAL, VIRAL
 from virnuc.prediction.chunks import ANSWERED
 
 SUMMARY, HISTOGRAM, STRETCHES = "summary.md", "histogram.png", "stretches.png"
@@ -33,18 +35,21 @@ def write_summary(out: Path, counts: Mapping[str, Any]) -> None:
         for status in ANSWERED:
             spread[status] += np.histogram(table.loc[table["status"] == status, "probability"], _BINS)[0]
     _save(_histogram(spread), out / HISTOGRAM)
-    sequences = pd.read_parquet(out / "sequences.parquet", columns=["record", "sequence", "chunks", "label"])
-    longest = sequences[sequences["chunks"] >= _FEWEST_CHUNKS].nlargest(_MOST_SEQUENCES, "chunks")
+    labels: Counter[str] = Counter()
+    longest = pd.DataFrame()
+    columns = ["record", "sequence", "chunks", "label"]
+    for batch in pq.ParquetFile(out / "sequences.parquet").iter_batches(columns=columns):
+        table = batch.to_pandas()
+        labels.update(table["label"])
+        longest = pd.concat([longest, table[table["chunks"] >= _FEWEST_CHUNKS]]).nlargest(_MOST_SEQUENCES, "chunks")
     if len(longest):
         filters = [("record", "in", longest["record"].tolist())]
         _save(_stretches(longest, pd.read_parquet(out / "calls.parquet", filters=filters)), out / STRETCHES)
-    labels = sequences["label"].value_counts()
     statuses = [f"| {name} | {count:,} |" for name, count in counts["out"].items()]
     lines = [
         "# Prediction",
         f"{counts['in']['sequences']:,} sequences, {counts['in']['bases']:,} bases.",
-        f"Sequences called: {labels.get('virus', 0):,} virus, {labels.get('others', 0):,} others, "
-        f"{labels.get('', 0):,} without a score.",
+        f"Sequences called: {labels[VIRAL]:,} virus, {labels[NON_VIRAL]:,} others, {labels['']:,} without a score.",
         "\n".join(["| chunks | |", "|---|---|", *statuses]),
         f"![Scores of all chunks]({HISTOGRAM})",
         *([f"![Scores along the longest sequences]({STRETCHES})"] if len(longest) else []),
