@@ -102,7 +102,7 @@ def run_on_frames(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any
     except GateRefusal as error:
         refusal = error
     tracker.tags({"verdict": "FAIL" if refusal else "PASS"})
-    _say_where(settings, candidate, refused=refusal is not None)
+    _say_where(settings, candidate, tracker, refused=refusal is not None)
     if refusal:
         raise refusal
     return document
@@ -199,13 +199,13 @@ def _finished(stage_name: str, tags: dict[str, str]) -> str | None:
     return str(runs[0].info.run_id) if runs else None
 
 
-def _say_where(settings: PipelineSettings, candidate: str, *, refused: bool) -> None:
+def _say_where(settings: PipelineSettings, candidate: str, tracker: Tracker, *, refused: bool) -> None:
     report = Path(settings.out) / "validation_report.html"
     say("")
     say(f"report     {report} (and .md); speed in {Path(settings.out) / 'speed_benchmark.md'}")
     if not refused and settings.promote != "yes":
         say(f"promote    not told to: read the report, then python -m entrypoints.promote --candidate {candidate}")
-    say("runs       make ui, then open http://127.0.0.1:5000")
+    say(f"runs       make ui, then open http://127.0.0.1:5000/{tracker.ui_path}")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,8 @@ def predict(settings: PredictSettings, _: None) -> Manifest:
     if settings.track == "yes":
         with tracked_run("predict", settings, "predict") as tracker:
             tracker.tags({"model": version_uri(version)})
+            for name in ("summary.md", "histogram.png", "stretches.png", "sequences.tsv"):
+                tracker.file(Path(settings.out) / name)
             tracker.dataset("calls", Path(settings.out), manifest.digest, "output")
             tracker.metrics({f"predict/{key}": float(value) for key, value in counts["out"].items()})
     return manifest

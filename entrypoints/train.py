@@ -32,13 +32,13 @@ def train(settings: TrainSettings, _: None) -> ModelVersion | None:
     with the same bits. The defaults are VirNucPro's published hyperparameters.
     """
     from entrypoints.progress import bar
-    from virnuc.features.feature_set import FeatureSet
+    from virnuc.features.mixture import open_features
     from virnuc.splitting import Split
     from virnuc.tracking import run_status, versions_of_run
     from virnuc.training import find_training
     from virnuc.training.run import model_name
 
-    features = FeatureSet.open(Path(settings.features), bar("scan", "file"))
+    features = open_features(settings.features, bar("scan", "file"))
     split = Split.open(Path(settings.split))
     name = model_name(features, settings.modality)
     directory = _directory(settings, features, split, name)
@@ -120,7 +120,7 @@ def _register(
 
     checkpoint = load_checkpoint(result.model)
     validation = predict(checkpoint.build(), features, split, "val", checkpoint.columns())
-    recorded = int(split.table["length"].max())
+    recorded = features.chunk_size or int(split.table["length"].max())
     if not recorded:
         say(f"train      WARNING: the chunks' length is not recorded; the model will take {ASSUMED_CHUNK_SIZE} bp")
     version = log_scoring_model(
@@ -148,8 +148,8 @@ def _directory(settings: TrainSettings, features: FeatureSet, split: Split, name
     """Return a directory of its own for each training that gives another model."""
     from virnuc.runtime import choose_device
 
-    places = ("features", "split", "weights", "register", "resume", "out")
-    decisive = {key: value for key, value in asdict(settings).items() if key not in places}
+    unimportant = ("features", "split", "weights", "register", "resume", "out", "readers")
+    decisive = {key: value for key, value in asdict(settings).items() if key not in unimportant}
     decisive |= {"device": choose_device(settings.device).name, "features": features.digest, "split": split.digest}
     key = hashlib.sha256(repr(sorted(decisive.items())).encode()).hexdigest()[:12]
     return Path(settings.out) / f"{features.encoders['dna']['name']}+{name}" / key

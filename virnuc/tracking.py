@@ -42,6 +42,15 @@ class Tracker:
         self.run_id = run_id
         self.client = MlflowClient()
 
+    @property
+    def ui_path(self) -> str:
+        """Path of the experiment's page in the UI's model-training view.
+
+        MLflow 3.17 opens an experiment in its GenAI view unless the address says otherwise, whatever its kind.
+        """
+        experiment = self.client.get_run(self.run_id).info.experiment_id
+        return f"#/experiments/{experiment}/runs?workflowType=machine_learning"
+
     def settings(self, settings: Any) -> None:
         """Log a stage's settings as parameters `config/<name>`, apart from those that `mlflow run` logs itself."""
         self.parameters({f"config/{name}": value for name, value in asdict(settings).items()})

@@ -94,7 +94,8 @@ def extract(settings: ExtractSettings, progress: Progress = ignore) -> Manifest:
     paths = frame_shards(Path(settings.frames))
     shards = [FrameShard(path, rows[path.name]) for path in paths if rows[path.name]]
     dna, protein = (_embed_all(name, shards, manifest.digest, settings, progress) for name in names.values())
-    return _merge_all(dna, protein, shards, Path(settings.out), progress)
+    chunk_size = {"chunk_size": manifest.parameters["chunk_size"]}
+    return _merge_all(dna, protein, shards, chunk_size, Path(settings.out), progress)
 
 
 def _embed_all(
@@ -171,7 +172,9 @@ def _count(shards: Sequence[FrameShard], provenance: EncoderProvenance) -> dict[
     return {"in": {"frames": frames}, "out": {"vectors": frames}, "dropped": {}, "truncated": truncated}
 
 
-def _merge_all(dna: _Half, protein: _Half, shards: Sequence[FrameShard], out: Path, progress: Progress) -> Manifest:
+def _merge_all(
+    dna: _Half, protein: _Half, shards: Sequence[FrameShard], facts: dict[str, int], out: Path, progress: Progress
+) -> Manifest:
     """Write the feature set of two halves: each frame's DNA vector, then its protein vector."""
     halves = {"dna": dna, "protein": protein}
     output = ShardedOutput(
@@ -195,12 +198,12 @@ def _merge_all(dna: _Half, protein: _Half, shards: Sequence[FrameShard], out: Pa
         merged += shard.rows
         progress("merge", merged, total)
     provenance = {kind: half.manifest.details["provenance"] for kind, half in halves.items()}
-    dimensions = {f"{kind}_dim": facts["dimension"] for kind, facts in provenance.items()}
+    dimensions = {f"{kind}_dim": encoder["dimension"] for kind, encoder in provenance.items()}
     counts = {
         **dna.manifest.counts,
         "truncated": {kind: half.manifest.counts["truncated"] for kind, half in halves.items()},
     }
-    return output.finish({shard.merged: shard.rows for shard in shards}, counts, provenance | dimensions)
+    return output.finish({shard.merged: shard.rows for shard in shards}, counts, provenance | dimensions | facts)
 
 
 def _merge(dna: Path, protein: Path, target: Path) -> None:
