@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from entrypoints.command import say, stage
-from virnuc.settings import EvaluateSettings
+from virnuc.errors import DataError
+from virnuc.settings import EvaluateSettings, ExtractSettings
 
 if TYPE_CHECKING:
     from virnuc.classifier import Checkpoint
     from virnuc.evaluation import Evaluation
     from virnuc.features.feature_set import FeatureSet
+    from virnuc.splitting import Split
     from virnuc.tracking import Tracker
 
 SHOWN = ("accuracy", "precision", "recall", "f1", "roc_auc", "mcc")
@@ -39,7 +41,10 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     checkpoint.check_compatible(features, split)
     tracker.dataset("features", features.directory, features.digest, "testing")
     tracker.dataset("split", split.directory, split.digest, "testing")
-    done = evaluate_model(checkpoint.build(), features, split, seed=settings.seed, columns=checkpoint.columns())
+    shuffled = _shuffled(settings, features, split, tracker)
+    done = evaluate_model(
+        checkpoint.build(), features, split, seed=settings.seed, columns=checkpoint.columns(), shuffled=shuffled
+    )
     weights = {encoder["name"]: encoder["weights"] for encoder in features.encoders.values()}
     tracker.tags(
         {
@@ -54,6 +59,39 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     figures = ", ".join(f"{name} {done.metrics[f'test/{name}']:.4f}" for name in SHOWN)
     say(f"evaluate   {version.name} version {version.version}: {figures}")
     return tracker.run_id
+
+
+def _shuffled(settings: EvaluateSettings, features: FeatureSet, split: Split, tracker: Tracker) -> FeatureSet | None:
+    """Return features of the shuffled test frames; None, and said so, where they cannot be made."""
+    from entrypoints.progress import totals
+    from virnuc.features.extraction import extract
+    from virnuc.features.feature_set import FeatureSet
+    from virnuc.shuffling import has_sequences, write_shuffled_frames
+
+    if settings.shuffled == "no" or not has_sequences(split):
+        reason = "not asked for" if settings.shuffled == "no" else "the split keeps no sequences"
+        tracker.tags({"shuffled_control": f"left out: {reason}"})
+        say(f"evaluate   without the control of shuffled sequences: {reason}")
+        return None
+    place = Path(settings.out) / f"shuffled-{split.digest[:12]}-{settings.seed}"
+    write_shuffled_frames(split, place / "frames", settings.seed)
+    names = {kind: str(encoder["name"]) for kind, encoder in features.encoders.items()}
+    wanted = ExtractSettings(
+        frames=str(place / "frames"),
+        dna_encoder=names["dna"],
+        protein_encoder=names["protein"],
+        precision=features.encoders["protein"]["precision"],
+        device=settings.device,
+        weights=settings.weights,
+        out=str(place / "features"),
+    )
+    with totals("frame") as progress:
+        extract(wanted, progress)
+    shuffled = FeatureSet.open(place / "features" / "+".join(names.values()))
+    for kind, encoder in features.encoders.items():
+        if shuffled.encoders[kind]["weight_digest"] != encoder["weight_digest"]:
+            raise DataError(f"{encoder['name']} has other weights here than in {features.directory}; give --weights")
+    return shuffled
 
 
 def _log(done: Evaluation, checkpoint: Checkpoint, features: FeatureSet, tracker: Tracker) -> None:

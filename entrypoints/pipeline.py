@@ -42,11 +42,12 @@ class _Directories:
     split: str
     features: str
     models: str
+    evaluations: str
 
     @classmethod
     def below(cls, data: str) -> _Directories:
         """Return the layout below one directory."""
-        return cls(*(str(Path(data) / name) for name in ("frames", "test_set", "features", "models")))
+        return cls(*(str(Path(data) / name) for name in ("frames", "test_set", "features", "models", "evaluations")))
 
 
 @stage(PipelineSettings)
@@ -161,7 +162,19 @@ def _model_of(dna: str, protein: str, settings: PipelineSettings, places: _Direc
         say(f"evaluate   {uri} was tested already: run {known}")
         tracker.tags({f"reused.evaluate_{protein}": known})
     else:
-        evaluate.run(EvaluateSettings(uri, features, places.split, settings.seed), f"evaluate {protein}")
+        evaluate.run(
+            EvaluateSettings(
+                model=uri,
+                features=features,
+                split=places.split,
+                shuffled="no" if "random" in settings.weights else "yes",
+                device=settings.device,
+                weights=settings.weights,
+                seed=settings.seed,
+                out=places.evaluations,
+            ),
+            f"evaluate {protein}",
+        )
     return uri
 
 

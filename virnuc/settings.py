@@ -187,12 +187,19 @@ class EvaluateSettings:
         "data/features/dnabert_s+fastesm650", "Directory of the feature set of the model's encoders."
     )
     split: str = option("data/test_set", "Directory of the split.")
-    seed: int = option(42, "Seed of the bootstrap.")
-    out: str = option("data/evaluations", "Directory for predictions and figures.")
+    shuffled: str = option(
+        "yes", "yes tests on frames with shuffled letters too, as a control.", ("no", "yes")
+    )
+    device: str = option("auto", DEVICE_HELP)
+    weights: str = option("", WEIGHTS_HELP)
+    seed: int = option(42, "Seed of the bootstrap and of the controls.")
+    out: str = option("data/evaluations", "Directory for the features of the shuffled frames.")
 
     def __post_init__(self) -> None:
         """Raise a UsageError for values that cannot be meant."""
+        _check_choices(self)
         _check_seed(self.seed)
+        parse_weights(self.weights)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,10 @@ def test_one_parent_run_with_a_child_run_a_stage(demo):
 
 
 def test_metric_keys_are_the_same_for_all_models(demo):
-    for stage, wanted in (("train", EPOCH_KEYS), ("evaluate", {"test/accuracy", "test/roc_auc", "test/mcc"})):
+    for stage, wanted in (
+        ("train", EPOCH_KEYS),
+        ("evaluate", {"test/accuracy", "test/roc_auc", "test/mcc", "test/control/shuffled_accuracy"}),
+    ):
         first, *others = demo.runs(stage)
         assert wanted <= first.data.metrics.keys()
         for other in others:

@@ -1,0 +1,69 @@
+"""The test frames with their letters in random order, as a directory of frames that `extract` can embed.
+
+What a classifier still tells of such frames it tells from their composition; the rest it owes to their order.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dnaio
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from virnuc.controls import shuffle_sequences
+from virnuc.errors import DataError
+from virnuc.files import atomic_path, exclusive
+from virnuc.manifest import Manifest, check_reusable, describe_shard, has_manifest
+from virnuc.sequences.frames import FRAME_SCHEMA, SHARD_ROWS
+from virnuc.splitting import Split
+
+
+def has_sequences(split: Split) -> bool:
+    """Return whether the split keeps the test frames' sequences; one that was made from features does not."""
+    return (split.directory / "viral" / "frames.fna").is_file()
+
+
+def write_shuffled_frames(split: Split, out: Path, seed: int) -> Manifest:
+    """Write the shuffled test frames of a split to `out`, or return what is there already.
+
+    Raises:
+        DataError: the split's sequences and its assignments do not name the same frames.
+    """
+    parameters, inputs = {"shuffle_seed": seed, "chunk_size": int(split.table["length"].max())}, {"split": split.digest}
+    with exclusive(out / ".lock"):
+        if has_manifest(out):
+            return check_reusable(out, parameters, inputs, "frames")
+        shuffled = shuffle_sequences(_test_frames(split), seed)
+        written = []
+        for group, frames in shuffled.groupby("group", sort=True):
+            for first in range(0, len(frames), SHARD_ROWS):
+                part = frames.iloc[first : first + SHARD_ROWS]
+                path = out / f"{group}-{first // SHARD_ROWS:05d}.parquet"
+                with atomic_path(path) as temporary:
+                    pq.write_table(pa.Table.from_pandas(part, schema=FRAME_SCHEMA, preserve_index=False), temporary)
+                written.append(describe_shard(out, path, len(part)))
+        counts = {"in": {"frames": len(shuffled)}, "out": {"frames": len(shuffled)}, "dropped": {}}
+        manifest = Manifest("frames", parameters, inputs, counts, tuple(written))
+        manifest.write(out)
+    return manifest
+
+
+def _test_frames(split: Split) -> pd.DataFrame:
+    """Return the test frames with the columns of frames; where a chunk starts is not known here."""
+    table = split.table.iloc[split.rows["test"]].drop(columns=["length", "part"]).reset_index(drop=True)
+    for column, suffix in (("nucleotide", "fna"), ("protein", "faa")):
+        sequences: dict[str, str] = {}
+        for name in ("viral", "non_viral"):
+            with dnaio.open(split.directory / name / f"frames.{suffix}", fileformat="fasta") as records:
+                sequences |= {record.name: record.sequence for record in records}
+        table[column] = table["frame_id"].map(sequences)
+        if len(sequences) != len(table) or table[column].isna().any():
+            raise DataError(f"{split.directory}: its FASTA files do not hold the test frames; run split again")
+    ids = table["frame_id"].str.extract(r"_chunk_(?P<index>\d+)(?P<strand>[FR])(?P<offset>[123])$")
+    table["chunk_index"] = ids["index"].astype("int32")
+    table["chunk_start"] = pd.array([None] * len(table), dtype="Int64")
+    table["strand"] = ids["strand"].map({"F": "+", "R": "-"})
+    table["offset"] = ids["offset"].astype("int8") - 1
+    return table
