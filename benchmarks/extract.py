@@ -47,7 +47,7 @@ def write_frames(directory: Path, count: int, shard_rows: int = SHARD_ROWS) -> P
         path = directory / f"{group}-{number:05d}.parquet"
         pq.write_table(pa.Table.from_pylist(rows, schema=FRAME_SCHEMA), path, compression="zstd")
         shards.append(describe_shard(directory, path, len(rows)))
-    Manifest("frames", {"count": count}, {}, {}, tuple(shards)).write(directory)
+    Manifest("frames", {"count": count, "chunk_size": 300}, {}, {}, tuple(shards)).write(directory)
     return directory
 
 

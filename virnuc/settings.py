@@ -187,9 +187,7 @@ class EvaluateSettings:
         "data/features/dnabert_s+fastesm650", "Directory of the feature set of the model's encoders."
     )
     split: str = option("data/test_set", "Directory of the split.")
-    shuffled: str = option(
-        "yes", "yes tests on frames with shuffled letters too, as a control.", ("no", "yes")
-    )
+    shuffled: str = option("yes", "yes tests on frames with shuffled letters too, as a control.", ("no", "yes"))
     device: str = option("auto", DEVICE_HELP)
     weights: str = option("", WEIGHTS_HELP)
     seed: int = option(42, "Seed of the bootstrap and of the controls.")

@@ -38,7 +38,7 @@ def frames(tmp_path_factory):
             paths.append(directory / f"{group}-{number:05d}.parquet")
             pq.write_table(pa.Table.from_pylist(rows, schema=FRAME_SCHEMA), paths[-1])
     shards = tuple(describe_shard(directory, path, pq.read_metadata(path).num_rows) for path in paths)
-    Manifest("frames", {}, {}, {}, shards).write(directory)
+    Manifest("frames", {"chunk_size": 300}, {}, {}, shards).write(directory)
     return directory
 
 
@@ -184,7 +184,7 @@ def test_a_stop_codon_in_a_frame_names_the_frame(tmp_path):
     path = tmp_path / "frames" / "viral-00000.parquet"
     path.parent.mkdir()
     pq.write_table(pa.Table.from_pylist([frame], schema=FRAME_SCHEMA), path)
-    Manifest("frames", {}, {}, {}, (describe_shard(path.parent, path, 1),)).write(path.parent)
+    Manifest("frames", {"chunk_size": 300}, {}, {}, (describe_shard(path.parent, path, 1),)).write(path.parent)
     with pytest.raises(DataError, match=r"VIRAL0\.1_chunk_1F1"):
         extract(settings(path.parent, tmp_path / "out"))
 
