@@ -47,8 +47,8 @@ class Demo:
     def mlflow(self, stage: str, **parameters: str) -> subprocess.CompletedProcess:
         """Run a stage by `mlflow run`."""
         given = [part for name, value in parameters.items() for part in ("-P", f"{name}={value}")]
-        command = ["mlflow", "run", ".", "-e", stage, "--env-manager", "local", "--experiment-name", "virnuc", *given]
-        return self._run(command)
+        command = ["mlflow", "run", ".", "-e", stage, "--env-manager", "local", "--experiment-name", "virnuc"]
+        return self._run([*command, "--run-name", stage, *given])
 
     def _run(self, command: list[str]) -> subprocess.CompletedProcess:
         return subprocess.run(
