@@ -25,7 +25,8 @@ def test_the_experiment_page_lists_the_runs_in_the_view_of_model_training(demo, 
     (address,) = re.findall(r"http://127\.0\.0\.1:5000(/#\S+)", demo.output)
     page.goto(server + address)
     page.get_by_text("main", exact=True).first.wait_for(timeout=60_000)
-    page.get_by_role("gridcell").filter(has_text="main").get_by_role("button").first.click()
+    demo_itself = page.get_by_role("gridcell").filter(has=page.get_by_text("main", exact=True)).last  # the oldest
+    demo_itself.get_by_role("button").first.click()
     for name in ("extract esm2_tiny", "train esm2_tiny", "evaluate esm2_tiny"):
         page.get_by_text(name, exact=True).first.wait_for(timeout=60_000)
     assert page.get_by_text("Prompts", exact=True).count() == 0
