@@ -179,9 +179,9 @@ def model_version(uri: str) -> ModelVersion:
         raise DataError(f"{uri}: no such alias or version; {name} has the versions {versions or 'none'}") from error
 
 
-def versions_of_run(run_id: str) -> list[ModelVersion]:
-    """Return the model versions that a run registered."""
-    return list(MlflowClient().search_model_versions(f"run_id = '{run_id}'"))
+def versions_of_run(run_id: str, name: str) -> list[ModelVersion]:
+    """Return the versions of one registered model that come from a run; a promoted copy has another name."""
+    return list(MlflowClient().search_model_versions(f"run_id = '{run_id}' and name = '{name}'"))
 
 
 def version_uri(version: ModelVersion) -> str:

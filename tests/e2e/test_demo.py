@@ -143,15 +143,23 @@ def test_each_stage_runs_alone_on_what_the_stage_before_wrote(demo):
 def test_the_slow_side_as_candidate_is_refused(demo):
     done = demo.run("main", "--baseline=esm2_tiny", "--candidate=esm2_tiny_deep", "--out=reports/refused")
     assert done.returncode == 3
-    assert "trained already" in done.stdout
+    assert "virnuc-esm2_tiny version 1; delete" in done.stdout
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("main: ")]
-    assert "may not replace" in line
+    assert "virnuc-esm2_tiny_deep v1 may not replace virnuc-esm2_tiny v1" in line
     assert "FAIL  Embedding speed-up" in done.stdout
     champion = demo.client.get_model_version_by_alias("virnuc", "champion")
     assert champion.tags["virnuc.promoted_from"] == "models:/virnuc-esm2_tiny/1"
     refused = demo.run("promote", "--candidate", "models:/virnuc-esm2_tiny_deep/1")
     assert refused.returncode == 3
     assert "speed-up" in refused.stderr
+
+
+def test_the_same_again_reuses_what_is_done(demo):
+    before = {stage: len(demo.runs(stage)) for stage in ("train", "evaluate", "benchmark")}
+    done = demo.run("main")
+    assert done.returncode == 0, done.stderr
+    assert {stage: len(demo.runs(stage)) for stage in before} == before
+    assert "virnuc@champion is version 1, from models:/virnuc-esm2_tiny/1, as before" in done.stdout
 
 
 def test_predict_returns_every_chunk_of_test_genomes_once(demo):
