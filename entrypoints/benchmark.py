@@ -32,7 +32,8 @@ def benchmark(settings: BenchmarkSettings, tracker: Tracker) -> BenchmarkResult:
         result = time_encoders(settings, progress)
     tracker.metrics(result.metrics)
     tracker.parameters(result.parameters)
-    tracker.tags({"baseline": settings.baseline, "candidate": settings.candidate, "key": settings.key})
+    timed = {side: result.sides[side].provenance["name"] for side in result.sides}
+    tracker.tags({**result.names, **timed, "key": settings.key})
     report = result.markdown()
     write_text(Path(settings.out) / REPORT, report)
     tracker.text(report, REPORT)

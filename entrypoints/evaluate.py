@@ -64,12 +64,15 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
 def _shuffled(settings: EvaluateSettings, features: FeatureSet, split: Split, tracker: Tracker) -> FeatureSet | None:
     """Return features of the shuffled test frames; None, and said so, where they cannot be made."""
     from entrypoints.progress import totals
+    from virnuc.encoders import ENCODERS
     from virnuc.features.extraction import extract
     from virnuc.features.feature_set import FeatureSet
     from virnuc.shuffling import has_sequences, write_shuffled_frames
 
-    if settings.shuffled == "no" or not has_sequences(split):
+    outside = [encoder["name"] for encoder in features.encoders.values() if encoder["name"] not in ENCODERS]
+    if settings.shuffled == "no" or outside or not has_sequences(split):
         reason = "not asked for" if settings.shuffled == "no" else "the split keeps no sequences"
+        reason = f"{outside[0]} is not in the table of encoders" if outside else reason
         tracker.tags({"shuffled_control": f"left out: {reason}"})
         say(f"evaluate   without the control of shuffled sequences: {reason}")
         return None

@@ -15,7 +15,7 @@ from entrypoints.prepare import prepare
 from entrypoints.promote import promote
 from entrypoints.split import split
 from entrypoints.train import train
-from virnuc.errors import GateRefusal
+from virnuc.errors import GateRefusal, UsageError
 from virnuc.settings import (
     BenchmarkSettings,
     CompareSettings,
@@ -26,6 +26,7 @@ from virnuc.settings import (
     PromoteSettings,
     SplitSettings,
     TrainSettings,
+    parse_weights,
 )
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def run_experiment(settings: PipelineSettings, tracker: Tracker) -> dict[str, An
     Raises:
         GateRefusal: the candidate may not replace the baseline.
     """
+    _check_before_hours_are_spent(settings)
     prepare.run(
         PrepareSettings(
             source=settings.source,
@@ -102,11 +104,26 @@ def run_on_frames(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any
             promote.run(PromoteSettings(candidate=candidate, policy=settings.policy))
     except GateRefusal as error:
         refusal = error
-    tracker.tags({"verdict": "FAIL" if refusal else "PASS"})
+    tracker.tags({"verdict": "PASS" if document else "FAIL"})
     _say_where(settings, candidate, tracker, refused=refusal is not None)
     if refusal:
         raise refusal
     return document
+
+
+def _check_before_hours_are_spent(settings: PipelineSettings) -> None:
+    """Raise a UsageError for what a late stage would only find after the early ones."""
+    from model_registry.gate import Policy
+    from virnuc.encoders import find_encoder
+
+    for name, kind in ((settings.dna_encoder, "dna"), (settings.baseline, "protein"), (settings.candidate, "protein")):
+        if find_encoder(name).kind != kind:
+            raise UsageError(f"{name} does not read {kind}; give an encoder that does")
+    Policy.read(Path(settings.policy))
+    SplitSettings(test_fraction=settings.test_fraction, val_fraction=settings.val_fraction)
+    TrainSettings(patience=settings.patience, lr=settings.lr)
+    BenchmarkSettings(sample=settings.sample, runs=settings.runs, warmup=settings.warmup, weights=settings.weights)
+    ExtractSettings(batch_tokens=settings.batch_tokens)
 
 
 def _split(settings: PipelineSettings, places: _Directories) -> None:
@@ -124,6 +141,7 @@ def _split(settings: PipelineSettings, places: _Directories) -> None:
 
 def _model_of(dna: str, protein: str, settings: PipelineSettings, places: _Directories, tracker: Tracker) -> str:
     """Extract, train and evaluate one pair of encoders; return the URI of its model version."""
+    from virnuc.evaluation import EVALUATION_VERSION
     from virnuc.tracking import version_uri
 
     manifest = extract.run(
@@ -157,7 +175,8 @@ def _model_of(dna: str, protein: str, settings: PipelineSettings, places: _Direc
     )
     assert version is not None  # registered, since TrainSettings.register is "yes"
     uri = version_uri(version)
-    known = _finished("evaluate", {"model": uri, "features_digest": manifest.digest})
+    wanted = {"model": uri, "features_digest": manifest.digest, "evaluation_version": EVALUATION_VERSION}
+    known = _finished("evaluate", wanted)
     if known:
         say(f"evaluate   {uri} was tested already: run {known}")
         tracker.tags({f"reused.evaluate_{protein}": known})
@@ -167,7 +186,7 @@ def _model_of(dna: str, protein: str, settings: PipelineSettings, places: _Direc
                 model=uri,
                 features=features,
                 split=places.split,
-                shuffled="no" if "random" in settings.weights else "yes",
+                shuffled="no" if "random" in parse_weights(settings.weights).values() else "yes",
                 device=settings.device,
                 weights=settings.weights,
                 seed=settings.seed,

@@ -87,7 +87,10 @@ def _estimate(settings: RehearseSettings, tracker: Tracker) -> None:
             out=str(Path(settings.out) / "dna"),
         ),
         "benchmark dna",
-    ).sides["baseline"]
+    ).sides.get("baseline")
+    if dna is None:
+        say(f"rehearse   {settings.dna_encoder} could not be timed, so there is no estimate; see the benchmark above")
+        return
     timed = get_run(find_finished("benchmark", {"baseline": settings.baseline})[0].info.run_id).data
     for side, name in (("baseline", settings.baseline), ("candidate", settings.candidate)):
         if f"bench/{side}_s" not in timed.metrics:

@@ -89,7 +89,7 @@ class ExtractSettings:
     precision: str = option("fp32", PRECISION_HELP, PRECISION_CHOICES)
     batch_tokens: int = option(16384, "Tokens in a batch, padding included; halved when the device's memory is full.")
     device: str = option("auto", DEVICE_HELP)
-    engine: str = option("local", "local runs here; ray spreads shards over a Ray cluster (extra `ray`).", ("local",))
+    engine: str = option("local", "Where to compute: local, this machine.", ("local",))
     weights: str = option("", WEIGHTS_HELP)
     out: str = option("data/features", "Directory for all feature sets; this one goes into <dna>+<protein>.")
 

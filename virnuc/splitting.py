@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -86,6 +87,8 @@ def split(settings: SplitSettings) -> Split:
             check_reusable(out, parameters, inputs, "split")
             return Split.open(out)
         remove_leftovers(out)
+        for name in ("viral", "non_viral"):  # of a split that was stopped, perhaps with other parameters
+            shutil.rmtree(out / name, ignore_errors=True)
         table, sequences, coverage = _from_frames(source) if frames else _from_features(source)
         assign(table, settings)
         _write(out, source, table, sequences, coverage, settings, inputs)
@@ -157,7 +160,7 @@ def _from_features(source: Path) -> tuple[pd.DataFrame, None, None]:
         pd.DataFrame(
             {
                 "frame_id": shard.ids,
-                "genome": [frame_id.rsplit("_chunk_", 1)[0] for frame_id in shard.ids],
+                "genome": [_genome_of(frame_id, shard.path) for frame_id in shard.ids],
                 "organism": "",
                 "lineage": "",
                 "group": shard.path.parent.name.removesuffix("_merged"),
@@ -169,6 +172,13 @@ def _from_features(source: Path) -> tuple[pd.DataFrame, None, None]:
         for shard in features.shards
     ]
     return pd.concat(parts, ignore_index=True), None, None
+
+
+def _genome_of(frame_id: str, path: Path) -> str:
+    genome, separator, _ = frame_id.rpartition("_chunk_")
+    if not separator:
+        raise DataError(f"{path}: the id {frame_id!r} is not ACCESSION_chunk_K, so its genome is not known")
+    return genome
 
 
 def _write(

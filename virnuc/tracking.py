@@ -5,6 +5,7 @@ A stage hands plain values to a `Tracker`. A run ends as FINISHED, FAILED or, af
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import subprocess
@@ -25,7 +26,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from virnuc.errors import DataError, GateRefusal, Terminated, UsageError, unknown_name
+from virnuc.errors import DataError, GateRefusal, Terminated, UsageError
 from virnuc.files import exclusive
 
 EXPERIMENT = "virnuc"
@@ -115,9 +116,9 @@ def tracked_run(stage: str, settings: Any, name: str | None = None) -> Iterator[
     given = os.environ.get("MLFLOW_RUN_ID")
     run = mlflow.start_run(nested=nested, run_name=None if given and not nested else name or stage)
     tracker = Tracker(run.info.run_id)
-    tracker.tags({"stage": stage, **_code_version()})
-    tracker.settings(settings)
     with _ending_run(tracker):
+        tracker.tags({"stage": stage, **_code_version()})
+        tracker.settings(settings)
         yield tracker
 
 
@@ -158,18 +159,20 @@ def model_version(uri: str) -> ModelVersion:
     """Return the registered version that a URI names.
 
     Raises:
-        UsageError: the URI is not models:/NAME@ALIAS or models:/NAME/VERSION, or no model has that name.
-        DataError: the model has no such alias or version.
+        UsageError: the URI is not models:/NAME@ALIAS or models:/NAME/VERSION.
+        DataError: no model has that name, or it has no such alias or version.
     """
     match = _MODEL_URI.fullmatch(uri)
     if not match:
         raise UsageError(f"{uri!r} names no model; write models:/NAME@ALIAS or models:/NAME/VERSION")
     client, name = MlflowClient(), match["name"]
-    known = [model.name for model in client.search_registered_models()]
-    if name not in known:
-        if not known:
-            raise DataError(f"{uri}: no model is registered in {mlflow.get_tracking_uri()}; run train first")
-        raise unknown_name("registered model", name, known)
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        known = [model.name for model in client.search_registered_models()]
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else "run train first"
+        raise DataError(f"{uri}: no model of that name is registered in {mlflow.get_tracking_uri()}; {hint}") from error
     try:
         if match["alias"]:
             return client.get_model_version_by_alias(name, match["alias"])

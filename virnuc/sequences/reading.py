@@ -95,7 +95,7 @@ def read_reads(stream: BinaryIO, path: Path, fileformat: str) -> Iterator[Genome
     with _parse_errors(path, lambda: count):
         for record in dnaio.open(stream, fileformat=fileformat):
             count += 1
-            name, _, description = record.name.partition(" ")
+            name, _, description = record.name.replace("\t", " ").partition(" ")
             accession = checked_name(name, path, count)
             yield Genome(accession, description.strip(), "", checked_dna(record.sequence, path, accession), ())
 
