@@ -1,4 +1,4 @@
-"""Rendering a verdict document: one self-contained HTML page, the same as Markdown, and a summary for the terminal."""
+"""Rendering: one self-contained HTML page, the same as Markdown, and, of a verdict, a summary for the terminal."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,24 @@ from markupsafe import Markup, escape
 
 from virnuc.files import atomic_path, write_text
 from virnuc.plots import Drawing
-from virnuc.reports.sections import Document, Table, sections, title
+from virnuc.reports.sections import Document, Section, Table, sections, title
 
 HTML, MARKDOWN, VERDICT, FIGURES = "validation_report.html", "validation_report.md", "verdict.json", "figures"
 _WITH_INTERVAL = re.compile(r"([+-]?[\d.]+) (\([+-]?[\d.]+ to [+-]?[\d.]+\))")
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page says, whatever it is rendered as."""
+
+    kind: str  # of page, above the title
+    title: str
+    outcome: str  # a word or two; `pass` and `fail` have a colour
+    answer: str  # one sentence beside it
+    caveats: tuple[str, ...]  # what a reader must know beside every number
+    sections: tuple[Section, ...]
+    drawings: Mapping[str, Drawing]  # by file name without suffix, in their order
+    figures_after: str  # anchor of the section that they follow
 
 
 def write_report(document: Document, drawings: Mapping[str, Drawing], directory: Path) -> dict[str, Path]:
@@ -32,11 +47,31 @@ def write_report(document: Document, drawings: Mapping[str, Drawing], directory:
         drawings: Figures by file name without suffix, in the order of the report.
         directory: Made if need be.
     """
-    images = {name: svg(drawing) for name, drawing in drawings.items()}
+    write_text(directory / VERDICT, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    page = Page(
+        kind="virnuc validation report",
+        title=title(document),
+        outcome=document["outcome"],
+        answer=document["answer"],
+        caveats=tuple(document["caveats"]),
+        sections=tuple(sections(document)),
+        drawings=drawings,
+        figures_after="metrics",
+    )
+    return {VERDICT: directory / VERDICT} | write_page(page, directory, HTML.removesuffix(".html"))
+
+
+def write_page(page: Page, directory: Path, stem: str) -> dict[str, Path]:
+    """Write `stem`.html, `stem`.md and figures/*.svg into `directory`; return the first two by name.
+
+    The HTML has its figures as data and its styles inline: nothing is fetched. The Markdown links to `figures/`.
+    """
+    images = {name: svg(drawing) for name, drawing in page.drawings.items()}
+    embedded = {name: base64.b64encode(image).decode("ascii") for name, image in images.items()}
+    css = Markup(_resource("report.css"))  # ours, and its quotes must stay quotes
     written = {
-        VERDICT: json.dumps(document, indent=1, allow_nan=False) + "\n",
-        HTML: render_html(document, drawings, images),
-        MARKDOWN: render_markdown(document, drawings),
+        f"{stem}.html": _render("report.html.j2", page, autoescape=True, images=embedded, css=css),
+        f"{stem}.md": _render("report.md.j2", page, autoescape=False),
     }
     for name, text in written.items():
         write_text(directory / name, text)
@@ -44,18 +79,6 @@ def write_report(document: Document, drawings: Mapping[str, Drawing], directory:
         with atomic_path(directory / FIGURES / f"{name}.svg") as temporary:
             temporary.write_bytes(image)
     return {name: directory / name for name in written}
-
-
-def render_html(document: Document, drawings: Mapping[str, Drawing], images: Mapping[str, bytes]) -> str:
-    """Return the page. Figures are embedded as data, styles are inline: nothing is fetched."""
-    embedded = {name: base64.b64encode(image).decode("ascii") for name, image in images.items()}
-    css = Markup(_resource("report.css"))  # ours, and its quotes must stay quotes
-    return _render("report.html.j2", document, drawings, autoescape=True, images=embedded, css=css)
-
-
-def render_markdown(document: Document, drawings: Mapping[str, Drawing]) -> str:
-    """Return the report as Markdown; figures are linked below `figures/`."""
-    return _render("report.md.j2", document, drawings, autoescape=False)
 
 
 def terminal_summary(document: Document) -> str:
@@ -88,15 +111,12 @@ def svg(drawing: Drawing) -> bytes:
     return stream.getvalue()
 
 
-def _render(name: str, document: Document, drawings: Mapping[str, Drawing], *, autoescape: bool, **values: Any) -> str:
+def _render(name: str, page: Page, *, autoescape: bool, **values: Any) -> str:
     environment = jinja2.Environment(
         autoescape=autoescape, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"cell": _cell, "interval": _interval}
-    template = environment.from_string(_resource(name))
-    return template.render(
-        title=title(document), document=document, sections=sections(document), drawings=drawings, **values
-    )
+    return environment.from_string(_resource(name)).render(page=page, **values)
 
 
 def _resource(name: str) -> str:
