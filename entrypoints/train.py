@@ -34,7 +34,7 @@ def train(settings: TrainSettings, _: None) -> ModelVersion | None:
     from entrypoints.progress import bar
     from virnuc.features.mixture import open_features
     from virnuc.splitting import Split
-    from virnuc.tracking import run_status, versions_of_run
+    from virnuc.tracking import run_status, versions_of
     from virnuc.training import find_training
     from virnuc.training.run import model_name
 
@@ -47,7 +47,7 @@ def train(settings: TrainSettings, _: None) -> ModelVersion | None:
         found = known.run_id if known else "none"
         raise UsageError(f"--resume {settings.resume}: the training in {directory} is of run {found}")
     if known and known.finished and run_status(known.run_id) == "FINISHED":
-        versions = versions_of_run(known.run_id, f"virnuc-{name}")
+        versions = versions_of(f"virnuc-{name}", known.run_id)
         if versions or settings.register == "no":
             which = f", {versions[0].name} version {versions[0].version}" if versions else ""
             say(f"train      {name} is trained already: run {known.run_id}{which}; delete {directory} to train again")

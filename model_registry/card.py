@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from virnuc.errors import DataError
 from virnuc.prediction.packed import CONFIG, read_config
-from virnuc.tracking import find_finished, model_version, version_uri
+from virnuc.tracking import find_finished, find_runs, model_version, version_uri
 
 SCORER = "scorer"  # name of the artifact that `packaging` logs
 PROMOTED_FROM, OVERRIDE, OVERRIDE_RULES = "virnuc.promoted_from", "virnuc.override", "virnuc.override_rules"
@@ -54,22 +54,13 @@ def update_card(model_uri: str) -> str:
 
 def newest_comparison(uri: str) -> Run | None:
     """Return the newest run that came to a verdict on the version `models:/NAME/VERSION`, whatever it was."""
-    return _newest("compare", f"tags.`virnuc.candidate` = '{uri}' and tags.`virnuc.verdict` LIKE '%'")
+    return next(iter(find_runs("compare", {"candidate": uri}, "tags.`virnuc.verdict` LIKE '%'")), None)
 
 
 def _newest_evaluation(uri: str) -> Run | None:
     """Return the newest evaluation of a version; the one that is just ending counts too."""
-    query = f"tags.`virnuc.model` = '{uri}' and metrics.`test/accuracy` >= 0 and attributes.status != 'FAILED'"
-    return _newest("evaluate", query)
-
-
-def _newest(stage: str, condition: str) -> Run | None:
-    """Return the newest run of a stage, in any experiment, that meets a condition."""
-    client = MlflowClient()
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    query = f"tags.`virnuc.stage` = '{stage}' and {condition}"
-    runs = client.search_runs(experiments, query, order_by=["attributes.start_time DESC"], max_results=1)
-    return runs[0] if runs else None
+    ended_well = "metrics.`test/accuracy` >= 0 and attributes.status != 'FAILED'"
+    return next(iter(find_runs("evaluate", {"model": uri}, ended_well)), None)
 
 
 def _packed_config(uri: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from model_registry.card import OVERRIDE, OVERRIDE_RULES, PROMOTED_FROM, newest_
 from model_registry.gate import PASS, Policy
 from model_registry.locking import HeldLock, promotion_lock
 from virnuc.errors import DataError, GateRefusal, UsageError
-from virnuc.tracking import download, find_finished, model_version, version_uri
+from virnuc.tracking import download, find_finished, model_version, version_uri, versions_of
 
 PRODUCTION = "virnuc"
 STATE = "virnuc.promotion"
@@ -220,7 +220,7 @@ def _move(
 def _repair(client: MlflowClient, alias: str) -> None:
     """Finish or take back what a killed process left half done."""
     current = production_version(alias)
-    for version in client.search_model_versions(f"name = '{PRODUCTION}'"):
+    for version in versions_of(PRODUCTION):
         state = version.tags.get(STATE)
         if state not in (PROMOTING, ROLLING_BACK):
             continue

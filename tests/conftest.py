@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,26 @@ def frames(genomes, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("frames") / "frames"
     prepare(PrepareSettings(source=str(genomes), out=str(out)), lambda sources, _: sources)
     return out
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """A store without content, made once: MLflow takes seconds for each new one."""
+    from mlflow.tracking import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch, empty_store):
+    """The URI of a fresh SQLite store, which MLflow is pointed to."""
+    import mlflow
+
+    uri = f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_experiment(experiment_id=mlflow.create_experiment("tests", artifact_location=str(tmp_path / "files")))
+    yield uri
+    mlflow.set_tracking_uri(None)

@@ -33,6 +33,7 @@ EXPERIMENT = "virnuc"
 DEFAULT_STORE = "sqlite:///mlflow.db"
 _DIGEST_LENGTH = 36  # MLflow's limit for a dataset's digest; the whole one is logged as a tag
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+_MISREAD = re.compile(r"['\"\\]")
 _CUSTOM_MODELS = {"mlflow.experimentKind": "custom_model_development"}  # opens the UI in its model-training view
 
 
@@ -145,14 +146,18 @@ def continued_run(run_id: str) -> Iterator[Tracker]:
         yield tracker
 
 
+def find_runs(stage: str, tags: Mapping[str, str], condition: str = "") -> list[Run]:
+    """Return the runs of a stage that have all of the tags `virnuc.<name>`, in any experiment, the newest first."""
+    wanted = {f"virnuc.{name}": value for name, value in {"stage": stage, **tags}.items()}
+    query = _where({f"tags.`{name}`": value for name, value in wanted.items()}, condition)
+    newest = ["attributes.start_time DESC"]
+    found = mlflow.search_runs(filter_string=query, search_all_experiments=True, order_by=newest, output_format="list")
+    return [run for run in found if wanted.items() <= run.data.tags.items()]
+
+
 def find_finished(stage: str, tags: Mapping[str, str]) -> list[Run]:
-    """Return the finished runs of a stage that have all of the tags `virnuc.<name>`, the newest first."""
-    client = MlflowClient()
-    conditions = [f"tags.`virnuc.{name}` = '{value}'" for name, value in {"stage": stage, **tags}.items()]
-    conditions.append("attributes.status = 'FINISHED'")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = client.search_runs(experiments, " and ".join(conditions), order_by=["attributes.start_time DESC"])
-    return list(found)
+    """Return the finished ones of `find_runs`."""
+    return find_runs(stage, tags, "attributes.status = 'FINISHED'")
 
 
 def model_version(uri: str) -> ModelVersion:
@@ -178,13 +183,14 @@ def model_version(uri: str) -> ModelVersion:
             return client.get_model_version_by_alias(name, match["alias"])
         return client.get_model_version(name, match["version"])
     except MlflowException as error:
-        versions = ", ".join(str(version.version) for version in client.search_model_versions(f"name = '{name}'"))
+        versions = ", ".join(str(version.version) for version in versions_of(name))
         raise DataError(f"{uri}: no such alias or version; {name} has the versions {versions or 'none'}") from error
 
 
-def versions_of_run(run_id: str, name: str) -> list[ModelVersion]:
-    """Return the versions of one registered model that come from a run; a promoted copy has another name."""
-    return list(MlflowClient().search_model_versions(f"run_id = '{run_id}' and name = '{name}'"))
+def versions_of(name: str, run_id: str | None = None) -> list[ModelVersion]:
+    """Return the versions of one registered model, or those of them that come from a run."""
+    query = _where({"name": name, "run_id": run_id} if run_id else {"name": name})
+    return [version for version in MlflowClient().search_model_versions(query) if version.name == name]
 
 
 def version_uri(version: ModelVersion) -> str:
@@ -241,6 +247,12 @@ def open_store() -> None:
             experiment_id = mlflow.set_experiment(EXPERIMENT).experiment_id
         for key, value in _CUSTOM_MODELS.items():
             client.set_experiment_tag(experiment_id, key, value)
+
+
+def _where(values: Mapping[str, str], condition: str = "") -> str:
+    """Return a filter for MLflow, which can escape nothing: values that it would misread are left to the caller."""
+    plain = [f"{key} = '{value}'" for key, value in values.items() if not _MISREAD.search(value)]
+    return " and ".join(filter(None, [*plain, condition]))
 
 
 @contextmanager

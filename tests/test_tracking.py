@@ -1,0 +1,55 @@
+"""Finding runs and versions in a real store, whatever letters their tags and names have."""
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+
+from virnuc.errors import DataError
+from virnuc.tracking import find_finished, find_runs, model_version, versions_of
+
+ODD = [
+    "esm:/data/O'Brien/esm2",
+    'esm:/data/the "big" one',
+    """esm:/data/O'Brien's "big" one""",
+    "esm:C:\\models\\",
+    "esm:/data/100 % (new); it is -- here",
+    "esm:/data/größer `x`",
+]
+
+
+@pytest.mark.parametrize("value", ODD)
+def test_runs_are_found_by_tags_with_any_letters(store, value):
+    ids = {}
+    for name in (value, value.upper(), value + "2"):
+        with mlflow.start_run(tags={"virnuc.stage": "benchmark", "virnuc.baseline": name}) as run:
+            ids[name] = run.info.run_id
+    assert [run.info.run_id for run in find_finished("benchmark", {"baseline": value})] == [ids[value]]
+    assert find_finished("extract", {"baseline": value}) == []
+
+
+def test_runs_come_from_every_experiment_newest_first_and_only_finished_ones_if_wanted(store):
+    ids = []
+    for number, status in enumerate(("FINISHED", "FAILED", "FINISHED")):
+        experiment = MlflowClient().create_experiment(f"experiment {number}")
+        run = mlflow.start_run(experiment_id=experiment, tags={"virnuc.stage": "evaluate", "virnuc.model": "m"})
+        mlflow.end_run(status)
+        ids.append(run.info.run_id)
+    assert [run.info.run_id for run in find_runs("evaluate", {"model": "m"})] == ids[::-1]
+    assert [run.info.run_id for run in find_finished("evaluate", {"model": "m"})] == [ids[2], ids[0]]
+
+
+def test_versions_are_found_by_names_with_any_letters(store):
+    client = MlflowClient()
+    name = "virnuc-O'Brien's \"big\" one"
+    for registered in (name, "virnuc-other"):
+        client.create_registered_model(registered)
+        with mlflow.start_run() as run:
+            client.create_model_version(registered, source="files:/nowhere", run_id=run.info.run_id)
+    client.create_model_version(name, source="files:/nowhere")
+    assert {version.name for version in versions_of(name)} == {name}
+    assert len(versions_of(name)) == 2
+    assert versions_of(name, run.info.run_id) == []
+    assert len(versions_of("virnuc-other", run.info.run_id)) == 1
+    assert model_version(f"models:/{name}/2").name == name
+    with pytest.raises(DataError, match="has the versions"):
+        model_version(f"models:/{name}/3")
