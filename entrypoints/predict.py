@@ -22,10 +22,11 @@ def predict(settings: PredictSettings, _: None) -> Manifest:
     prediction goes on where it was.
     """
     from entrypoints.progress import counter
-    from model_registry.health import describe_version
+    from model_registry.health import about_version, describe_version
     from model_registry.packaging import download_scorer
     from virnuc.prediction.packed import load_scorer, scorer_digest
     from virnuc.prediction.running import predict as predict_sequences
+    from virnuc.reports.rendering import FIGURES
     from virnuc.runtime import choose_device
     from virnuc.tracking import model_version, open_store, tracked_run, version_uri
 
@@ -44,16 +45,20 @@ def predict(settings: PredictSettings, _: None) -> Manifest:
                 scorer,
                 scorer_digest(directory),
                 Path(settings.out),
+                about=about_version(version, directory),
+                threshold=settings.threshold,
                 batch_tokens=settings.batch_tokens,
                 progress=bar.update,
             )
     counts = manifest.counts
-    say(f"predict    {counts['in']} in, {counts['out']} out; calls in {settings.out}")
+    say(f"predict    {counts['in']} in, {counts['out']} out; calls in {settings.out}, summary.html among them")
     if settings.track == "yes":
         with tracked_run("predict", settings, "predict") as tracker:
             tracker.tags({"model": version_uri(version)})
-            for name in ("summary.md", "histogram.png", "stretches.png", "sequences.tsv"):
+            for name in ("summary.html", "summary.md", "sequences.tsv"):
                 tracker.file(Path(settings.out) / name)
+            for path in sorted((Path(settings.out) / FIGURES).glob("*.svg")):
+                tracker.file(path, FIGURES)
             tracker.dataset("calls", Path(settings.out), manifest.digest, "output")
             tracker.metrics({f"predict/{key}": float(value) for key, value in counts["out"].items()})
     return manifest

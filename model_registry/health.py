@@ -14,7 +14,9 @@ from model_registry.card import OVERRIDE, OVERRIDE_RULES, PROMOTED_FROM
 from model_registry.packaging import download_scorer
 from model_registry.promotion import PRODUCTION, production_version
 from virnuc.errors import VirnucError
-from virnuc.prediction.packed import check_probe, load_scorer
+from virnuc.prediction.packed import check_probe, load_scorer, read_config
+from virnuc.prediction.summary import About
+from virnuc.reports.document import weight_caveats
 from virnuc.tracking import version_uri
 
 PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
@@ -60,6 +62,25 @@ def describe_version(version: ModelVersion) -> str:
     line = f"{version.name} version {version.version} from {tags.get(PROMOTED_FROM, 'elsewhere')}"
     if "virnuc.promoted_by" in tags:
         line += f", promoted by {tags['virnuc.promoted_by']} at {tags['virnuc.promoted_at']}"
-    if tags.get(OVERRIDE):
-        line += f", AGAINST THE GATE: {tags[OVERRIDE]} ({tags.get(OVERRIDE_RULES, '')})"
-    return line
+    overridden = describe_override(version)
+    return f"{line}, {overridden}" if overridden else line
+
+
+def describe_override(version: ModelVersion) -> str:
+    """Return the reason for promoting a version against the gate, and the rules that did not hold; usually empty."""
+    tags = version.tags
+    return f"AGAINST THE GATE: {tags[OVERRIDE]} ({tags.get(OVERRIDE_RULES, '')})" if tags.get(OVERRIDE) else ""
+
+
+def about_version(version: ModelVersion, scorer: Path) -> About:
+    """Return what the summary of a prediction says of its model, whose scorer lies in the directory `scorer`."""
+    tags, name = version.tags, f"{version.name} version {version.version}"
+    weights = {encoder["name"]: encoder["weights"] for encoder in read_config(scorer)["encoders"]}
+    facts = {"Registered model": name, "Encoders": " + ".join(weights)}
+    if PROMOTED_FROM in tags:
+        facts["Promoted from"] = tags[PROMOTED_FROM]
+        facts["Promoted by"] = f"{tags['virnuc.promoted_by']} at {tags['virnuc.promoted_at']}"
+    overridden = describe_override(version)
+    caveats = [f"{name} was promoted {overridden}."] if overridden else []
+    caveats += weight_caveats(weights, name)
+    return About(facts, tuple(caveats))

@@ -222,6 +222,12 @@ def speed_bars(sides: Sequence[tuple[str, Style, int, Sequence[float]]]) -> Draw
 def _axes(xlabel: str = "", ylabel: str = "", size: tuple[float, float] = _SIZE) -> tuple[Figure, Axes]:
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
+    style_axes(axes, xlabel, ylabel)
+    return figure, axes
+
+
+def style_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
+    """Give axes their labels and the look that all figures share."""
     axes.set_xlabel(xlabel, color=SOFT)
     axes.set_ylabel(ylabel, color=SOFT)
     axes.tick_params(colors=SOFT, labelsize=9, length=0)
@@ -230,7 +236,6 @@ def _axes(xlabel: str = "", ylabel: str = "", size: tuple[float, float] = _SIZE)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left", "bottom"):
         axes.spines[side].set_visible(False)
-    return figure, axes
 
 
 def _curve(axes: Axes, x: Floats, y: Floats, side: Series, label: str) -> None:

@@ -279,6 +279,7 @@ class PredictSettings:
     input: str = option("-", "FASTA or FASTQ, plain or gzipped; several joined by commas; - reads standard input.")
     model: str = option("models:/virnuc@champion", "models:/NAME@ALIAS or models:/NAME/VERSION.")
     chunk_size: int = option(0, "Chunk length in bp; 0 takes the model's own.")
+    threshold: float = option(0.5, "Lowest viral probability, from 0 to 1, that is called a virus.")
     batch_tokens: int = option(16384, "Tokens in a batch, padding included.")
     device: str = option("auto", DEVICE_HELP)
     weights: str = option("", WEIGHTS_HELP)
@@ -290,6 +291,7 @@ class PredictSettings:
         _check_choices(self)
         if self.chunk_size:
             _check_chunk_size(self.chunk_size)
+        _check(0 <= self.threshold <= 1, f"--threshold {self.threshold}: use a number from 0 to 1")
         _check(self.batch_tokens >= 1, f"--batch-tokens {self.batch_tokens}: use at least 1")
         parse_weights(self.weights)
 

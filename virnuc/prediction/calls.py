@@ -11,9 +11,10 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from virnuc.prediction.chunks import AMBIGUOUS, ANSWERED, NO_OPEN_FRAME, SCORED, STATUSES, TOO_SHORT
+from virnuc.settings import PredictSettings
 
 VIRAL, NON_VIRAL = "virus", "others"  # VirNucPro's words
-THRESHOLD = 0.5
+THRESHOLD = PredictSettings.threshold  # lowest viral probability of a virus
 _SURE = 1e-6  # a chunk cannot be surer than this, or one would outvote all others
 BY_PRECEDENCE = (SCORED, NO_OPEN_FRAME, AMBIGUOUS, TOO_SHORT)  # a sequence has the first that one of its chunks has
 

@@ -7,7 +7,7 @@ do not depend on where a run was killed. At the end the parts are joined into th
 last.
 
 Tables: `calls.tsv` and `calls.parquet`, a row a chunk; `calls_highestscore.csv`, VirNucPro's short form of it;
-`sequences.tsv` and `sequences.parquet`, a row a sequence. `summary.md` shows them in figures.
+`sequences.tsv` and `sequences.parquet`, a row a sequence. `summary.html` and `summary.md` show them in figures.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from virnuc.prediction.calls import THRESHOLD, call_chunks
 from virnuc.prediction.chunks import STATUSES, chunks_of
 from virnuc.prediction.reading import Record, check_sources, read_records
 from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
-from virnuc.prediction.summary import write_summary
+from virnuc.prediction.summary import About, write_summary
 from virnuc.prediction.tables import CALLS, write_tables
 
 CHUNKS_AT_ONCE = 2048  # 1 Mbp at 500 bp
@@ -60,6 +60,7 @@ def predict(
     model_digest: str,
     out: Path,
     *,
+    about: About | None = None,
     threshold: float = THRESHOLD,
     batch_tokens: int = BATCH_TOKENS,
     progress: Progress = lambda bases: None,
@@ -71,6 +72,7 @@ def predict(
         scorer: scores chunks, at its own chunk size.
         model_digest: identity of the scorer; another one cannot finish what this one began.
         out: directory for the tables.
+        about: what the summary says of the model.
         threshold: lowest viral probability of a virus.
         batch_tokens: tokens in a batch, padding included.
         progress: told how many bases were finished.
@@ -99,7 +101,7 @@ def predict(
                 _write_part(path, _score(part, scorer, threshold, batch_tokens, progress), digests[-1])
             else:
                 progress(sum(len(chunk.letters) for chunk in part))
-        manifest = _finish(out, len(digests), threshold, parameters, _inputs(digests), stream)
+        manifest = _finish(out, len(digests), parameters, _inputs(digests), stream.counts, about or About())
         manifest.write(out)
         shutil.rmtree(out / _PARTS)
     return manifest
@@ -198,21 +200,24 @@ def _check_same_command(out: Path, parameters: Mapping[str, Any]) -> None:
 
 
 def _finish(
-    out: Path, parts: int, threshold: float, parameters: dict[str, Any], inputs: dict[str, str], stream: _Stream
+    out: Path, parts: int, parameters: dict[str, Any], inputs: dict[str, str], read: dict[str, int], about: About
 ) -> Manifest:
+    """Write tables and summary from the finished parts and return what the manifest will say."""
     paths = [out / _PARTS / f"part-{number:06d}.parquet" for number in range(parts)]
     if len(list((out / _PARTS).glob("part-*.parquet"))) > parts:
         raise DataError(f"{out}: begun with more sequences; give another --out or delete the directory")
-    rows = write_tables(out, paths, threshold)
+    rows = write_tables(out, paths, parameters["threshold"])
     counted = Counter({status: 0 for status in STATUSES})
     for path in paths:
         counted.update(pq.read_table(path, columns=["status"])["status"].to_pylist())
-    counts = {"in": stream.counts, "out": {"chunks": rows["calls.tsv"], **counted}, "dropped": {}}
-    write_summary(out, counts)
+    written = {"sequences": rows["sequences.tsv"], "chunks": rows["calls.tsv"], **counted}
+    counts = {"in": read, "out": written, "dropped": {}}
+    write_summary(out, counts, parameters, about)
     return Manifest(
         kind="calls",
         parameters=parameters,
         inputs=inputs,
         counts=counts,
         shards=tuple(describe_shard(out, out / name, count) for name, count in rows.items()),
+        details={"model": dict(about.facts), "caveats": list(about.caveats)},
     )

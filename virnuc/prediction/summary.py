@@ -1,91 +1,188 @@
-"""A page on a prediction: how many of what, how the scores are spread, and where along the sequences viruses are."""
+"""The summary of a prediction, as a page and as Markdown: counts, spread of scores, stretches along sequences, model.
+
+The finished tables are read one batch of rows at a time, so memory stays bounded; of a sequence with many chunks the
+figure shows means over windows.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-from matplotlib.figure import Figure
 
-from virnuc.files import atomic_path, write_text
+from virnuc.plots import Drawing
 from virnuc.prediction.calls import NON_VIRAL, VIRAL
-from virnuc.prediction.chunks import ANSWERED
+from virnuc.prediction.chunks import AMBIGUOUS, ANSWERED, NO_OPEN_FRAME, SCORED, STATUSES, TOO_SHORT
+from virnuc.prediction.drawings import histogram, stretches
+from virnuc.reports.rendering import Page, write_page
+from virnuc.reports.sections import Section, Table, number
 
-SUMMARY, HISTOGRAM, STRETCHES = "summary.md", "histogram.png", "stretches.png"
+SUMMARY = "summary"
 _BINS = np.linspace(0, 1, 41)
-_MOST_SEQUENCES, _FEWEST_CHUNKS = 8, 5  # drawn along their length
-_COLOURS = {"scored": "#0072b2", "no_open_frame": "#e69f00"}
+_LISTED = 10  # sequences in a table
+_DRAWN, _FEWEST_CHUNKS, _WINDOWS = 8, 5, 200  # sequences along their length, their chunks at least, windows at most
+_KINDS = {SCORED: "with an open frame", NO_OPEN_FRAME: "without one"}
+_MEANINGS = {
+    SCORED: "scored by its open frames",
+    NO_OPEN_FRAME: "scored by its longest stretch without a stop codon: less certain",
+    AMBIGUOUS: "no score: too many bases are unknown",
+    TOO_SHORT: "no score: nothing in it is long enough",
+}
+_SHOWN = ["record", "sequence", "file", "length", "chunks", "probability", "label", "strongest_chunk", "frame"]
+_COLUMNS = ("Sequence", "File", "bp", "Chunks", "Probability", "Call", "Strongest chunk")
 
 
-def write_summary(out: Path, counts: Mapping[str, Any]) -> None:
-    """Write summary.md and its two figures beside the finished tables of `out`, one batch of rows in memory at a time.
+@dataclass(frozen=True)
+class About:
+    """What a summary says of the model beside its parameters."""
+
+    facts: Mapping[str, str] = field(default_factory=dict)  # name, version, who promoted it
+    caveats: tuple[str, ...] = ()  # such as a promotion against the gate
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the tables hold."""
+
+    spread: dict[str, np.ndarray]  # chunks by bin of probability, for each answered status
+    viral: dict[str, int]  # chunks called viral, for each answered status
+    labels: Counter[str]  # sequences by call
+    longest: pd.DataFrame
+    most_viral: pd.DataFrame
+
+
+def write_summary(out: Path, counts: Mapping[str, Any], parameters: Mapping[str, Any], about: About) -> None:
+    """Write summary.html, summary.md and their figures beside the finished tables of `out`.
 
     Args:
         out: directory that holds the tables.
         counts: `in` and `out` of the manifest.
+        parameters: those of the manifest.
+        about: the model.
     """
-    spread = {status: np.zeros(len(_BINS) - 1) for status in ANSWERED}
-    for batch in pq.ParquetFile(out / "calls.parquet").iter_batches(columns=["status", "probability"]):
+    seen = _read(out)
+    bases, sequences = counts["in"]["bases"], counts["in"]["sequences"]
+    labels = seen.labels
+    page = Page(
+        kind="virnuc prediction",
+        title=f"{sequences:,} sequences, {bases:,} bp",
+        outcome=f"{labels[VIRAL]:,} virus",
+        answer=f"{labels[VIRAL]:,} sequences are called virus and {labels[NON_VIRAL]:,} others; "
+        f"{labels['']:,} have no score.",
+        caveats=about.caveats,
+        sections=(_counts(counts, seen), _sequences(seen), _model(parameters, about)),
+        drawings=_drawings(out, seen, parameters["threshold"]),
+        figures_after="counts",
+    )
+    write_page(page, out, SUMMARY)
+
+
+def _read(out: Path) -> _Seen:
+    spread = {status: np.zeros(len(_BINS) - 1, dtype=np.int64) for status in ANSWERED}
+    viral, labels = dict.fromkeys(ANSWERED, 0), Counter[str]()
+    for batch in pq.ParquetFile(out / "calls.parquet").iter_batches(columns=["status", "probability", "Prediction"]):
         table = batch.to_pandas()
         for status in ANSWERED:
-            spread[status] += np.histogram(table.loc[table["status"] == status, "probability"], _BINS)[0]
-    _save(_histogram(spread), out / HISTOGRAM)
-    labels: Counter[str] = Counter()
-    longest = pd.DataFrame()
-    columns = ["record", "sequence", "chunks", "label"]
-    for batch in pq.ParquetFile(out / "sequences.parquet").iter_batches(columns=columns):
+            own = table[table["status"] == status]
+            spread[status] += np.histogram(own["probability"], _BINS)[0]
+            viral[status] += int((own["Prediction"] == VIRAL).sum())
+    longest = most_viral = pd.DataFrame()
+    for batch in pq.ParquetFile(out / "sequences.parquet").iter_batches(columns=_SHOWN):
         table = batch.to_pandas()
         labels.update(table["label"])
-        longest = pd.concat([longest, table[table["chunks"] >= _FEWEST_CHUNKS]]).nlargest(_MOST_SEQUENCES, "chunks")
-    if len(longest):
-        filters = [("record", "in", longest["record"].tolist())]
-        _save(_stretches(longest, pd.read_parquet(out / "calls.parquet", filters=filters)), out / STRETCHES)
-    statuses = [f"| {name} | {count:,} |" for name, count in counts["out"].items()]
-    lines = [
-        "# Prediction",
-        f"{counts['in']['sequences']:,} sequences, {counts['in']['bases']:,} bases.",
-        f"Sequences called: {labels[VIRAL]:,} virus, {labels[NON_VIRAL]:,} others, {labels['']:,} without a score.",
-        "\n".join(["| chunks | |", "|---|---|", *statuses]),
-        f"![Scores of all chunks]({HISTOGRAM})",
-        *([f"![Scores along the longest sequences]({STRETCHES})"] if len(longest) else []),
-        "Chunks with status `no_open_frame` are scored by their longest stretch without a stop codon: less certain.",
+        longest = pd.concat([longest, table]).nlargest(_LISTED, "length")
+        viruses = table[table["label"] == VIRAL]
+        most_viral = pd.concat([most_viral, viruses]).nlargest(_LISTED, ["probability", "length"])
+    return _Seen(spread, viral, labels, longest, most_viral)
+
+
+def _counts(counts: Mapping[str, Any], seen: _Seen) -> Section:
+    read, written = counts["in"], counts["out"]
+    total = sum(written[status] for status in STATUSES)
+    text = (
+        f"In: {read['sequences']:,} sequences in {read['chunks']:,} chunks. Out: {written['sequences']:,} sequences in "
+        f"{written['chunks']:,} chunks.",
+    )
+    called = [(name or "no score", f"{seen.labels[name]:,}") for name in (VIRAL, NON_VIRAL, "")]
+    rows = [
+        (
+            status,
+            f"{written[status]:,}",
+            f"{written[status] / max(total, 1):.1%}",
+            f"{seen.viral[status]:,}" if status in ANSWERED else "",
+            _MEANINGS[status],
+        )
+        for status in STATUSES
     ]
-    write_text(out / SUMMARY, "\n\n".join(lines) + "\n")
+    rows.append(("all", f"{total:,}", "", f"{sum(seen.viral.values()):,}", ""))
+    columns = ("Status", "Chunks", "Share", "of them called virus", "Meaning")
+    tables = (
+        Table("Sequences by call", ("Call", "Sequences"), tuple(called)),
+        Table("Chunks by status", columns, tuple(rows)),
+    )
+    return Section("counts", "Counts", text, tables)
 
 
-def _histogram(spread: Mapping[str, np.ndarray]) -> Figure:
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.subplots()
-    for status, heights in spread.items():
-        axes.stairs(heights, _BINS, label=status, color=_COLOURS[status], linewidth=2)
-    axes.set(xlabel="viral probability of a chunk", ylabel="chunks", xlim=(0, 1))
-    axes.legend(frameon=False)
-    return figure
+def _sequences(seen: _Seen) -> Section:
+    tables = [Table("Longest", _COLUMNS, _rows(seen.longest))]
+    if len(seen.most_viral):
+        tables.insert(0, Table("Most viral", _COLUMNS, _rows(seen.most_viral)))
+    text = ("A sequence's probability is that of the mean log-odds of its chunks; all are in sequences.tsv.",)
+    return Section("sequences", "Sequences", text, tuple(tables))
 
 
-def _stretches(longest: pd.DataFrame, calls: pd.DataFrame) -> Figure:
-    figure = Figure(figsize=(9, 1.2 + 1.1 * len(longest)), layout="constrained")
-    rows = figure.subplots(len(longest), 1, squeeze=False)[:, 0]
-    for axes, sequence in zip(rows, longest.itertuples(), strict=True):
-        own = calls[calls["record"] == sequence.record]
-        middle = (own["start"] + own["end"]) / 2000
-        axes.fill_between(middle, 0.5, own["probability"], step="mid", alpha=0.25, color="#555555", linewidth=0)
-        for status, colour in _COLOURS.items():
-            shown = own["status"] == status
-            axes.scatter(middle[shown], own["probability"][shown], s=8, color=colour, label=status)
-        axes.axhline(0.5, color="#555555", linewidth=0.8)
-        axes.set(ylim=(-0.05, 1.05), yticks=[0, 0.5, 1])
-        axes.set_title(sequence.sequence.replace("$", r"\$"), fontsize=8, loc="left")
-    rows[0].legend(frameon=False, fontsize=7, ncols=2, loc="upper right")
-    rows[-1].set_xlabel("position (kbp); above the line viral, below non-viral")
-    return figure
+def _rows(table: pd.DataFrame) -> tuple[tuple[str, ...], ...]:
+    return tuple(
+        (
+            row.sequence,
+            row.file,
+            f"{row.length:,}",
+            f"{row.chunks:,}",
+            number(None if np.isnan(row.probability) else row.probability),
+            row.label or "no score",
+            f"{row.strongest_chunk:.0f}, {row.frame}" if row.frame else "",
+        )
+        for row in table.itertuples()
+    )
 
 
-def _save(figure: Figure, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+def _model(parameters: Mapping[str, Any], about: About) -> Section:
+    rows = [*about.facts.items(), ("Digest", parameters["model"][:12])]
+    rows += [("Chunk size", f"{parameters['chunk_size']} bp"), ("Threshold", f"{parameters['threshold']:g}")]
+    return Section("model", "Model", tables=(Table("", ("", "Value"), tuple(rows)),))
+
+
+def _drawings(out: Path, seen: _Seen, threshold: float) -> dict[str, Drawing]:
+    spread = {_KINDS[status]: heights for status, heights in seen.spread.items()}
+    viral = {_KINDS[status]: count for status, count in seen.viral.items()}
+    drawings = {"histogram": histogram(spread, viral, _BINS, threshold)}
+    drawn = seen.longest[seen.longest["chunks"] >= _FEWEST_CHUNKS].head(_DRAWN)
+    if len(drawn):
+        drawings["stretches"] = stretches(drawn, _windows(out, drawn), threshold)
+    return drawings
+
+
+def _windows(out: Path, drawn: pd.DataFrame) -> pd.DataFrame:
+    """Return mean probabilities along the drawn sequences, each cut into at most `_WINDOWS` runs of chunks."""
+    chunks, parts = drawn.set_index("record")["chunks"], []
+    columns = ["record", "chunk", "start", "end", "probability", "status"]
+    for batch in pq.ParquetFile(out / "calls.parquet").iter_batches(columns=columns):
+        table = batch.to_pandas()
+        table = table[table["record"].isin(chunks.index)]
+        own = table["record"].map(chunks)
+        window = (table["chunk"] - 1) * np.minimum(own, _WINDOWS) // own
+        parts.append(table.assign(window=window, n=table["probability"].notna(), open=table["status"] == SCORED))
+        parts = [_added(parts)]
+    added = parts[0]
+    return added.assign(probability=added["probability"] / added["n"].where(added["n"] > 0))
+
+
+def _added(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    how = {"start": "min", "end": "max", "probability": "sum", "n": "sum", "open": "max"}
+    return pd.concat(parts).groupby(["record", "window"], as_index=False).agg(how)

@@ -67,17 +67,18 @@ def caveats(comparison: Comparison) -> list[str]:
     """Return what a reader must know beside every number."""
     found = [f"No baseline to compare with: {comparison.missing}."] if comparison.missing else []
     for _, side in _roles(comparison):
-        found += _weight_caveats(side)
+        found += weight_caveats(side.evidence.weights, side.evidence.identity)
     for side in comparison.sides[:2]:
         found += _data_caveats(side)
     return list(dict.fromkeys(found))
 
 
-def _weight_caveats(side: Side) -> list[str]:
+def weight_caveats(weights: Mapping[str, str], model: str) -> list[str]:
+    """Return what a reader must know of a model's encoders; `weights` has the kind of each one's weights by name."""
     found = []
-    for name, kind in side.evidence.weights.items():
+    for name, kind in weights.items():
         if kind == "random":
-            found.append(f"{name} has random weights: every accuracy of {side.evidence.identity} is without meaning.")
+            found.append(f"{name} has random weights: every accuracy of {model} is without meaning.")
         if kind == "shipped":
             found.append(
                 f"{name} is a small stand-in that ships with this project: "
