@@ -70,8 +70,10 @@ def _shuffled(settings: EvaluateSettings, features: FeatureSet, split: Split, tr
     from virnuc.shuffling import has_sequences, write_shuffled_frames
 
     outside = [encoder["name"] for encoder in features.encoders.values() if encoder["name"] not in ENCODERS]
-    if settings.shuffled == "no" or outside or not has_sequences(split):
+    unrecorded = [encoder["name"] for encoder in features.encoders.values() if "weight_digest" not in encoder]
+    if settings.shuffled == "no" or outside or unrecorded or not has_sequences(split):
         reason = "not asked for" if settings.shuffled == "no" else "the split keeps no sequences"
+        reason = f"the weights of {unrecorded[0]} are not recorded" if unrecorded else reason
         reason = f"{outside[0]} is not in the table of encoders" if outside else reason
         tracker.tags({"shuffled_control": f"left out: {reason}"})
         say(f"evaluate   without the control of shuffled sequences: {reason}")

@@ -32,15 +32,15 @@ def train(settings: TrainSettings, _: None) -> ModelVersion | None:
     with the same bits. The defaults are VirNucPro's published hyperparameters.
     """
     from entrypoints.progress import bar
+    from virnuc.classifier import model_name
     from virnuc.features.mixture import open_features
     from virnuc.splitting import Split
     from virnuc.tracking import run_status, versions_of
     from virnuc.training import find_training
-    from virnuc.training.run import model_name
 
     features = open_features(settings.features, bar("scan", "file"))
     split = Split.open(Path(settings.split))
-    name = model_name(features, settings.modality)
+    name = model_name(features.encoders, settings.modality)
     directory = _directory(settings, features, split, name)
     known = find_training(directory)
     if settings.resume and (known is None or known.run_id != settings.resume):

@@ -35,6 +35,7 @@ def update_card(model_uri: str) -> str:
     evaluation, comparison = _newest_evaluation(evaluated), newest_comparison(evaluated)
     scorer = _packed_config(version_uri(version))
     trained = scorer["trained"]
+    digest = trained["split_digest"]  # None if a model from elsewhere does not tell
     client = MlflowClient()
     training = client.get_run(version.run_id).data.metrics if version.run_id else {}
     card = _TEMPLATES.get_template("model_card.md.j2").render(
@@ -42,7 +43,7 @@ def update_card(model_uri: str) -> str:
         trained=trained,
         metrics=evaluation.data.metrics if evaluation else {},
         validation=training if "val/accuracy" in training else {},
-        split=next(iter(find_finished("split", {"split_digest": trained["split_digest"]})), None),
+        split=next(iter(find_finished("split", {"split_digest": digest})), None) if digest else None,
         comparison=comparison.data.tags if comparison else {},
         comparison_run=comparison.info.run_id if comparison else "",
         override=version.tags.get(OVERRIDE, ""),

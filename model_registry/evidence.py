@@ -21,6 +21,7 @@ from virnuc.tracking import Tracker, download, find_finished, get_run, model_ver
 
 PREDICTIONS = "predictions.parquet"
 VALIDATION_PREDICTIONS = "validation_predictions.parquet"
+UNPAIRED = "virnuc.unpaired"  # tag of a version that holds metrics from elsewhere instead of a model
 AGREEMENT = "agreement.json"  # the checkpoint's metadata beside those of the features it was tested on
 _DIGESTS = ("features_digest", "split_digest", "commit", "dirty")
 
@@ -43,6 +44,7 @@ def side_evidence(uri: str, speed: SpeedEvidence | None = None) -> SideEvidence:
     """Return all that is known of the version that `uri` names; what is missing stays at its default."""
     version = model_version(uri)
     training = get_run(version.run_id)
+    origin = "import" if training.data.tags.get("virnuc.stage") == "import_model" else "training"
     evaluations = find_finished("evaluate", {"model": version_uri(version)})
     known: dict[str, Any] = {
         "name": version.name,
@@ -50,12 +52,14 @@ def side_evidence(uri: str, speed: SpeedEvidence | None = None) -> SideEvidence:
         "encoder": training.data.tags.get("virnuc.model", version.name),
         "speed": speed,
         "history": _history(training),
-        "provenance": _provenance("training", training),
+        "provenance": _provenance(origin, training),
         "commands": (_command(training),),
     }
-    if evaluations:
+    if UNPAIRED in version.tags:
+        known["metrics"] = _test_metrics(training)
+    elif evaluations:
         known |= _evaluated(evaluations[0])
-        known["provenance"] = {**_provenance("training", training), **_provenance("evaluation", evaluations[0])}
+        known["provenance"] |= _provenance("evaluation", evaluations[0])
         known["commands"] = (_command(training), _command(evaluations[0]))
     return SideEvidence(**known)
 
@@ -82,7 +86,7 @@ def _evaluated(run: Run) -> dict[str, Any]:
     pairs = [pair.partition("=") for pair in tags.get("virnuc.weights", "").split(",") if pair]
     return {
         "predictions": predictions,
-        "metrics": {name: value for name, value in run.data.metrics.items() if name.startswith("test/")},
+        "metrics": _test_metrics(run),
         "evaluation_version": tags.get("virnuc.evaluation_version", ""),
         "split_digest": tags.get("virnuc.split_digest", ""),
         "split_unit": tags.get("virnuc.split_unit", ""),
@@ -90,6 +94,10 @@ def _evaluated(run: Run) -> dict[str, Any]:
         "checkpoint": agreement["checkpoint"],
         "features": agreement["features"],
     }
+
+
+def _test_metrics(run: Run) -> dict[str, float]:
+    return {name: value for name, value in run.data.metrics.items() if name.startswith("test/")}
 
 
 def _speed(run: Run, side: str) -> SpeedEvidence | None:
@@ -114,13 +122,13 @@ def _speed(run: Run, side: str) -> SpeedEvidence | None:
 
 
 def _history(run: Run) -> dict[str, list[float]]:
-    """Return the metrics of each epoch, by key, in the order of epochs."""
+    """Return the metrics of each epoch, by key, in the order of epochs; nothing of a model from elsewhere."""
     client = Tracker(run.info.run_id).client
     history = {}
     for key in ("train/loss", "val/loss", "val/accuracy"):
         measured = sorted(client.get_metric_history(run.info.run_id, key), key=lambda metric: metric.step)
         history[key] = [metric.value for metric in measured]
-    return history
+    return history if all(history.values()) else {}
 
 
 def _provenance(stage: str, run: Run) -> dict[str, str]:

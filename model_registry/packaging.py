@@ -19,7 +19,7 @@ from model_registry.card import SCORER
 from virnuc.classifier import load_checkpoint
 from virnuc.prediction.calls import THRESHOLD
 from virnuc.prediction.chunks import STATUSES
-from virnuc.prediction.packed import PROBE, save_scorer
+from virnuc.prediction.packed import PROBE, read_config, save_scorer
 from virnuc.prediction.scoring import BATCH_TOKENS
 
 REQUIREMENTS = (
@@ -70,13 +70,15 @@ def log_scoring_model(
     with tempfile.TemporaryDirectory() as temporary:
         scorer = Path(temporary) / SCORER
         save_scorer(load_checkpoint(checkpoint_path), scorer, chunk_size, weights, temperature)
+        # MLflow scores the example at once, for which it would fetch weights of gigabytes that are not at hand.
+        scorable = read_config(scorer)["probe"]["probability"] is not None
         model = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(_CODE),
             artifacts={SCORER: str(scorer)},
             code_paths=[str(Path(virnuc.__file__).parent)],
             signature=SIGNATURE,
-            input_example=pd.DataFrame({"sequence": [PROBE], "id": ["probe"]}),
+            input_example=pd.DataFrame({"sequence": [PROBE], "id": ["probe"]}) if scorable else None,
             pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS],
             registered_model_name=registered_name,
         )

@@ -27,10 +27,18 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from model_registry.card import OVERRIDE, OVERRIDE_RULES, PROMOTED_FROM, newest_comparison, update_card
+from model_registry.evidence import UNPAIRED
 from model_registry.gate import PASS, Policy
 from model_registry.locking import HeldLock, promotion_lock
 from virnuc.errors import DataError, GateRefusal, UsageError
-from virnuc.tracking import download, find_finished, model_version, version_uri, versions_of
+from virnuc.tracking import (
+    download,
+    ensure_registered,
+    find_finished,
+    model_version,
+    version_uri,
+    versions_of,
+)
 
 PRODUCTION = "virnuc"
 STATE = "virnuc.promotion"
@@ -71,12 +79,14 @@ def promote(candidate_uri: str, alias: str, policy: Policy, override: str, who: 
 
     Raises:
         UsageError: the text names no model.
-        DataError: there is no such version.
+        DataError: there is no such version, or it holds no model.
         GateRefusal: a rule does not hold; the message lists them all.
         VirnucError: another promotion is going on.
     """
     client, candidate = MlflowClient(), model_version(candidate_uri)
     uri = version_uri(candidate)
+    if UNPAIRED in candidate.tags:
+        raise DataError(f"{uri} holds metrics that were measured elsewhere, but no model; promote one that has a model")
     with promotion_lock(client, who) as lock:
         _repair(client, alias)
         evidence = _evidence(uri, policy.digest)
@@ -187,7 +197,7 @@ def _copy_and_move(
     lock: HeldLock,
 ) -> str:
     """Copy the candidate to `virnuc`, move the alias to the copy and return its version; all or nothing."""
-    _create_production(client)
+    ensure_registered(PRODUCTION, "The model in production: what the alias champion names.")
     copy = client.create_model_version(
         PRODUCTION,
         source=version_uri(candidate),
@@ -230,16 +240,6 @@ def _repair(client: MlflowClient, alias: str) -> None:
             client.delete_model_version(PRODUCTION, version.version)
             continue
         client.set_model_version_tag(PRODUCTION, version.version, STATE, DONE)
-
-
-def _create_production(client: MlflowClient) -> None:
-    try:
-        client.create_registered_model(
-            PRODUCTION, description="The model in production: what the alias champion names."
-        )
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
 
 
 def _set_alias(client: MlflowClient, alias: str, version: str | None) -> None:

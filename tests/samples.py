@@ -2,6 +2,8 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from virnuc.classifier import load_checkpoint
 from virnuc.features.shards import write_shard
@@ -55,3 +57,17 @@ def quick(**changes):
 def same_weights(one, other):
     first, second = (load_checkpoint(path).model_state for path in (one, other))
     return all(torch.equal(first[name], second[name]) for name in first)
+
+
+class MLPClassifier(nn.Module):
+    """Written down anew after VirNucPro's description: the same attributes and order."""
+
+    def __init__(self, input_dim, hidden_dim, num_class):
+        super().__init__()
+        self.hidden_layer = nn.Linear(input_dim, hidden_dim)
+        self.bn1 = nn.BatchNorm1d(hidden_dim)
+        self.output_layer = nn.Linear(hidden_dim, num_class)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x):
+        return self.output_layer(self.dropout(F.relu(self.bn1(self.hidden_layer(x)))))

@@ -9,26 +9,13 @@ from collections import OrderedDict
 
 import pytest
 import torch
-import torch.nn.functional as F
+from samples import MLPClassifier
 from torch import nn
 
 from virnuc.classifier import load_checkpoint, save_checkpoint
 from virnuc.errors import DataError, IncompatibleCheckpointError, UsageError
 from virnuc.legacy import convert_checkpoint, read_external_metrics
-
-
-class MLPClassifier(nn.Module):
-    """Written down anew after VirNucPro's description: the same attributes and order."""
-
-    def __init__(self, input_dim, hidden_dim, num_class):
-        super().__init__()
-        self.hidden_layer = nn.Linear(input_dim, hidden_dim)
-        self.bn1 = nn.BatchNorm1d(hidden_dim)
-        self.output_layer = nn.Linear(hidden_dim, num_class)
-        self.dropout = nn.Dropout(0.5)
-
-    def forward(self, x):
-        return self.output_layer(self.dropout(F.relu(self.bn1(self.hidden_layer(x)))))
+from virnuc.statistics import METRICS
 
 
 @pytest.fixture(params=["__main__", "train"])
@@ -146,14 +133,15 @@ def test_missing_and_cut_short(saved_as, tmp_path):
 def test_external_metrics(tmp_path):
     path = tmp_path / "metrics.json"
     path.write_text(json.dumps({"accuracy": 0.902, "mcc": -0.1, "f1": 1}))
-    assert read_external_metrics(path) == {"accuracy": 0.902, "mcc": -0.1, "f1": 1.0}
+    assert read_external_metrics(path, METRICS) == {"accuracy": 0.902, "mcc": -0.1, "f1": 1.0}
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"accuracy": "0.9"}', '{"accuracy": NaN}', '{"accuracy": 90.2}', '{"a": true}']
+    "text",
+    ["", "[]", "{}", '{"accuracy": "0.9"}', '{"accuracy": NaN}', '{"accuracy": 90.2}', '{"f1": true}', '{"acc": 0.9}'],
 )
 def test_external_metrics_that_are_none(tmp_path, text):
     path = tmp_path / "metrics.json"
     path.write_text(text)
     with pytest.raises(DataError, match=r"metrics\.json"):
-        read_external_metrics(path)
+        read_external_metrics(path, METRICS)

@@ -116,6 +116,13 @@ class Checkpoint:
                 )
 
 
+def model_name(encoders: Mapping[str, Mapping[str, Any]], modality: str) -> str:
+    """Return the name that a model is kept under: its protein encoder's, or one that tells the half it uses."""
+    if modality == "merged":
+        return str(encoders["protein"]["name"])
+    return f"{encoders[modality]['name']}_{modality}"
+
+
 def describe_training(features: FeatureSet, split: Split, modality: str, model: Classifier) -> dict[str, Any]:
     """Return a checkpoint's metadata: plain values that tell what the weights were trained on."""
     dna, protein = features.encoders["dna"], features.encoders["protein"]
@@ -191,7 +198,7 @@ def load_plain(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{path}: holds something other than tensors and plain values; it was not loaded. If it is a pickled "
-            "module of VirNucPro's, convert it first"
+            "module of VirNucPro's, bring it in with import_model"
         ) from error
     except (RuntimeError, ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise DataError(f"{path}: cut short or damaged ({str(error)[:120]!r})") from error

@@ -22,6 +22,8 @@ from virnuc.strata import strata
 
 _TOLERANCE = 1e-9  # between a logged metric and the one computed again; storing a float64 costs none of it
 LEVELS = ("frames", "chunks")
+_UNPAIRED = "has metrics but no predictions: they were measured elsewhere, so nothing can be paired with them"
+_UNTESTED = "was never evaluated; run evaluate with it first"
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def compare(
         DataError: a logged metric is not what its predictions give, or a candidate was never evaluated.
     """
     if baseline is not None and baseline.predictions is None:
-        missing = missing or f"{baseline.identity} has metrics but no predictions, so nothing can be paired with it"
+        missing = missing or f"{baseline.identity} {_UNPAIRED if baseline.metrics else _UNTESTED}"
     for evidence in filter(None, [baseline, *candidates, *controls]):
         check_metrics(evidence)
     usable = _Sampled(baseline, seed) if baseline is not None and baseline.predictions is not None else None
@@ -178,7 +180,7 @@ class _Sampled:
 
     def __init__(self, evidence: SideEvidence, seed: int) -> None:
         if evidence.predictions is None:
-            raise DataError(f"{evidence.identity} was never evaluated; run evaluate with it first")
+            raise DataError(f"{evidence.identity} {_UNTESTED}")
         self.frames = evidence.predictions.sort_values("frame_id", ignore_index=True)
         chunks = chunk_predictions(self.frames)
         self.draws: dict[str, Draws] = {}

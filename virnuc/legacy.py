@@ -10,13 +10,16 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from virnuc.classifier import Checkpoint, check_weights
+from virnuc.classifier import Checkpoint, check_weights, load_checkpoint
 from virnuc.errors import DataError, IncompatibleCheckpointError, UsageError
 from virnuc.features.feature_set import VIRNUCPRO_WIDTHS
 from virnuc.files import sha256_file
@@ -36,6 +39,19 @@ class _Inert:
     """Stands for a class of the pickle: takes its attributes and does nothing."""
 
 
+def read_model(path: Path) -> Checkpoint:
+    """Return a classifier that was trained elsewhere: a checkpoint of this project's format, or VirNucPro's module.
+
+    Raises:
+        UsageError: there is no such file.
+        DataError: it is damaged, is neither of the two, or contradicts itself.
+    """
+    if not isinstance(_load(path), dict):
+        return convert_checkpoint(path)
+    checkpoint = load_checkpoint(path)
+    return replace(checkpoint, metadata=_completed(path, checkpoint.metadata))
+
+
 def convert_checkpoint(path: Path) -> Checkpoint:
     """Return VirNucPro's pickled module as a checkpoint of version 1, to be saved, built and registered.
 
@@ -52,23 +68,20 @@ def convert_checkpoint(path: Path) -> Checkpoint:
         dropout = float(_attributes(module, "_modules")["dropout"].__dict__["p"])
     except (KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
         raise DataError(f"{path}: not a classifier of VirNucPro's ({error!r} is missing or wrong)") from error
-    if width not in VIRNUCPRO_WIDTHS:
-        known = " or ".join(map(str, VIRNUCPRO_WIDTHS))
-        raise IncompatibleCheckpointError(f"{path}: takes {width} values a frame; VirNucPro's models take {known}")
-    dna, dna_dim, protein, protein_dim = VIRNUCPRO_WIDTHS[width]
+    encoders = _encoders_of(path, width)
     metadata = {
         "checkpoint_version": LEGACY_VERSION,
-        "model_type": protein,
+        "model_type": encoders["protein"]["name"],
         "huggingface_model_id": None,
         "revision": None,
-        "dna_dim": dna_dim,
-        "protein_dim": protein_dim,
+        "dna_dim": encoders["dna"]["dimension"],
+        "protein_dim": encoders["protein"]["dimension"],
         "merged_dim": width,
         "input_dim": width,
         **sizes,
         "dropout": dropout,
         "modality": "merged",
-        "encoders": {"dna": {"name": dna}, "protein": {"name": protein}},
+        "encoders": encoders,
         "features_digest": None,
         "split_digest": None,
         "training_date": None,
@@ -79,8 +92,10 @@ def convert_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(state, metadata)
 
 
-def read_external_metrics(path: Path) -> dict[str, float]:
+def read_external_metrics(path: Path, known: Collection[str]) -> dict[str, float]:
     """Read metrics that were measured elsewhere: a JSON object of numbers from -1 to 1, such as `{"accuracy": 0.9}`.
+
+    `known` has the names that a metric may have.
 
     They were not measured on a split of this project: they can be shown beside a model but never decide a comparison.
 
@@ -97,9 +112,44 @@ def read_external_metrics(path: Path) -> dict[str, float]:
     if not isinstance(document, dict) or not document:
         raise DataError(f"{path}: a JSON object of metrics is needed")
     for name, value in document.items():
+        if name not in known:
+            raise DataError(f"{path}: {name} is none of the metrics that are compared: {', '.join(known)}")
         if type(value) not in (int, float) or not math.isfinite(value) or not -1 <= value <= 1:
             raise DataError(f"{path}: {name} is {value!r}, not a number from -1 to 1")
     return {name: float(value) for name, value in document.items()}
+
+
+def _encoders_of(path: Path, width: int) -> dict[str, dict[str, Any]]:
+    """Return what the width of its input tells of a model of VirNucPro's: the encoders, not their weights."""
+    if width not in VIRNUCPRO_WIDTHS:
+        known = " or ".join(map(str, VIRNUCPRO_WIDTHS))
+        raise IncompatibleCheckpointError(f"{path}: takes {width} values a frame; VirNucPro's models take {known}")
+    dna, dna_dim, protein, protein_dim = VIRNUCPRO_WIDTHS[width]
+    return {
+        "dna": {"name": dna, "dimension": dna_dim, "weights": "unrecorded"},
+        "protein": {"name": protein, "dimension": protein_dim, "weights": "unrecorded"},
+    }
+
+
+def _completed(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's metadata with a record of its encoders, which VirNucPro's own checkpoints lack."""
+    encoders = metadata.get("encoders") or _encoders_of(path, metadata["merged_dim"])
+    modality, dna, merged = metadata.get("modality", "merged"), metadata["dna_dim"], metadata["merged_dim"]
+    try:
+        names = {kind: encoders[kind]["name"] for kind in ("dna", "protein")}
+        width = {"merged": merged, "dna": dna, "protein": merged - dna}[modality]
+        sizes = [int(size) for size in metadata.get("chunk_sizes", ())]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: its metadata does not say what it was trained on ({error!r})") from error
+    if not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) for name in names.values()):
+        raise DataError(f"{path}: its metadata names encoders that cannot be: {names}")
+    if names["protein"] != metadata["model_type"] or width != metadata["input_dim"]:
+        raise IncompatibleCheckpointError(
+            f"{path}: its metadata contradicts itself: {metadata['model_type']} with {metadata['input_dim']} values a "
+            f"frame, but {names['protein']} with {width}"
+        )
+    known = {kind: {"weights": "unrecorded", **encoders[kind]} for kind in names}
+    return {**metadata, "encoders": known, "modality": modality, "chunk_sizes": sizes}
 
 
 def _load(path: Path) -> Any:

@@ -179,6 +179,25 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
+class ImportModelSettings:
+    """A classifier or metrics from elsewhere to a registered baseline."""
+
+    checkpoint: str = option("", "VirNucPro's pickled model, or a model_<encoder>.pth that was trained elsewhere.")
+    metrics: str = option("", "JSON object of metrics measured elsewhere, by name: shown, never decisive.")
+    encoder: str = option("", "Protein encoder that the metrics are of; a checkpoint names its own.")
+    chunk_size: int = option(0, "Chunk length in bp that the classifier takes; 0 takes what its checkpoint records.")
+    weights: str = option("", WEIGHTS_HELP)
+
+    def __post_init__(self) -> None:
+        """Raise a UsageError for values that cannot be meant."""
+        _check(bool(self.checkpoint) != bool(self.metrics), "give either --checkpoint FILE or --metrics FILE")
+        _check(bool(self.metrics) == bool(self.encoder), "--encoder goes with --metrics: a checkpoint names its own")
+        if self.chunk_size:
+            _check_chunk_size(self.chunk_size)
+        parse_weights(self.weights)
+
+
+@dataclass(frozen=True)
 class EvaluateSettings:
     """A registered model and a split's test part to metrics."""
 

@@ -187,6 +187,15 @@ def model_version(uri: str) -> ModelVersion:
         raise DataError(f"{uri}: no such alias or version; {name} has the versions {versions or 'none'}") from error
 
 
+def ensure_registered(name: str, description: str = "") -> None:
+    """Make the registered model `name` if there is none."""
+    try:
+        MlflowClient().create_registered_model(name, description=description)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
 def versions_of(name: str, run_id: str | None = None) -> list[ModelVersion]:
     """Return the versions of one registered model, or those of them that come from a run."""
     query = _where({"name": name, "run_id": run_id} if run_id else {"name": name})

@@ -99,6 +99,11 @@ def _data_caveats(side: Side) -> list[str]:
             f"Leaking split (unit {side.evidence.split_unit or 'unknown'}): {leaking:,.0f} of {frames:,.0f} test "
             "frames share a genome with training; every accuracy here is too good."
         )
+    if side.evidence.checkpoint.get("split_digest", "") is None:
+        found.append(
+            f"{side.evidence.identity} has no record of what it was trained on: test frames may have been among "
+            "it, and then its accuracy is too good."
+        )
     if side.evidence.speed and side.evidence.speed.weights == "random":
         found.append(f"Speed of {side.evidence.speed.encoder} was timed with random weights, which does not change it.")
     return found

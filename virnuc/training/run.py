@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from virnuc.classifier import Checkpoint, Classifier, describe_training, save_checkpoint
+from virnuc.classifier import Checkpoint, Classifier, describe_training, model_name, save_checkpoint
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.scan import Progress
 from virnuc.files import exclusive, remove_leftovers, write_text
@@ -81,7 +81,7 @@ def train(
         DataError: features and split do not fit together, or the directory holds another training.
     """
     parts = match(features, split, settings.modality)
-    name = model_name(features, settings.modality)
+    name = model_name(features.encoders, settings.modality)
     with exclusive(directory / ".lock"):
         remove_leftovers(directory)
         training = _begin(features, split, settings, parts.train.width)
@@ -98,13 +98,6 @@ def train(
         metadata = describe_training(features, split, settings.modality, training.model)
         result = _finish(training, settings, directory, name, metadata)
         return dataclasses.replace(result, resumed_from=resumed_from, left_out=parts.left_out)
-
-
-def model_name(features: FeatureSet, modality: str) -> str:
-    """Return the name that a model is kept under: its protein encoder's, or one that tells the half it uses."""
-    if modality == "merged":
-        return str(features.encoders["protein"]["name"])
-    return f"{features.encoders[modality]['name']}_{modality}"
 
 
 def _begin(features: FeatureSet, split: Split, settings: TrainSettings, width: int) -> Training:
