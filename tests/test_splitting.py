@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from virnuc.errors import DataError, UsageError
 from virnuc.features.shards import write_shard
+from virnuc.sequences.frames import read_chunks, uncovered_shards
 from virnuc.settings import SplitSettings
 from virnuc.splitting import Split, assign, split
 
@@ -68,6 +69,29 @@ def test_metadata_tells_files_distributions_and_coverage(frames, default):
     distance = sum(abs(naive.get(name, 0) - rest.get(name, 0)) for name in rest.index.union(naive.index)) / 2
     assert groups["total_variation"] == pytest.approx(distance, abs=1e-6)
     assert 0 < metadata["distributions"]["gc"]["kolmogorov_smirnov"] < 1
+
+
+def test_chunks_without_a_frame_follow_their_genomes(frames, default):
+    everything = pd.concat([read_chunks(path).to_pandas() for path in uncovered_shards(frames)], ignore_index=True)
+    for part in ("val", "test"):
+        genomes = set(default.table.loc[default.table["part"] == part, "genome"])
+        wanted = everything[everything["genome"].isin(genomes)].reset_index(drop=True)
+        pd.testing.assert_frame_equal(default.uncovered(part), wanted)
+    coverage = default.metadata["coverage"]
+    assert coverage["no_open_frame"] + coverage["no_cds_evidence"] == len(default.uncovered("test")) > 1000
+    assert coverage["chunks"] == len(default.uncovered("test")) + coverage["covered"] + coverage["ambiguous_bases"]
+
+
+def test_a_split_without_such_chunks_says_why(frames, tmp_path):
+    with pytest.raises(DataError, match="it has unit frame"):
+        run(frames, tmp_path / "frame", unit="frame").uncovered("test")
+    for label, group in ((1, "viral"), (0, "bacteria")):
+        ids = [f"{group}{row // 5}.1_chunk_{row}F1" for row in range(100)]
+        write_shard(
+            tmp_path / "features" / f"{group}_merged" / "output_1_merged.pt", ids, torch.zeros(100, 2048), label
+        )
+    with pytest.raises(DataError, match="it was made from features"):
+        run(tmp_path / "features", tmp_path / "genome").uncovered("test")
 
 
 def test_test_frames_lie_apart_as_fasta(default):

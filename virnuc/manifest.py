@@ -33,7 +33,7 @@ class Shard:
 class Manifest:
     """What a directory holds. `parameters` and `inputs` decide whether a finished directory can be reused."""
 
-    kind: str  # frames, embeddings, features, split or calls
+    kind: str  # frames, chunks, embeddings, features, split or calls
     parameters: dict[str, Any]  # what decides the content; never device, thread count or path
     inputs: dict[str, str]  # digest of each thing that was read, by name
     counts: dict[str, Any]  # what came in, what went out; `dropped` counts the rest by reason

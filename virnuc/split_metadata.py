@@ -85,10 +85,10 @@ def _numbers(values: pd.Series, test: pd.Series) -> dict[str, Any]:
 
 
 def _coverage(genomes: pd.DataFrame) -> dict[str, Any]:
-    """Return how many chunks of the test genomes have a frame, over all and by group."""
+    """Return how many chunks of the test genomes have a frame, over all and by group, and why the others have none."""
     groups = genomes.groupby("group")[["chunks", "covered"]].sum()
+    counted = ("chunks", "covered", "no_open_frame", "no_cds_evidence", "ambiguous_bases")
     return {
-        "chunks": int(groups["chunks"].sum()),
-        "covered": int(groups["covered"].sum()),
+        **{name: int(genomes[name].sum()) for name in counted},
         "by_group": {str(name): [int(row.chunks), int(row.covered)] for name, row in groups.iterrows()},
     }

@@ -16,18 +16,29 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from virnuc.errors import DataError, UsageError
 from virnuc.features.feature_set import FeatureSet
 from virnuc.files import atomic_path, exclusive, remove_leftovers, write_text
 from virnuc.manifest import MANIFEST, Manifest, check_reusable, describe_shard, has_manifest, read_manifest
 from virnuc.manifest import verify_shards as verify
-from virnuc.sequences.frames import GENOMES, frame_shards, read_frames
+from virnuc.sequences.frames import (
+    CHUNK_SCHEMA,
+    GENOMES,
+    UNCOVERED,
+    frame_shards,
+    read_chunks,
+    read_frames,
+    uncovered_shards,
+)
 from virnuc.settings import SplitSettings
 from virnuc.split_metadata import PARTS, describe_split
 
 ASSIGNMENTS = "assignments.parquet"
 METADATA = "test_metadata.json"
+CHUNKS = "uncovered.parquet"  # chunks without a frame of the genomes for validation and testing
 COLUMNS = ("frame_id", "genome", "organism", "lineage", "group", "label", "length", "part")
 
 
@@ -65,6 +76,19 @@ class Split:
         """Positions in `table` of the frames of each part, as int64 arrays."""
         return {part: (self.table["part"] == part).to_numpy().nonzero()[0] for part in PARTS}
 
+    def uncovered(self, part: str) -> pd.DataFrame:
+        """Return the chunks without a frame of the genomes of one part, `val` or `test`.
+
+        Raises:
+            DataError: the split keeps none; the message says why.
+        """
+        if not (self.directory / CHUNKS).is_file():
+            unit = str(self.metadata.get("unit"))
+            reason = "was made from features or a sample, which have none" if unit == "genome" else f"has unit {unit}"
+            raise DataError(f"the split keeps no chunks without a frame: it {reason}")
+        table = pd.read_parquet(self.directory / CHUNKS)
+        return table[table["part"] == part].drop(columns="part").reset_index(drop=True)
+
     def frame_ids(self, part: str) -> list[str]:
         """Return the ids of one part's frames, in the order of `table`."""
         return self.table["frame_id"].to_numpy()[self.rows[part]].tolist()
@@ -82,6 +106,8 @@ def split(settings: SplitSettings) -> Split:
     frames = _is_frames(source)
     digest = read_manifest(source, "frames").digest if frames else FeatureSet.open(source).digest
     inputs = {"frames" if frames else "features": digest}
+    if frames and settings.unit == "genome" and has_manifest(source / UNCOVERED):
+        inputs["uncovered"] = read_manifest(source / UNCOVERED, "chunks").digest
     with exclusive(out / ".lock"):
         if has_manifest(out):
             check_reusable(out, parameters, inputs, "split")
@@ -201,6 +227,8 @@ def _write(
         _link_test_shards(out, source, table)
     elif sequences is not None:
         written += _write_test_sequences(out, table.assign(**{name: sequences[name] for name in sequences}))
+    if "uncovered" in inputs:
+        written.append(_write_uncovered(out, source, table))
     Manifest(
         kind="split",
         parameters={name: getattr(settings, name) for name in ("test_fraction", "val_fraction", "unit", "seed")},
@@ -213,6 +241,21 @@ def _write(
         shards=tuple(describe_shard(out, path, rows) for path, rows in written),
         details={"split_digest": metadata["digest"]},
     ).write(out)
+
+
+def _write_uncovered(out: Path, source: Path, table: pd.DataFrame) -> tuple[Path, int]:
+    """Write the chunks without a frame of the genomes for validation and testing; training has no use for them."""
+    part_of = table.drop_duplicates("genome").set_index("genome")["part"]
+    kept = [pd.DataFrame(columns=[*CHUNK_SCHEMA.names, "part"])]
+    for path in uncovered_shards(source):
+        chunks = read_chunks(path).to_pandas()
+        chunks["part"] = chunks["genome"].map(part_of)
+        kept.append(chunks[chunks["part"].isin(["val", "test"])])
+    schema = CHUNK_SCHEMA.append(pa.field("part", pa.string()))
+    chosen = pa.Table.from_pandas(pd.concat(kept, ignore_index=True), schema=schema, preserve_index=False)
+    with atomic_path(out / CHUNKS) as temporary:
+        pq.write_table(chosen, temporary, compression="zstd")
+    return out / CHUNKS, len(chosen)
 
 
 def _write_test_sequences(out: Path, table: pd.DataFrame) -> list[tuple[Path, int]]:

@@ -13,7 +13,15 @@ from Bio.Seq import Seq
 
 from virnuc.errors import DataError, ParseError, UsageError
 from virnuc.manifest import read_manifest, verify_shards
-from virnuc.sequences.frames import FRAME_SCHEMA, frame_shards, read_frames
+from virnuc.sequences.frames import (
+    CHUNK_SCHEMA,
+    FRAME_SCHEMA,
+    UNCOVERED,
+    frame_shards,
+    read_chunks,
+    read_frames,
+    uncovered_shards,
+)
 from virnuc.sequences.preparing import prepare
 from virnuc.settings import PrepareSettings
 
@@ -38,8 +46,8 @@ def small(genomes, tmp_path):
     return source
 
 
-def naive_frames(source, size):
-    """Chunk, translate and look for each frame the slow obvious way."""
+def naive_chunks(source, size):
+    """Chunk and translate the slow obvious way: id, start, DNA, open frames, and those in an annotated protein."""
     for path in sorted(source.iterdir()):
         with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as stream:
             for record in SeqIO.parse(stream, "genbank"):
@@ -51,24 +59,68 @@ def naive_frames(source, size):
                     chunk = dna[start : start + size]
                     if set(chunk) - set("ACGT"):
                         continue
+                    opened = []
                     for strand, letters in (("F", chunk), ("R", str(Seq(chunk).reverse_complement()))):
                         for offset in range(3):
                             nucleotide = letters[offset : offset + (len(chunk) - offset) // 3 * 3]
                             protein = str(Seq(nucleotide).translate())
-                            if protein and "*" not in protein and any(protein in known for known in proteins):
-                                yield f"{record.id}_chunk_{number + 1}{strand}{offset + 1}", nucleotide, protein
+                            if protein and "*" not in protein:
+                                opened.append(
+                                    (f"{record.id}_chunk_{number + 1}{strand}{offset + 1}", nucleotide, protein)
+                                )
+                    coding = [frame for frame in opened if any(frame[2] in known for known in proteins)]
+                    yield f"{record.id}_chunk_{number + 1}", start, chunk, opened, coding
 
 
 def test_frames_are_those_of_the_naive_definition(small, tmp_path):
     manifest = run(small, tmp_path / "frames")
     found = table(tmp_path / "frames")
-    assert [tuple(row) for row in found[["frame_id", "nucleotide", "protein"]].to_numpy()] == list(
-        naive_frames(small, 300)
-    )
+    naive = [frame for *_, coding in naive_chunks(small, 300) for frame in coding]
+    assert [tuple(row) for row in found[["frame_id", "nucleotide", "protein"]].to_numpy()] == naive
     assert manifest.counts["out"]["frames"] == len(found) > 100
     assert list(found.columns) == FRAME_SCHEMA.names
     assert set(found.loc[found["group"] == "viral", "label"]) == {1}
     assert set(found.loc[found["group"] != "viral", "label"]) == {0}
+
+
+def uncovered(directory):
+    return pd.concat([read_chunks(path).to_pandas() for path in uncovered_shards(directory)], ignore_index=True)
+
+
+@pytest.mark.parametrize("evidence", ["cds", "open"])
+def test_chunks_without_a_frame_are_kept_with_their_reason(small, tmp_path, evidence):
+    manifest = run(small, tmp_path / "frames", evidence=evidence)
+    found = uncovered(tmp_path / "frames")
+    naive = [
+        (name, start, dna, "no_cds_evidence" if opened else "no_open_frame")
+        for name, start, dna, opened, coding in naive_chunks(small, 300)
+        if not (coding if evidence == "cds" else opened)
+    ]
+    kept = found[["chunk_id", "chunk_start", "nucleotide", "reason"]].to_numpy()
+    assert [tuple(row) for row in kept] == naive
+    assert list(found.columns) == CHUNK_SCHEMA.names
+    counts = read_manifest(tmp_path / "frames" / UNCOVERED, "chunks").counts
+    for reason in ("no_open_frame", "no_cds_evidence"):
+        wanted = manifest.counts["dropped"][f"chunks_{reason}"]
+        assert (found["reason"] == reason).sum() == counts["out"][reason] == wanted
+        assert wanted > 10 or evidence == "open"
+    described = pd.read_parquet(tmp_path / "frames" / "genomes.parquet").set_index("genome")
+    for name in ("organism", "lineage", "group"):
+        assert found[name].tolist() == described.loc[found["genome"], name].tolist()
+    assert (found["label"] == (found["group"] == "viral")).all()
+    assert not set(found["chunk_id"]) & set(table(tmp_path / "frames")["frame_id"].str[:-2])
+
+
+def test_the_frames_identity_does_not_depend_on_the_chunks_beside_them(small, tmp_path):
+    whole = run(small, tmp_path / "frames")
+    assert all(UNCOVERED not in shard.path for shard in whole.shards)
+    (tmp_path / "frames" / UNCOVERED).rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="an earlier virnuc did not keep"):
+        run(small, tmp_path / "frames")
+    run(small, tmp_path / "open", evidence="open")
+    (tmp_path / "open" / UNCOVERED).rename(tmp_path / "frames" / UNCOVERED)
+    with pytest.raises(DataError, match="not written together with the frames"):
+        uncovered_shards(tmp_path / "frames")
 
 
 def test_every_chunk_is_counted_once(frames):
@@ -102,7 +154,9 @@ def test_killed_at_any_moment_it_finishes_with_the_same_bytes(small, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     resumed = run(small, out, balance="yes")
-    assert resumed.digest == whole.digest
+    assert resumed == whole  # the chunks without a frame too: their digest is among the details
+    for directory in (out, tmp_path / "whole"):
+        verify_shards(directory / UNCOVERED, read_manifest(directory / UNCOVERED, "chunks"))
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in (tmp_path / "whole").iterdir())
 
 

@@ -1,4 +1,8 @@
-"""Frames: the stop-free reading frames of a genome's chunks, and the Parquet shards that hold them."""
+"""Frames: the stop-free reading frames of a genome's chunks, and the Parquet shards that hold them.
+
+Chunks that gave no frame lie beside them, under `uncovered/` with a manifest of their own: the digest of the frames
+stays that of the frames, whatever becomes of the rest.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,12 @@ from virnuc.manifest import read_manifest
 from virnuc.sequences.chunking import chunk_starts
 from virnuc.sequences.evidence import CodingEvidence
 from virnuc.sequences.reading import Genome
-from virnuc.sequences.translation import FRAME_NAMES, Translation
+from virnuc.sequences.translation import Translation
 
 SHARD_ROWS = 10_000
 GENOMES = "genomes.parquet"
+UNCOVERED = "uncovered"  # directory of the chunks without a frame, below that of the frames
+NO_OPEN_FRAME, NO_CDS_EVIDENCE = "no_open_frame", "no_cds_evidence"  # why a chunk has no frame
 FRAME_SCHEMA = pa.schema(
     [
         ("frame_id", pa.string()),
@@ -36,6 +42,16 @@ FRAME_SCHEMA = pa.schema(
         ("protein", pa.string()),
     ]
 )
+CHUNK_SCHEMA = pa.schema(
+    [
+        ("chunk_id", pa.string()),  # ACCESSION_chunk_K
+        *(FRAME_SCHEMA.field(name) for name in ("genome", "organism", "lineage", "group", "label")),
+        *(FRAME_SCHEMA.field(name) for name in ("chunk_index", "chunk_start")),
+        ("reason", pa.string()),  # no_open_frame or no_cds_evidence
+        ("nucleotide", pa.string()),  # the whole chunk, forward strand
+    ]
+)
+Rows = Iterator[dict[str, Any]]
 _ACGT = frozenset("ACGT")
 
 
@@ -63,24 +79,49 @@ def frame_shards(directory: Path) -> list[Path]:
     return [directory / shard.path for shard in read_manifest(directory, "frames").shards if shard.path != GENOMES]
 
 
+def uncovered_shards(directory: Path) -> list[Path]:
+    """Return the shards of the chunks without a frame of a finished directory of frames.
+
+    Raises:
+        DataError: there are none, or they are not those that were written with the frames.
+    """
+    manifest = read_manifest(directory / UNCOVERED, "chunks")
+    if manifest.digest != read_manifest(directory, "frames").details.get("uncovered_digest"):
+        raise DataError(f"{directory / UNCOVERED}: not written together with the frames; run prepare again")
+    return [directory / UNCOVERED / shard.path for shard in manifest.shards]
+
+
 def read_frames(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read a shard of frames.
 
     Raises:
         DataError: the file is damaged or has other columns.
     """
+    return _read(path, FRAME_SCHEMA, "frames", columns)
+
+
+def read_chunks(path: Path) -> pa.Table:
+    """Read a shard of chunks without a frame.
+
+    Raises:
+        DataError: the file is damaged or has other columns.
+    """
+    return _read(path, CHUNK_SCHEMA, "chunks", None)
+
+
+def _read(path: Path, schema: pa.Schema, what: str, columns: list[str] | None) -> pa.Table:
     try:
         table = pq.read_table(path, columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: not a readable Parquet file ({error}); run prepare again") from error
-    wanted = FRAME_SCHEMA if columns is None else pa.schema([FRAME_SCHEMA.field(name) for name in columns])
+    wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
     if not table.schema.equals(wanted):
-        raise DataError(f"{path}: its columns are not those of frames; run prepare again")
+        raise DataError(f"{path}: its columns are not those of {what}; run prepare again")
     return table
 
 
-def frames_of(genome: Genome, counts: GenomeCounts, chunk_size: int, evidence: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of one genome's frames in the order of chunks, then F1 to R3, and count into `counts`."""
+def cut_genome(genome: Genome, counts: GenomeCounts, chunk_size: int, evidence: str) -> tuple[Rows, Rows]:
+    """Return the rows of a genome's frames, by chunk, then F1 to R3, and of its chunks without one; count both."""
     starts = chunk_starts(len(genome.sequence), chunk_size)
     size = min(len(genome.sequence), chunk_size)
     translation = Translation(genome.sequence)
@@ -91,25 +132,44 @@ def frames_of(genome: Genome, counts: GenomeCounts, chunk_size: int, evidence: s
     keep = np.ones(len(found), dtype=bool)
     if evidence == "cds":
         keep = CodingEvidence(genome.translations).supports([frame.protein for frame in found])
-    covered = np.unique(places[keep, 0])
+    covered = np.zeros(len(starts), dtype=bool)
+    covered[places[keep, 0]] = True
+    stopped = clean & ~opened.any(axis=1)
     counts.ambiguous_bases = int((~clean).sum())
-    counts.no_open_frame = int((clean & ~opened.any(axis=1)).sum())
-    counts.covered = len(covered)
-    counts.no_cds_evidence = counts.chunks - counts.ambiguous_bases - counts.no_open_frame - counts.covered
+    counts.no_open_frame = int(stopped.sum())
+    counts.covered = int(covered.sum())
+    counts.no_cds_evidence = int((clean & ~stopped & ~covered).sum())
     counts.open_frames, counts.frames = len(found), int(keep.sum())
-    for number in np.flatnonzero(keep).tolist():
-        chunk, index = places[number].tolist()
-        yield {
-            "frame_id": f"{genome.accession}_chunk_{chunk + 1}{FRAME_NAMES[index]}",
-            "genome": genome.accession,
-            "organism": genome.organism,
-            "lineage": genome.lineage,
-            "group": counts.group,
-            "label": int(counts.group == "viral"),
+    described = {
+        "genome": genome.accession,
+        "organism": genome.organism,
+        "lineage": genome.lineage,
+        "group": counts.group,
+        "label": int(counts.group == "viral"),
+    }
+    kept = ((int(places[number, 0]), found[number]) for number in np.flatnonzero(keep).tolist())
+    frames = (
+        {
+            "frame_id": f"{genome.accession}_chunk_{chunk + 1}{frame.name}",
+            **described,
             "chunk_index": chunk + 1,
             "chunk_start": int(starts[chunk]),
-            "strand": found[number].strand,
-            "offset": found[number].offset,
-            "nucleotide": found[number].nucleotide,
-            "protein": found[number].protein,
+            "strand": frame.strand,
+            "offset": frame.offset,
+            "nucleotide": frame.nucleotide,
+            "protein": frame.protein,
         }
+        for chunk, frame in kept
+    )
+    uncovered = (
+        {
+            "chunk_id": f"{genome.accession}_chunk_{chunk + 1}",
+            **described,
+            "chunk_index": chunk + 1,
+            "chunk_start": int(starts[chunk]),
+            "reason": NO_OPEN_FRAME if stopped[chunk] else NO_CDS_EVIDENCE,
+            "nucleotide": genome.sequence[starts[chunk] : starts[chunk] + size],
+        }
+        for chunk in np.flatnonzero(clean & ~covered).tolist()
+    )
+    return frames, uncovered

@@ -1,5 +1,8 @@
 """`prepare`: genomes to frames, with every chunk and frame that is dropped counted by its reason.
 
+Chunks without a frame are kept beside the frames, under `uncovered/`: `predict` answers for such chunks too, and how
+well it does is judged on them. Only chunks with bases other than ACGT are lost.
+
 A source file is the unit of restart. Its shards are written first, then a record of what it gave under
 `.progress/`; a file whose record exists is not read again. When all files are done the draw of `--balance` is
 made, `genomes.parquet` is put together from the records, and the manifest is written last.
@@ -23,12 +26,25 @@ import pyarrow.parquet as pq
 from virnuc.errors import DataError
 from virnuc.files import atomic_path, exclusive, remove_leftovers, sha256_file, write_text
 from virnuc.manifest import Manifest, check_reusable, describe_shard, has_manifest
-from virnuc.sequences.frames import FRAME_SCHEMA, GENOMES, SHARD_ROWS, GenomeCounts, frames_of, read_frames
+from virnuc.sequences.frames import (
+    CHUNK_SCHEMA,
+    FRAME_SCHEMA,
+    GENOMES,
+    NO_CDS_EVIDENCE,
+    NO_OPEN_FRAME,
+    SHARD_ROWS,
+    UNCOVERED,
+    GenomeCounts,
+    cut_genome,
+    read_frames,
+)
 from virnuc.sequences.reading import read_genomes
 from virnuc.sequences.sources import SourceFile, find_sources
 from virnuc.settings import PrepareSettings
 
 _PROGRESS = ".progress"
+_KINDS = ("shards", "uncovered")  # what a record names files of: frames, and chunks without one
+_PROGRESS_VERSION = 2  # of the records there; 2 names the shards of chunks without a frame too
 Progress = Callable[[Iterable[SourceFile], int], Iterable[SourceFile]]
 
 
@@ -42,7 +58,8 @@ def prepare(settings: PrepareSettings, progress: Progress) -> Manifest:
     Raises:
         UsageError: no such directory.
         ParseError: a file is damaged.
-        DataError: no sequence files, one class only, an accession twice, or no frame at all.
+        DataError: no sequence files, one class only, an accession twice, no frame at all, or a finished directory that
+            lacks the chunks without a frame.
     """
     sources = find_sources(Path(settings.source))
     out = Path(settings.out)
@@ -52,13 +69,22 @@ def prepare(settings: PrepareSettings, progress: Progress) -> Manifest:
     inputs = {source.path.name: sha256_file(source.path) for source in sources}
     with exclusive(out / ".lock"):
         if has_manifest(out):
-            return check_reusable(out, parameters, inputs, "frames")
+            return _check_whole(out, check_reusable(out, parameters, inputs, "frames"))
         remove_leftovers(out)
-        _check_same_command(out, parameters | inputs)
+        _check_same_command(out, {"version": _PROGRESS_VERSION} | parameters | inputs)
         records = list(_process_sources(progress(sources, len(sources)), settings, out))
         manifest = _finish(out, settings, records, parameters, inputs)
         manifest.write(out)
         shutil.rmtree(out / _PROGRESS)
+    return manifest
+
+
+def _check_whole(out: Path, manifest: Manifest) -> Manifest:
+    if not has_manifest(out / UNCOVERED):
+        raise DataError(
+            f"{out}: has no {UNCOVERED}/, the chunks without a frame, which an earlier virnuc did not keep; "
+            f"delete {out} and run prepare again: the frames will be the same, and features made from them stay valid"
+        )
     return manifest
 
 
@@ -73,36 +99,62 @@ def _check_same_command(out: Path, command: dict[str, Any]) -> None:
 
 def _process_sources(sources: Iterable[SourceFile], settings: PrepareSettings, out: Path) -> Iterator[dict[str, Any]]:
     """Yield what each source file gave, from its record where a former run finished it."""
-    first_shard: Counter[str] = Counter()
+    first: Counter[tuple[str, str]] = Counter()
     for source in sources:
         path = out / _PROGRESS / f"{source.path.name}.json"
         if path.is_file():
             record = json.loads(path.read_text(encoding="utf-8"))
         else:
-            record = _process(source, first_shard[source.group], settings, out)
+            record = _process(source, {kind: first[kind, source.group] for kind in _KINDS}, settings, out)
             write_text(path, json.dumps(record))
-        first_shard[source.group] += len(record["shards"])
+        first.update({(kind, source.group): len(record[kind]) for kind in _KINDS})
         yield record
 
 
-def _process(source: SourceFile, first_shard: int, settings: PrepareSettings, out: Path) -> dict[str, Any]:
+def _process(source: SourceFile, first: dict[str, int], settings: PrepareSettings, out: Path) -> dict[str, Any]:
     """Write the shards of one source file; return their names and the counts of its genomes."""
     counted: list[GenomeCounts] = []
+    frames = _Shards(out, source.group, first["shards"], FRAME_SCHEMA)
+    uncovered = _Shards(out / UNCOVERED, source.group, first["uncovered"], CHUNK_SCHEMA)
+    for genome in read_genomes(source.path):
+        length = len(genome.sequence)
+        described = (genome.accession, genome.organism, genome.lineage, source.group, source.path.name, length)
+        counted.append(GenomeCounts(*described, chunks=-(-length // settings.chunk_size)))
+        with_frame, without = cut_genome(genome, counted[-1], settings.chunk_size, settings.evidence)
+        frames.extend(with_frame)
+        uncovered.extend(without)
+    return {
+        "shards": frames.close(),
+        "uncovered": uncovered.close(),
+        "genomes": [asdict(counts) for counts in counted],
+    }
 
-    def rows() -> Iterator[dict[str, Any]]:
-        for genome in read_genomes(source.path):
-            length = len(genome.sequence)
-            described = (genome.accession, genome.organism, genome.lineage, source.group, source.path.name, length)
-            counted.append(GenomeCounts(*described, chunks=-(-length // settings.chunk_size)))
-            yield from frames_of(genome, counted[-1], settings.chunk_size, settings.evidence)
 
-    remaining = rows()
-    shards: list[str] = []
-    while batch := list(islice(remaining, SHARD_ROWS)):
-        name = f"{source.group}-{first_shard + len(shards):05d}.parquet"
-        _write_parquet(out / name, pa.Table.from_pylist(batch, schema=FRAME_SCHEMA))
-        shards.append(name)
-    return {"shards": shards, "genomes": [asdict(counts) for counts in counted]}
+class _Shards:
+    """Rows of one group to Parquet files of at most SHARD_ROWS rows."""
+
+    def __init__(self, directory: Path, group: str, first: int, schema: pa.Schema) -> None:
+        self._directory, self._group, self._first, self._schema = directory, group, first, schema
+        self._waiting: list[dict[str, Any]] = []
+        self._names: list[str] = []
+
+    def extend(self, rows: Iterator[dict[str, Any]]) -> None:
+        """Take rows, and write whenever a shard is full."""
+        while batch := list(islice(rows, SHARD_ROWS - len(self._waiting))):
+            self._waiting += batch
+            if len(self._waiting) == SHARD_ROWS:
+                self._write()
+
+    def close(self) -> list[str]:
+        """Write what is left; return the names of all shards."""
+        if self._waiting:
+            self._write()
+        return self._names
+
+    def _write(self) -> None:
+        self._names.append(f"{self._group}-{self._first + len(self._names):05d}.parquet")
+        _write_parquet(self._directory / self._names[-1], pa.Table.from_pylist(self._waiting, schema=self._schema))
+        self._waiting = []
 
 
 def _finish(
@@ -122,6 +174,7 @@ def _finish(
     _write_parquet(out / GENOMES, table)
     rows = {path: pq.read_metadata(path).num_rows for path in shards}
     totals = {name: sum(getattr(counts, name) for counts in genomes) for name in _totals()}
+    uncovered = _finish_uncovered(out / UNCOVERED, records, totals, parameters, inputs)
     return Manifest(
         kind="frames",
         parameters=parameters,
@@ -140,7 +193,31 @@ def _finish(
         shards=tuple(
             describe_shard(out, path, count) for path, count in [*rows.items(), (out / GENOMES, len(genomes))]
         ),
+        details={"uncovered_digest": uncovered.digest},
     )
+
+
+def _finish_uncovered(
+    out: Path, records: list[dict[str, Any]], totals: dict[str, int], parameters: dict[str, Any], inputs: dict[str, str]
+) -> Manifest:
+    """Write the manifest of the chunks without a frame."""
+    rows = {out / name: pq.read_metadata(out / name).num_rows for record in records for name in record["uncovered"]}
+    manifest = Manifest(
+        kind="chunks",
+        parameters={name: parameters[name] for name in ("chunk_size", "evidence")},
+        inputs=inputs,
+        counts={
+            "in": {"chunks": totals["chunks"]},
+            "out": {
+                "chunks": sum(rows.values()),
+                **{reason: totals[reason] for reason in (NO_OPEN_FRAME, NO_CDS_EVIDENCE)},
+            },
+            "dropped": {"chunks_with_frames": totals["covered"], "chunks_ambiguous_bases": totals["ambiguous_bases"]},
+        },
+        shards=tuple(describe_shard(out, path, count) for path, count in rows.items()),
+    )
+    manifest.write(out)
+    return manifest
 
 
 def _totals() -> list[str]:
