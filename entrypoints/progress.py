@@ -21,18 +21,31 @@ def bar(description: str, unit: str) -> Callable[[Iterable[T], int], Iterable[T]
     return wrap
 
 
-def counter(description: str, unit: str, total: int | None = None) -> Any:
-    """Return a progress bar to be moved by `update(n)`; use it as a context manager."""
-    return _tqdm(description, unit, total, None)
+def counter(description: str, unit: str, total: int | None = None, leave: bool = True) -> Any:
+    """Return a progress bar to be moved by `update(n)`; use it as a context manager, which may leave it or not."""
+    return _tqdm(description, unit, total, None, leave)
 
 
-def _tqdm(description: str, unit: str, total: int | None, items: Any) -> Any:
+def batches(description: Callable[[], str], unit: str) -> Callable[[Iterable[int], int], Iterable[int]]:
+    """Return a function that wraps the sizes of batches, given their sum, in a bar that goes away at its end."""
+
+    def wrap(sizes: Iterable[int], total: int) -> Iterator[int]:
+        with counter(description(), unit, total, leave=False) as shown:
+            for size in sizes:
+                yield size
+                shown.update(size)
+
+    return wrap
+
+
+def _tqdm(description: str, unit: str, total: int | None, items: Any, leave: bool = True) -> Any:
     return tqdm(
         items,
         desc=f"{description:10}",
         unit=f" {unit}",
         total=total,
         disable=None,
+        leave=leave,
         dynamic_ncols=True,
         smoothing=0.1,
         file=sys.stderr,

@@ -59,7 +59,7 @@ def train(settings: TrainSettings, _: None) -> ModelVersion | None:
 def _train(
     settings: TrainSettings, features: FeatureSet, split: Split, directory: Path, name: str, tracker: Tracker
 ) -> ModelVersion | None:
-    from entrypoints.progress import counter
+    from entrypoints.progress import batches, counter
     from virnuc.training import train as train_classifier
 
     tracker.dataset("features", features.directory, features.digest, "training")
@@ -71,11 +71,19 @@ def _train(
         def on_epoch(record: Any) -> None:
             if not (record.in_doubt and record.epoch in tracker.logged_steps("val/loss")):
                 tracker.metrics(record.metrics, step=record.epoch)
-            shown = {key.removeprefix("val/"): f"{record.metrics[key]:.4f}" for key in ("val/loss", "val/accuracy")}
+            shown = {key.removeprefix("val/"): record.metrics[key] for key in ("val/loss", "val/accuracy", "lr")}
             bar.set_postfix(shown, refresh=False)
             bar.update(record.epoch - bar.n)
 
-        result = train_classifier(features, split, settings, directory, on_epoch=on_epoch, run_id=tracker.run_id)
+        result = train_classifier(
+            features,
+            split,
+            settings,
+            directory,
+            on_epoch=on_epoch,
+            progress=batches(lambda: f"epoch {bar.n + 1}", "frame"),
+            run_id=tracker.run_id,
+        )
     _log_result(result, tracker)
     ended = "stopped early" if result.stopped_early else "ran to the last epoch"
     say(

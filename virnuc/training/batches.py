@@ -59,9 +59,10 @@ class Plan:
         return _cut(rows, self.batch)
 
     @property
-    def steps(self) -> int:
-        """Number of batches in an epoch."""
-        return sum(len(self.batches(read.stop - read.start)) for read in self.reads)
+    def sizes(self) -> list[int]:
+        """Number of rows of each batch of an epoch."""
+        batches = (batch for read in self.reads for batch in self.batches(read.stop - read.start))
+        return [batch.stop - batch.start for batch in batches]
 
 
 def choose_shuffle(wanted: str, parts: Parts) -> Choice:

@@ -29,7 +29,7 @@ class Trainer:
     def __init__(
         self, model: Classifier, optimizer: torch.optim.SGD, part: Part, plan: Plan, readers: int, progress: Progress
     ) -> None:
-        """Prepare to train `model` on `part`; `progress` wraps the batches of each epoch."""
+        """Prepare to train `model` on `part`; `progress` wraps the sizes of each epoch's batches."""
         self.model = model
         self._optimizer = optimizer
         self._part = part
@@ -60,7 +60,8 @@ class Trainer:
     def _stream(self, order: np.ndarray) -> Tensor:
         """Make the steps of an epoch on batches that are read ahead; return the sum of the frames' losses."""
         total = torch.zeros((), dtype=torch.float64, device=self._device)
-        for features, labels in self._progress(self._batches(order), self._plan.steps):
+        sizes = self._progress(self._plan.sizes, self._plan.rows)
+        for _, (features, labels) in zip(sizes, self._batches(order), strict=True):
             total.add_(step(self.model, self._optimizer, features, labels), alpha=len(labels))
         return total
 

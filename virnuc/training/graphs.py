@@ -47,10 +47,9 @@ class GraphedSteps:
         rest = len(order) % self._batch
         if rest == 1:  # joins the last whole batch
             rest += self._batch
-        for _ in progress(range((len(order) - rest) // self._batch), (len(order) - rest) // self._batch):
-            self._graph.replay()
-        if rest:
-            self._step(self._order[-rest:])
+        whole = [self._batch] * ((len(order) - rest) // self._batch)
+        for size in progress([*whole, rest] if rest else whole, len(order)):
+            self._graph.replay() if size == self._batch else self._step(self._order[-rest:])
         return self._total
 
     def _step(self, rows: Tensor) -> None:

@@ -74,7 +74,7 @@ def train(
         directory: for state, checkpoints and log.
         on_epoch: called after each epoch. After an interruption an epoch that is not known to have been reported is
             reported (again) with `in_doubt`.
-        progress: wraps the batches of an epoch, given their number.
+        progress: wraps the sizes of an epoch's batches, given the number of its frames.
         run_id: kept with the state for the caller, see `find_training`.
 
     Raises:
