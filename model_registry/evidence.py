@@ -6,7 +6,10 @@ Nothing is read from loose files: checkpoint, predictions, metrics and speed all
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,42 +43,61 @@ def read_checkpoint(version: ModelVersion) -> Checkpoint:
         return load_checkpoint(download(run.info.run_id, path, Path(temporary)))
 
 
-def side_evidence(uri: str, speed: SpeedEvidence | None = None) -> SideEvidence:
-    """Return all that is known of the version that `uri` names; what is missing stays at its default."""
+def side_evidence(uri: str) -> SideEvidence:
+    """Return all that is known of the version that `uri` names but speed; what is missing stays at its default."""
     version = model_version(uri)
     training = get_run(version.run_id)
     origin = "import" if training.data.tags.get("virnuc.stage") == "import_model" else "training"
-    evaluations = find_finished("evaluate", {"model": version_uri(version)})
+    found = [] if UNPAIRED in version.tags else find_finished("evaluate", {"model": version_uri(version)})
+    runs = {origin: training} | ({"evaluation": found[0]} if found else {})
     known: dict[str, Any] = {
         "name": version.name,
         "version": str(version.version),
         "encoder": training.data.tags.get("virnuc.model", version.name),
-        "speed": speed,
         "history": _history(training),
-        "provenance": _provenance(origin, training),
-        "commands": (_command(training),),
+        "provenance": {name: value for stage, run in runs.items() for name, value in _provenance(stage, run).items()},
+        "commands": tuple(command_of(run) for run in [*_before(training), *runs.values()]),
     }
     if UNPAIRED in version.tags:
         known["metrics"] = _test_metrics(training)
-    elif evaluations:
-        known |= _evaluated(evaluations[0])
-        known["provenance"] |= _provenance("evaluation", evaluations[0])
-        known["commands"] = (_command(training), _command(evaluations[0]))
-    return SideEvidence(**known)
+    return SideEvidence(**known | (_evaluated(found[0]) if found else {}))
 
 
-def speed_evidence(baseline: str, candidate: str) -> tuple[SpeedEvidence | None, SpeedEvidence | None]:
-    """Return both encoders' parts of the newest benchmark run that timed them; None for a side that it lacks."""
-    runs = find_finished("benchmark", {"baseline": baseline, "candidate": candidate})
-    if not runs:
-        return None, None
-    return _speed(runs[0], "baseline"), _speed(runs[0], "candidate")
+def with_speed(baseline: SideEvidence, candidates: Sequence[SideEvidence], run_ids: str) -> list[SideEvidence]:
+    """Return the candidates with both parts of one benchmark run each.
+
+    Args:
+        baseline: Whose encoder was timed beside theirs.
+        candidates: Without speed.
+        run_ids: The runs to take, by commas; the newest that timed the two encoders for a candidate without one.
+
+    Raises:
+        DataError: a run of `run_ids` is not there, unfinished, or timed other encoders.
+    """
+    chosen = {}
+    for run in map(get_run, filter(None, run_ids.split(","))):
+        timed = [run.data.tags.get(f"virnuc.{name}") for name in ("stage", "baseline", "candidate")]
+        wanted = [["benchmark", baseline.encoder, candidate.encoder] for candidate in candidates]
+        if timed not in wanted or run.info.status != "FINISHED":
+            pairs = " or ".join(f"{old} and {new}" for _, old, new in wanted)
+            raise DataError(f"run {run.info.run_id} is no finished benchmark of {pairs}; run benchmark with them")
+        chosen[timed[2]] = run
+    return [_timed(candidate, chosen.get(candidate.encoder), baseline.encoder) for candidate in candidates]
 
 
-def evaluation_run(uri: str) -> str:
-    """Return the id of the newest evaluation of a version; empty if there is none."""
-    runs = find_finished("evaluate", {"model": uri})
-    return str(runs[0].info.run_id) if runs else ""
+def _timed(candidate: SideEvidence, run: Run | None, baseline: str) -> SideEvidence:
+    """Return the candidate with the speeds of a benchmark run, of the newest that fits if none is given."""
+    newest = find_finished("benchmark", {"baseline": baseline, "candidate": candidate.encoder})
+    run = run or next(iter(newest), None)
+    if run is None:
+        return candidate
+    return replace(
+        candidate,
+        speed=_speed(run, "candidate"),
+        baseline_speed=_speed(run, "baseline"),
+        provenance={**candidate.provenance, "benchmark run": run.info.run_id},
+        commands=(*candidate.commands, command_of(run)),
+    )
 
 
 def _evaluated(run: Run) -> dict[str, Any]:
@@ -137,11 +159,22 @@ def _provenance(stage: str, run: Run) -> dict[str, str]:
     return found | {f"{stage} {name}": tags[f"virnuc.{name}"] for name in _DIGESTS if f"virnuc.{name}" in tags}
 
 
-def _command(run: Run) -> str:
-    """Return the command that makes a run again, from the settings that it logged."""
+def _before(training: Run) -> list[Run]:
+    """Return the newest runs that made what was trained on, as far as the store knows them: frames, split, features."""
+    tags = training.data.tags
+    split = find_finished("split", {"split_digest": tags.get("virnuc.split_digest", "")})[:1]
+    extract = find_finished("extract", {"features_digest": tags.get("virnuc.features_digest", "")})[:1]
+    frames = extract[0].data.tags.get("virnuc.frames_digest", "") if extract else ""
+    return [*find_finished("prepare", {"frames_digest": frames})[:1], *split, *extract]
+
+
+def command_of(run: Run) -> str:
+    """Return the command that makes a run again, for a shell, from the settings that it logged."""
     stage = run.data.tags.get("virnuc.stage", "")
     settings = {name: value for name, value in run.data.params.items() if name.startswith("config/")}
     options = [
-        f"--{name.removeprefix('config/').replace('_', '-')}={value}" for name, value in settings.items() if value
+        shlex.quote(f"--{name.removeprefix('config/').replace('_', '-')}={value}")
+        for name, value in settings.items()
+        if value
     ]
     return f"python -m entrypoints.{stage} {' '.join(options)}"

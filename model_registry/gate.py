@@ -19,7 +19,7 @@ import yaml
 from virnuc.classifier import READABLE_VERSIONS
 from virnuc.comparison import Comparison, Pair, SideEvidence, speedup
 from virnuc.errors import UsageError
-from virnuc.reports.document import document
+from virnuc.reports.document import Origin, document
 
 PASS, FAIL, NO_VERDICT = "PASS", "FAIL", "NO VERDICT"
 AGREEING = ("model_type", "dna_dim", "protein_dim", "merged_dim")  # of a checkpoint and the features it is used with
@@ -101,14 +101,14 @@ def judge(comparison: Comparison, policy: Policy) -> Verdict:
     return Verdict(policy, tuple(_judge_pair(comparison, pair, policy) for pair in comparison.pairs))
 
 
-def verdict_document(comparison: Comparison, verdict: Verdict, created: str) -> dict[str, Any]:
-    """Return verdict.json as plain values; `created` is the time in ISO 8601."""
+def verdict_document(comparison: Comparison, verdict: Verdict, origin: Origin) -> dict[str, Any]:
+    """Return verdict.json as plain values."""
     plain = {
         "outcome": verdict.outcome,
         "policy": {**asdict(verdict.policy), "digest": verdict.policy.digest},
         "candidates": [asdict(candidate) for candidate in verdict.candidates],
     }
-    return document(comparison, plain, created)
+    return document(comparison, plain, origin)
 
 
 def _judge_pair(comparison: Comparison, pair: Pair, policy: Policy) -> CandidateVerdict:
@@ -118,7 +118,7 @@ def _judge_pair(comparison: Comparison, pair: Pair, policy: Policy) -> Candidate
         _same_frames(pair),
         _drop(pair, policy),
         _drop_bound(pair, policy),
-        _speedup(baseline, candidate, policy),
+        _speedup(candidate, policy),
         _no_random_weights(baseline, candidate),
         _checkpoint_agrees(candidate),
     )
@@ -183,15 +183,15 @@ def _drop_bound(pair: Pair, policy: Policy) -> RuleResult:
     )
 
 
-def _speedup(baseline: SideEvidence | None, candidate: SideEvidence, policy: Policy) -> RuleResult:
+def _speedup(candidate: SideEvidence, policy: Policy) -> RuleResult:
     limit = policy.speedup_at_least
     ratio, observed = math.nan, "not known: "
     unlike: tuple[str, ...] = ()
-    if baseline is None or baseline.speed is None or candidate.speed is None:
+    if candidate.baseline_speed is None or candidate.speed is None:
         observed += "no benchmark run has timed both encoders"
         steps = ("Run benchmark with both encoders, then compare again.",)
     else:
-        ratio, unlike = speedup(baseline.speed, candidate.speed)
+        ratio, unlike = speedup(candidate.baseline_speed, candidate.speed)
         observed = f"{ratio:.2f} times as fast" + (f", but not comparable: {', '.join(unlike)}" if unlike else "")
         steps = (
             ("Run benchmark again with one precision, device and sample for both encoders.",)

@@ -47,7 +47,7 @@ def side(name: str, predictions: pd.DataFrame, seconds: float = 10.0, **changed:
     """Evidence for a registered model as the store would hold it, with nothing wrong."""
     sizes = {"model_type": name, "dna_dim": 256, "protein_dim": 64, "merged_dim": 320}
     encoders = {"dna": {"weight_digest": "d1"}, "protein": {"weight_digest": f"weights of {name}"}}
-    speed = SpeedEvidence(name, seconds, (seconds,) * 3, 1000, "fp32", "cpu", "one machine", "5a" * 32, "hub", "run")
+    place = (1000, "fp32", "cpu", "one machine", "5a" * 32, "hub", f"benchmark of {name}")
     evidence = SideEvidence(
         name=f"virnuc-{name}",
         version="1",
@@ -60,7 +60,8 @@ def side(name: str, predictions: pd.DataFrame, seconds: float = 10.0, **changed:
         weights={name: "hub", "dnabert_s": "hub"},
         checkpoint={"checkpoint_version": "2.0.0", "encoders": encoders, **sizes},
         features={"encoders": encoders, **sizes},
-        speed=speed,
+        speed=SpeedEvidence(name, seconds, (seconds,) * 3, *place),
+        baseline_speed=SpeedEvidence("slow", 10.0, (10.0,) * 3, *place),
         provenance={"Evaluation run": f"run of {name}"},
         commands=(f"mlflow run . -e evaluate -P model=models:/virnuc-{name}/1",),
     )
@@ -73,5 +74,5 @@ def sides(
     """A baseline wrong on 10 % of each genome's frames, and a candidate wrong on `lost` more frames of each genome."""
     table = frames_table(genomes, frames)
     place = np.tile(np.arange(frames), genomes)
-    slow = side("slow", predicted(table, place < frames // 10), 10.0)
+    slow = side("slow", predicted(table, place < frames // 10), speed=None, baseline_speed=None)
     return slow, side("fast", predicted(table, place < frames // 10 + lost, seed=1), 10.0 / speedup)

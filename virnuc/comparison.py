@@ -58,7 +58,8 @@ class SideEvidence:
     weights: Mapping[str, str] = field(default_factory=dict)  # kind of weights by encoder name
     checkpoint: Mapping[str, Any] = field(default_factory=dict)  # AGREEING keys and checkpoint_version
     features: Mapping[str, Any] = field(default_factory=dict)  # AGREEING keys, of the features it was evaluated on
-    speed: SpeedEvidence | None = None
+    speed: SpeedEvidence | None = None  # of a candidate
+    baseline_speed: SpeedEvidence | None = None  # the baseline's part of the same benchmark run
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)  # epoch metrics of training, by MLflow key
     provenance: Mapping[str, str] = field(default_factory=dict)  # run ids, digests, commits: shown as they are
     commands: tuple[str, ...] = ()  # that made it
@@ -67,6 +68,11 @@ class SideEvidence:
     def identity(self) -> str:
         """Name and version, as they stand in the registry."""
         return f"{self.name} v{self.version}" if self.version else self.name
+
+    @property
+    def uri(self) -> str:
+        """models:/NAME/VERSION, which never moves."""
+        return f"models:/{self.name}/{self.version}"
 
 
 @dataclass(frozen=True)

@@ -258,11 +258,16 @@ class BenchmarkSettings:
 
 @dataclass(frozen=True)
 class CompareSettings:
-    """Two registered models to a verdict."""
+    """Registered models to a verdict on each candidate."""
 
     baseline: str = option("models:/virnuc-esm2_3b@challenger", "The slow side: models:/NAME@ALIAS or /VERSION.")
-    candidate: str = option("models:/virnuc-fastesm650@challenger", "The fast side.")
+    candidate: str = option(
+        "models:/virnuc-fastesm650@challenger", "The fast side; several, joined by commas, are judged each for itself."
+    )
     controls: str = option("", "Models to show beside them, unjudged, by commas: models:/virnuc-dipeptide@challenger.")
+    benchmark: str = option(
+        "", "Run id of the benchmark to take speeds from, by commas for several candidates; empty takes the newest."
+    )
     policy: str = option("model_registry/policy.yaml", "The rules of the gate.")
     seed: int = option(42, "Seed of the bootstrap.")
     out: str = option("reports/", "Directory for validation_report.md, .html and verdict.json.")

@@ -155,9 +155,9 @@ def find_runs(stage: str, tags: Mapping[str, str], condition: str = "") -> list[
     return [run for run in found if wanted.items() <= run.data.tags.items()]
 
 
-def find_finished(stage: str, tags: Mapping[str, str]) -> list[Run]:
+def find_finished(stage: str, tags: Mapping[str, str], condition: str = "") -> list[Run]:
     """Return the finished ones of `find_runs`."""
-    return find_runs(stage, tags, "attributes.status = 'FINISHED'")
+    return find_runs(stage, tags, " and ".join(filter(None, ["attributes.status = 'FINISHED'", condition])))
 
 
 def model_version(uri: str) -> ModelVersion:

@@ -10,6 +10,7 @@ from constructed import frames_table, predicted, side, sides
 from model_registry.gate import Policy, judge, verdict_document
 from virnuc.comparison import compare
 from virnuc.errors import DataError, UsageError
+from virnuc.reports.document import Origin
 
 POLICY_FILE = Path(__file__).parents[2] / "model_registry" / "policy.yaml"
 POLICY = Policy.read(POLICY_FILE)
@@ -118,7 +119,7 @@ def test_a_checkpoint_that_does_not_fit_its_features_fails(key):
 
 
 def test_no_baseline_no_verdict_and_every_rule_still_says_something():
-    _, fast = sides()
+    fast = replace(sides()[1], baseline_speed=None)
     found = judge(compare(None, [fast], missing="no model is registered as virnuc-slow"), POLICY)
     assert found.outcome == "NO VERDICT"
     assert "no model is registered as virnuc-slow" in found.candidates[0].answer
@@ -178,7 +179,7 @@ def test_a_missing_policy_is_a_usage_error(tmp_path):
 def test_the_document_repeats_the_verdict_word_for_word():
     comparison = compare(*(lambda pair: (pair[0], [pair[1]]))(sides(lost=9)))
     found = judge(comparison, POLICY)
-    document = verdict_document(comparison, found, "2026-01-01T00:00:00+00:00")
+    document = verdict_document(comparison, found, Origin("2026-01-01T00:00:00+00:00", "run", "command"))
     assert document["outcome"] == "FAIL"
     assert document["policy"]["digest"] == POLICY.digest
     assert [rule["name"] for rule in document["verdicts"][0]["rules"] if not rule["passed"]] == failed(

@@ -16,11 +16,13 @@ from schema import violations
 from model_registry.gate import Policy, judge, verdict_document
 from virnuc.comparison import compare
 from virnuc.controls import permuted_labels
+from virnuc.reports.document import Origin
 from virnuc.reports.figures import comparison_drawings
 from virnuc.reports.rendering import HTML, MARKDOWN, VERDICT, svg, terminal_summary, write_report
 from virnuc.reports.sections import LABELS, sections
 
 POLICY = Policy(1, 0.05, 0.05, 2.0)
+ORIGIN = Origin("2026-01-01T00:00:00+00:00", "run of this comparison", "python -m entrypoints.compare --seed=42")
 SCHEMA = json.loads(resources.files("virnuc.reports").joinpath("verdict.schema.json").read_text(encoding="utf-8"))
 
 
@@ -36,10 +38,11 @@ def case(kind):
     if kind == "alone":
         return compare(None, [fast], missing="no model is registered as virnuc-slow")
     if kind == "unpaired":
-        return compare(replace(slow, predictions=None, speed=None), [fast])
+        return compare(replace(slow, predictions=None), [fast])
     if kind == "other split":
         return compare(slow, [replace(fast, split_digest="cd" * 32)])
-    control = side("composition", predicted(frames_table(), np.tile(np.arange(100), 10) < 20), speed=None)
+    untimed = {"speed": None, "baseline_speed": None}
+    control = side("composition", predicted(frames_table(), np.tile(np.arange(100), 10) < 20), **untimed)
     return compare(slow, [fast], [control])
 
 
@@ -51,7 +54,7 @@ def reported(kind):
 
 
 def report(comparison, directory):
-    document = verdict_document(comparison, judge(comparison, POLICY), "2026-01-01T00:00:00+00:00")
+    document = verdict_document(comparison, judge(comparison, POLICY), ORIGIN)
     files = write_report(document, comparison_drawings(comparison), directory)
     return document, {name: path.read_text(encoding="utf-8") for name, path in files.items()}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -22,13 +22,22 @@ FEW_GENOMES = 500
 _SHOWN_ORGANISMS = 15  # those with the lowest accuracy
 
 
-def document(comparison: Comparison, verdict: Mapping[str, Any], created: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Origin:
+    """Where and when a comparison was made."""
+
+    created: str  # ISO 8601
+    run: str  # id
+    command: str  # that makes it again
+
+
+def document(comparison: Comparison, verdict: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
     """Return the verdict document.
 
     Args:
         comparison: What was compared.
         verdict: `outcome`, `policy` and `candidates` (`candidate`, `outcome`, `answer`, `rules`), from the gate.
-        created: Time of the comparison, ISO 8601.
+        origin: The run that it was made in.
     """
     roles = _roles(comparison)
     names = short_names([side.evidence for _, side in roles])
@@ -36,7 +45,7 @@ def document(comparison: Comparison, verdict: Mapping[str, Any], created: str) -
     judged = zip(comparison.pairs, verdict["candidates"], strict=True)
     written = {
         "schema_version": SCHEMA_VERSION,
-        "created": created,
+        **asdict(origin),
         "outcome": verdict["outcome"],
         "answer": " ".join(candidate["answer"] for candidate in verdict["candidates"]),
         "policy": verdict["policy"],
@@ -68,7 +77,7 @@ def caveats(comparison: Comparison) -> list[str]:
     found = [f"No baseline to compare with: {comparison.missing}."] if comparison.missing else []
     for _, side in _roles(comparison):
         found += weight_caveats(side.evidence.weights, side.evidence.identity)
-    for side in comparison.sides[:2]:
+    for side in comparison.sides[: 1 + len(comparison.pairs)]:
         found += _data_caveats(side)
     return list(dict.fromkeys(found))
 
@@ -104,8 +113,9 @@ def _data_caveats(side: Side) -> list[str]:
             f"{side.evidence.identity} has no record of what it was trained on: test frames may have been among "
             "it, and then its accuracy is too good."
         )
-    if side.evidence.speed and side.evidence.speed.weights == "random":
-        found.append(f"Speed of {side.evidence.speed.encoder} was timed with random weights, which does not change it.")
+    for speed in (side.evidence.baseline_speed, side.evidence.speed):
+        if speed and speed.weights == "random":
+            found.append(f"Speed of {speed.encoder} was timed with random weights, which does not change it.")
     return found
 
 
@@ -133,6 +143,7 @@ def _side(role: str, side: Side, hardest: set[str]) -> dict[str, Any]:
             for kind, table in side.tables.items()
         },
         "speed": asdict(evidence.speed) if evidence.speed else None,
+        "baseline_speed": asdict(evidence.baseline_speed) if evidence.baseline_speed else None,
         "provenance": dict(evidence.provenance),
         "commands": list(evidence.commands),
     }

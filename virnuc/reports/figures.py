@@ -73,7 +73,12 @@ def comparison_drawings(comparison: Comparison) -> dict[str, Drawing]:
 def _optional(shown: Sequence[_Shown]) -> dict[str, Drawing]:
     """Return the figures whose evidence may be missing: speed and training."""
     drawings = {}
-    timed = [(one.side.evidence.speed, one.style) for one in shown if one.side.evidence.speed]
+    timed = [
+        (speed, style)
+        for one in shown
+        for speed, style in ((one.side.evidence.baseline_speed, plots.BASELINE), (one.side.evidence.speed, one.style))
+        if speed
+    ]
     if timed:
         bars = [(speed.encoder, style, speed.frames, speed.runs) for speed, style in timed]
         drawings["speed"] = plots.speed_bars(bars)

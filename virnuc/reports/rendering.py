@@ -7,7 +7,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -37,6 +37,7 @@ class Page:
     sections: tuple[Section, ...]
     drawings: Mapping[str, Drawing]  # by file name without suffix, in their order
     figures_after: str  # anchor of the section that they follow
+    answers: tuple[tuple[str, str], ...] = ()  # outcome and sentence of each, where there are several, instead
 
 
 def write_report(document: Document, drawings: Mapping[str, Drawing], directory: Path) -> dict[str, Path]:
@@ -48,17 +49,14 @@ def write_report(document: Document, drawings: Mapping[str, Drawing], directory:
         directory: Made if need be.
     """
     write_text(directory / VERDICT, json.dumps(document, indent=1, allow_nan=False) + "\n")
-    page = Page(
-        kind="virnuc validation report",
-        title=title(document),
-        outcome=document["outcome"],
-        answer=document["answer"],
-        caveats=tuple(document["caveats"]),
-        sections=tuple(sections(document)),
-        drawings=drawings,
-        figures_after="metrics",
-    )
+    page = _page(document, sections(document), drawings)
     return {VERDICT: directory / VERDICT} | write_page(page, directory, HTML.removesuffix(".html"))
+
+
+def gate_markdown(document: Document) -> str:
+    """Return answer, caveats and gate as Markdown, for the description of a run."""
+    gate = [section for section in sections(document) if section.anchor == "gate"]
+    return _render("report.md.j2", _page(document, gate, {}), autoescape=False)
 
 
 def write_page(page: Page, directory: Path, stem: str) -> dict[str, Path]:
@@ -81,14 +79,29 @@ def write_page(page: Page, directory: Path, stem: str) -> dict[str, Path]:
     return {name: directory / name for name in written}
 
 
+def _page(document: Document, shown: Sequence[Section], drawings: Mapping[str, Drawing]) -> Page:
+    return Page(
+        kind="virnuc validation report",
+        title=title(document),
+        outcome=document["outcome"],
+        answer=document["answer"],
+        caveats=tuple(document["caveats"]),
+        sections=tuple(shown),
+        drawings=drawings,
+        figures_after="metrics",
+        answers=tuple((verdict["outcome"], verdict["answer"]) for verdict in document["verdicts"]),
+    )
+
+
 def terminal_summary(document: Document) -> str:
     """Return verdict, gate and test metrics as aligned text, without a line break at the end."""
     shown = {section.anchor: section for section in sections(document)}
-    lines = [title(document), f"{document['outcome']}: {document['answer']}", ""]
+    answers = [f"{verdict['outcome']}: {verdict['answer']}" for verdict in document["verdicts"]]
+    lines = [title(document), *answers, ""]
     lines += [f"! {caveat}" for caveat in document["caveats"]]
-    for anchor in ("metrics", "gate"):
-        table = shown[anchor].tables[0]
-        lines += ["", *aligned(table)]
+    lines += ["", *aligned(shown["metrics"].tables[0])]
+    for table in shown["gate"].tables:
+        lines += ["", *([table.title] if len(answers) > 1 else []), *aligned(table)]
     return "\n".join([*lines, "", *shown["gate"].steps]).rstrip()
 
 

@@ -58,9 +58,10 @@ def sections(document: Document) -> list[Section]:
 
 def title(document: Document) -> str:
     """Return the report's heading."""
-    names = {role: [side["name"] for side in _sides(document, role)] for role in ("baseline", "candidate")}
-    against = f" against {names['baseline'][0]}" if names["baseline"] else ", alone"
-    return ", ".join(names["candidate"]) + against
+    judged = {verdict["candidate"] for verdict in document["verdicts"]}
+    names = [side["name"] for side in _sides(document, "candidate") if side["id"] in judged]
+    baselines = [side["name"] for side in _sides(document, "baseline")]
+    return ", ".join(names) + (f" against {baselines[0]}" if baselines else ", alone")
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -175,24 +176,31 @@ def _stratum_table(sides: Sequence[Mapping[str, Any]], kind: str) -> Table:
 
 
 def _speed(document: Document) -> Section:
-    timed = [side for side in _sides(document, "baseline", "candidate") if side["speed"]]
+    text, tables = [], []
+    for side in _sides(document, "candidate"):
+        timed = [speed for speed in (side["baseline_speed"], side["speed"]) if speed]
+        if timed:
+            text.append(
+                f"{side['name']}: one sample of {timed[0]['frames']:,} frames (digest "
+                f"{timed[0]['sample_digest'][:12]}), tokenising included, after warm-up; benchmark run "
+                f"{timed[0]['run_id']}."
+            )
+            tables.append(_timed_runs(side["id"], timed))
+    return Section("speed", "Embedding speed", tuple(text), tuple(tables))
+
+
+def _timed_runs(heading: str, timed: Sequence[Mapping[str, Any]]) -> Table:
+    columns = (
+        "Encoder", "Median, s", "Runs, s", "Frames/s", "Peak memory, GiB", "Precision", "Device", "Weights", "Hardware"
+    )  # fmt: skip
     rows = []
-    for side in timed:
-        speed = side["speed"]
+    for speed in timed:
         runs = ", ".join(f"{seconds:.2f}" for seconds in speed["runs"])
         rate = speed["frames"] / speed["seconds"]
         memory = number(speed["peak_memory"] / 2**30, 2) if speed["peak_memory"] else UNKNOWN
         place = (speed["precision"], speed["device"], speed["weights"], speed["hardware"])
         rows.append((speed["encoder"], f"{speed['seconds']:.2f}", runs, f"{rate:,.1f}", memory, *place))
-    columns = (
-        "Encoder", "Median, s", "Runs, s", "Frames/s", "Peak memory, GiB", "Precision", "Device", "Weights", "Hardware"
-    )  # fmt: skip
-    sample = timed[0]["speed"] if timed else {}
-    text = (
-        f"Embedding one sample of {sample['frames']:,} test set frames (digest {sample['sample_digest'][:12]}), "
-        "tokenising included, after warm-up.",
-    ) if timed else ()  # fmt: skip
-    return Section("speed", "Embedding speed", text, (Table("Timed runs", columns, tuple(rows)),) if rows else ())
+    return Table(heading, columns, tuple(rows))
 
 
 def _calibration(document: Document) -> Section:
@@ -267,9 +275,10 @@ def _provenance(document: Document) -> Section:
     rows += [(key, *(str(side["provenance"].get(key, UNKNOWN)) for side in sides)) for key in keys]
     policy = document["policy"]
     text = (
-        f"Compared {document['created']} with evaluation code version {document['method']['evaluation_version']}, seed "
-        f"{document['method']['seed']}; policy {policy['digest'][:12]}.",
+        f"Compared {document['created']} in run {document['run']} with evaluation code version "
+        f"{document['method']['evaluation_version']}, seed {document['method']['seed']}; policy "
+        f"{policy['digest'][:12]}.",
     )
-    commands = tuple(dict.fromkeys(command for side in sides for command in side["commands"]))
+    commands = tuple(dict.fromkeys([*(command for side in sides for command in side["commands"]), document["command"]]))
     table = Table("", ("", *(side["name"] for side in sides)), tuple(rows))
     return Section("provenance", "Where the numbers come from", text, (table,), commands=commands)
