@@ -33,6 +33,16 @@ def checkpoint() -> Checkpoint:
 
 
 @pytest.fixture(scope="session")
+def companion_checkpoint(checkpoint) -> Checkpoint:
+    """A classifier of the DNA half alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        model = Classifier(256)
+    metadata = {**checkpoint.metadata, "modality": "dna", "input_dim": 256}
+    return Checkpoint({name: value.clone() for name, value in model.state_dict().items()}, metadata)
+
+
+@pytest.fixture(scope="session")
 def packed(checkpoint, tmp_path_factory):
     directory = tmp_path_factory.mktemp("packed") / "scorer"
     save_scorer(checkpoint, directory, chunk_size=300)

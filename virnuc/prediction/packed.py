@@ -2,7 +2,8 @@
 
 An encoder whose weights take up to 50 MB is copied into the directory, so that the scorer runs anywhere. A larger
 one is named with its revision and weight digest. Either way its digest is compared when it is loaded: a scorer never
-runs with weights other than those its classifier was trained on.
+runs with weights other than those its classifier was trained on. A companion is one more safetensors file; it shares
+the DNA encoder.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +22,33 @@ from virnuc.classifier import Checkpoint, Classifier
 from virnuc.encoders import ENCODERS, Encoder, load_encoder
 from virnuc.errors import DataError, EncoderError
 from virnuc.files import sha256_file, write_text
+from virnuc.prediction.companion import STRETCH, Companion
 from virnuc.prediction.scoring import Scorer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, FORMAT_VERSION)  # 1: no companion, and chunks without an open frame scored by their stretch
 CONFIG = "scorer.json"
-CLASSIFIER = "classifier.safetensors"
+CLASSIFIER, COMPANION_CLASSIFIER = "classifier.safetensors", "companion.safetensors"
 LARGEST_INSIDE = 50_000_000  # bytes of one encoder's files
 PROBE = "ATGGCTAAAGGTGAAGAACTGTTCACCGGTGTTGTTCCGATCCTGGTTGAACTGGATGGTGACGTTAACGGTCACAAATTC"  # 80 bp of a GFP gene
+STOPPED_PROBE = f"{PROBE}TTAATTAATTAA{PROBE}"  # a stop codon in each of the six frames
 PROBE_TOLERANCE = 1e-3  # other processors, threads and precisions of the same weights round otherwise
 
 _ENCODER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "*.safetensors", "*.safetensors.index.json")
 
 _TRAINED = ("model_type", "modality", "checkpoint_version", "training_date", "features_digest", "split_digest")
+
+
+@dataclass(frozen=True)
+class WayRecord:
+    """How a model scores chunks without an open frame, and what that was decided by."""
+
+    way: str  # one of WAYS
+    accuracy: dict[str, float] = field(default_factory=dict)  # of each way, over the validation chunks below
+    chunks: int = 0  # without an open frame
+    viral: int = 0  # of them
+    genomes: int = 0  # that they are of
+    reason: str = ""  # why nothing was measured
 
 
 def save_scorer(
@@ -65,10 +82,9 @@ def save_scorer(
         "format_version": FORMAT_VERSION,
         "chunk_size": chunk_size,
         "temperature": temperature,
-        "classifier": {
-            **{name: checkpoint.metadata[name] for name in ("input_dim", "hidden_dim", "num_class")},
-            "sha256": sha256_file(directory / CLASSIFIER),
-        },
+        "classifier": _describe_classifier(checkpoint, directory / CLASSIFIER),
+        "companion": None,
+        "no_open_frame": asdict(WayRecord(STRETCH, reason="no companion was given")),
         "encoders": [_save_encoder(kind, trained_on[kind], directory, weights or {}) for kind in kinds],
         "probe": {"sequence": PROBE, "probability": None},
         "trained": {name: checkpoint.metadata.get(name) for name in _TRAINED},
@@ -77,6 +93,40 @@ def save_scorer(
     if all(_is_at_hand(entry, weights or {}) for entry in config["encoders"]):
         config["probe"]["probability"] = probe(load_scorer(directory, weights))
         _write_config(directory, config)
+
+
+def save_companion(
+    directory: Path,
+    record: WayRecord,
+    checkpoint: Checkpoint | None = None,
+    origin: str = "",
+    temperature: float = 1.0,
+    weights: Mapping[str, str] | None = None,
+) -> WayRecord:
+    """Write into the scorer in `directory` how it scores chunks without an open frame; return `record`.
+
+    Args:
+        directory: as `save_scorer` wrote it.
+        record: the way, and what it was decided by.
+        checkpoint: of the companion, where the way needs one.
+        origin: models:/NAME/VERSION of the companion.
+        temperature: divides the companion's logits.
+        weights: where encoders' weights are, as a directory for a name.
+    """
+    config = read_config(directory) | {"no_open_frame": asdict(record)}
+    if checkpoint is not None:
+        save_file(checkpoint.model_state, directory / COMPANION_CLASSIFIER)
+        config["companion"] = {
+            **_describe_classifier(checkpoint, directory / COMPANION_CLASSIFIER),
+            **{name: checkpoint.metadata.get(name) for name in _TRAINED},
+            "origin": origin,
+            "temperature": temperature,
+            "probe": {"sequence": STOPPED_PROBE, "probability": None},
+        }
+        _write_config(directory, config)
+        config["companion"]["probe"]["probability"] = probe(load_scorer(directory, weights), STOPPED_PROBE)
+    _write_config(directory, config)
+    return record
 
 
 def load_scorer(directory: Path, weights: Mapping[str, str] | None = None, device: str = "cpu") -> Scorer:
@@ -92,18 +142,25 @@ def load_scorer(directory: Path, weights: Mapping[str, str] | None = None, devic
         EncoderError: an encoder's weights cannot be found, or are not those of the training.
     """
     config = read_config(directory)
-    shape, path = config["classifier"], directory / CLASSIFIER
-    if not path.is_file() or sha256_file(path) != shape["sha256"]:
-        raise DataError(f"{path}: missing or changed since the model was packed; register the model again")
-    classifier = Classifier(shape["input_dim"], hidden_dim=shape["hidden_dim"], num_class=shape["num_class"])
-    classifier.load_state_dict(load_file(path))
+    companion = config.get("companion")
     return Scorer(
-        classifier=classifier.to(device).eval(),
+        classifier=_load_classifier(directory / CLASSIFIER, config["classifier"], device),
         encoders=tuple(_load_encoder(entry, directory, weights or {}, device) for entry in config["encoders"]),
         chunk_size=config["chunk_size"],
         temperature=config["temperature"],
         device=device,
+        companion=companion
+        and Companion(
+            _load_classifier(directory / COMPANION_CLASSIFIER, companion, device), temperature=companion["temperature"]
+        ),
+        way=read_way(config).way,
     )
+
+
+def read_way(config: Mapping[str, Any]) -> WayRecord:
+    """Return what scorer.json says of chunks without an open frame."""
+    earlier = asdict(WayRecord(STRETCH, reason="the model was packed before there were companions"))
+    return WayRecord(**config.get("no_open_frame", earlier))
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -118,7 +175,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         version = config["format_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a scorer of virnuc ({error})") from error
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise DataError(f"{path}: format version {version}; this virnuc reads {FORMAT_VERSION}")
     return config
 
@@ -128,24 +185,40 @@ def scorer_digest(directory: Path) -> str:
     return sha256_file(directory / CONFIG)
 
 
-def probe(scorer: Scorer) -> float:
+def probe(scorer: Scorer, sequence: str = PROBE) -> float:
     """Return the viral probability of a fixed sequence, by which a loaded scorer is known to be the saved one."""
-    return float(scorer.score([PROBE])["probability"].iloc[0])
+    return float(scorer.score([sequence])["probability"].iloc[0])
 
 
 def check_probe(scorer: Scorer, directory: Path) -> float | None:
-    """Score the probe and return its distance from the recorded value; None if none was recorded.
+    """Score the probes and return their largest distance from the recorded values; None if none was recorded.
 
     Raises:
-        DataError: they differ by more than rounding.
+        DataError: one differs by more than rounding.
     """
-    recorded = read_config(directory)["probe"]["probability"]
-    if recorded is None:
+    config = read_config(directory)
+    probes = [config["probe"], *([config["companion"]["probe"]] if config.get("companion") else [])]
+    if config["probe"]["probability"] is None:
         return None
-    distance = abs(probe(scorer) - recorded)
-    if not distance <= PROBE_TOLERANCE:
-        raise DataError(f"{directory}: the probe sequence scores {distance:.2g} away from its recorded {recorded:.6f}")
-    return distance
+    distances = [abs(probe(scorer, known["sequence"]) - known["probability"]) for known in probes]
+    for known, distance in zip(probes, distances, strict=True):
+        if not distance <= PROBE_TOLERANCE:
+            recorded = f"{known['probability']:.6f}"
+            raise DataError(f"{directory}: a probe sequence scores {distance:.2g} away from its recorded {recorded}")
+    return max(distances)
+
+
+def _describe_classifier(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
+    sizes = {name: checkpoint.metadata[name] for name in ("input_dim", "hidden_dim", "num_class")}
+    return {**sizes, "sha256": sha256_file(path)}
+
+
+def _load_classifier(path: Path, shape: Mapping[str, Any], device: str) -> Classifier:
+    if not path.is_file() or sha256_file(path) != shape["sha256"]:
+        raise DataError(f"{path}: missing or changed since the model was packed; register the model again")
+    classifier = Classifier(shape["input_dim"], hidden_dim=shape["hidden_dim"], num_class=shape["num_class"])
+    classifier.load_state_dict(load_file(path))
+    return classifier.to(device).eval()
 
 
 def _write_config(directory: Path, config: Mapping[str, Any]) -> None:

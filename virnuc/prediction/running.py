@@ -84,6 +84,7 @@ def predict(
     """
     parameters = {"model": model_digest, "chunk_size": scorer.chunk_size, "threshold": threshold}
     parameters |= {"temperature": scorer.temperature, "batch_tokens": batch_tokens}
+    parameters["no_open_frame"] = scorer.way
     check_sources(sources)
     stream = _Stream(read_records(sources), scorer.chunk_size)
     with exclusive(out / ".lock"):
@@ -148,6 +149,7 @@ def _calls(batch: list[Chunk], scores: pd.DataFrame, threshold: float) -> pd.Dat
             "score2": scores["score2"],
             "probability": scores["probability"],
             "status": scores["status"],
+            "scored_by": scores["scored_by"],
             "frame": scores["frame"],
             "frames": scores["frames"],
             "record": [chunk.record.number for chunk in batch],

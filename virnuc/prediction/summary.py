@@ -30,7 +30,7 @@ _DRAWN, _FEWEST_CHUNKS, _WINDOWS = 8, 5, 200  # sequences along their length, th
 _KINDS = {SCORED: "with an open frame", NO_OPEN_FRAME: "without one"}
 _MEANINGS = {
     SCORED: "scored by its open frames",
-    NO_OPEN_FRAME: "scored by its longest stretch without a stop codon: less certain",
+    NO_OPEN_FRAME: "scored without one, as scored_by in the calls tells: less certain",
     AMBIGUOUS: "no score: too many bases are unknown",
     TOO_SHORT: "no score: nothing in it is long enough",
 }
@@ -146,7 +146,7 @@ def _rows(table: pd.DataFrame) -> tuple[tuple[str, ...], ...]:
             f"{row.chunks:,}",
             number(None if np.isnan(row.probability) else row.probability),
             row.label or "no score",
-            f"{row.strongest_chunk:.0f}, {row.frame}" if row.frame else "",
+            ", ".join(filter(None, [f"{row.strongest_chunk:.0f}", row.frame])) if row.label else "",
         )
         for row in table.itertuples()
     )

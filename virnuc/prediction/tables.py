@@ -23,7 +23,8 @@ CALLS = pa.schema(
         ("score2", pa.float64()),  # highest viral score
         ("probability", pa.float64()),  # 0.5 + (score2 - score1) / 2
         ("status", pa.string()),  # scored, no_open_frame, ambiguous or too_short
-        ("frame", pa.string()),  # F1 to R3, the one with the higher of the two scores
+        ("scored_by", pa.string()),  # frames, stretch, companion or mean; empty where there is no score
+        ("frame", pa.string()),  # F1 to R3, the one with the higher of the two scores; empty if none was scored
         ("frames", pa.int64()),  # how many were scored
         ("record", pa.int64()),  # of the sequence, from 1, over all files
         ("sequence", pa.string()),

@@ -1,0 +1,137 @@
+"""How a model scores chunks without an open frame: measured on its own validation chunks, and kept with it.
+
+All ways of `companion` are tried with the very scorer that will answer; the most accurate is taken, the simplest of
+equals. The companion must have been trained on the same split, so that no chunk it is judged on was part of its
+training, and on vectors of the same DNA encoder, whose weights it shares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from virnuc.calibration import fit_temperature
+from virnuc.classifier import Checkpoint
+from virnuc.errors import IncompatibleCheckpointError
+from virnuc.prediction.chunks import NO_OPEN_FRAME
+from virnuc.prediction.companion import STRETCH, WAYS, Companion
+from virnuc.prediction.packed import WayRecord, load_scorer, read_config, save_companion
+from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
+
+MOST_CHUNKS = 2000  # that are scored at most to measure an accuracy: a sample where there are more
+CHUNKS_AT_ONCE = 512  # bounds memory
+
+
+@dataclass(frozen=True)
+class CompanionSource:
+    """A companion to be tried."""
+
+    checkpoint: Checkpoint
+    origin: str  # models:/NAME/VERSION that it was registered as
+    chunks: pd.DataFrame  # validation chunks without a frame: chunk_id, genome, label, reason, nucleotide
+
+
+def sample_chunks(chunks: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
+    """Return `most` rows at most, those whose seeded hash is smallest, in their order: no row depends on the others."""
+    if len(chunks) <= most:
+        return chunks
+    drawn = [hashlib.blake2b(f"{seed}/{name}".encode()).digest() for name in chunks["chunk_id"]]
+    return chunks.iloc[np.sort(np.argsort(np.array(drawn), kind="stable")[:most])].reset_index(drop=True)
+
+
+def score_chunks(scorer: Scorer, chunks: pd.DataFrame, batch_tokens: int = BATCH_TOKENS) -> pd.DataFrame:
+    """Return `chunks` without their DNA, with the columns of `Scorer.score` beside them."""
+    letters = chunks["nucleotide"].tolist()
+    pieces = [letters[first : first + CHUNKS_AT_ONCE] for first in range(0, len(letters), CHUNKS_AT_ONCE)]
+    scored = pd.concat([scorer.score(piece, batch_tokens) for piece in pieces or [[]]], ignore_index=True)
+    return chunks.drop(columns="nucleotide").reset_index(drop=True).join(scored)
+
+
+def called_right(scored: pd.DataFrame) -> pd.Series:
+    """Return whether each scored chunk is called what its label says; one without a score is not."""
+    return scored["probability"].notna() & ((scored["probability"] >= 0.5) == (scored["label"] == 1))
+
+
+def add_companion(
+    directory: Path,
+    source: CompanionSource,
+    seed: int,
+    weights: Mapping[str, str] | None = None,
+    device: str = "cpu",
+) -> WayRecord:
+    """Choose how the scorer in `directory` scores chunks without an open frame, and write the choice there.
+
+    Args:
+        directory: as `save_scorer` wrote it.
+        source: the companion and the chunks to judge by.
+        seed: of the sample, where there are more than MOST_CHUNKS.
+        weights: where the weights of encoders are that are not inside, as a directory for a name.
+        device: to compute on.
+
+    Raises:
+        IncompatibleCheckpointError: the companion is none for this scorer.
+        EncoderError: an encoder's weights are not those of the training.
+    """
+    config = read_config(directory)
+    _check_companion(source, config["encoders"], config["trained"]["split_digest"])
+    stopped = source.chunks[source.chunks["reason"] == NO_OPEN_FRAME].reset_index(drop=True)
+    reason = ""
+    if config["probe"]["probability"] is None:
+        reason = "an encoder's weights were not at hand when the model was registered"
+    elif stopped["label"].nunique() < 2:
+        reason = f"the {len(stopped)} validation chunks without an open frame are not of both classes"
+    if reason:
+        return save_companion(directory, WayRecord(STRETCH, reason=reason))
+    scorer = load_scorer(directory, weights, device)
+    companion, record = choose_way(scorer, source.checkpoint, sample_chunks(stopped, MOST_CHUNKS, seed))
+    if record.way == STRETCH:
+        return save_companion(directory, record)
+    return save_companion(directory, record, source.checkpoint, source.origin, companion.temperature, weights)
+
+
+def choose_way(scorer: Scorer, checkpoint: Checkpoint, chunks: pd.DataFrame) -> tuple[Companion, WayRecord]:
+    """Return the companion with its temperature, and the way that is the most accurate on `chunks`.
+
+    Args:
+        scorer: without a companion.
+        checkpoint: of the companion.
+        chunks: labelled chunks without an open frame, of both classes, that training has not seen.
+    """
+    companion = Companion(checkpoint.build().to(scorer.device))
+    logits = companion.logits(scorer.dna_encoder, chunks["nucleotide"].tolist(), BATCH_TOKENS, scorer.device)
+    temperature = fit_temperature(chunks["label"].to_numpy(dtype=np.int8), logits[:, 1] - logits[:, 0])
+    companion = replace(companion, temperature=temperature)
+    accuracy = {
+        way: float(called_right(score_chunks(replace(scorer, companion=companion, way=way), chunks)).mean())
+        for way in WAYS
+    }
+    best = max(WAYS, key=lambda way: accuracy[way])
+    viral = int((chunks["label"] == 1).sum())
+    return companion, WayRecord(best, accuracy, len(chunks), viral, chunks["genome"].nunique())
+
+
+def _check_companion(source: CompanionSource, encoders: list[dict[str, str]], split_digest: str | None) -> None:
+    """Raise an IncompatibleCheckpointError unless the companion can share this model's DNA encoder and split."""
+    found = source.checkpoint.metadata
+    mine = next((encoder for encoder in encoders if encoder["kind"] == "dna"), None)
+    theirs = found["encoders"]["dna"]
+    if found.get("modality") != "dna":
+        raise IncompatibleCheckpointError(f"{source.origin} reads more than DNA; train one with --modality dna")
+    if mine is None:
+        raise IncompatibleCheckpointError("a model of proteins alone can have no companion; leave --companion out")
+    for key in ("name", "weight_digest"):
+        if mine.get(key) != theirs.get(key):
+            raise IncompatibleCheckpointError(
+                f"{source.origin} was trained on a DNA encoder with {key} {theirs.get(key)}, this model on one with "
+                f"{mine.get(key)}; train a companion on the same features"
+            )
+    if found["split_digest"] != split_digest:
+        raise IncompatibleCheckpointError(
+            f"{source.origin} was trained on another split, so these validation chunks may be among its training; "
+            "train a companion on the same split"
+        )

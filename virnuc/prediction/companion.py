@@ -1,0 +1,54 @@
+"""The companion: a classifier of DNA alone, for chunks without an open frame.
+
+The classifier of frames was trained on none of these: all it can be given is the longest stretch without a stop codon.
+The companion takes the whole chunk, both strands of it, and was trained on the DNA half of the same frames. Which of
+the two is better, or the mean of both, is measured on validation chunks for each model (`choosing`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from virnuc.classifier import Classifier
+from virnuc.encoders import Encoder
+from virnuc.errors import DataError
+from virnuc.sequences.translation import reverse_complement
+
+FRAMES = "frames"  # a chunk's open frames
+STRETCH = "stretch"  # its longest stretch without a stop codon
+COMPANION = "companion"  # its DNA, by the companion
+MEAN = "mean"  # the mean of the two before
+WAYS = (STRETCH, COMPANION, MEAN)  # of scoring a chunk without an open frame, the simplest first
+_CLASSIFIED_AT_ONCE = 4096  # strands
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A classifier of DNA vectors in evaluation mode."""
+
+    classifier: Classifier
+    temperature: float = 1.0  # divides the logits
+
+    @torch.inference_mode()
+    def logits(self, encoder: Encoder, chunks: Sequence[str], batch_tokens: int, device: str) -> np.ndarray:
+        """Return the logits of each chunk, the mean over its two strands, as float64 `[n, 2]`.
+
+        Raises:
+            DataError: the encoder gives values that are not finite.
+        """
+        strands = [strand for chunk in chunks for strand in (chunk, reverse_complement(chunk))]
+        vectors = encoder.embed(strands, batch_tokens=batch_tokens)  # [2 n, dna] float32
+        if not torch.isfinite(vectors).all():
+            raise DataError("the DNA encoder gave NaN or infinite values; check its weights with doctor")
+        batches = vectors.split(_CLASSIFIED_AT_ONCE)
+        logits = torch.cat([self.classifier(batch.to(device)).double().cpu() for batch in batches])
+        return logits.reshape(len(chunks), 2, 2).mean(dim=1).numpy()
+
+    def probabilities(self, encoder: Encoder, chunks: Sequence[str], batch_tokens: int, device: str) -> np.ndarray:
+        """Return non-viral and viral probability of each chunk, as float64 `[n, 2]`."""
+        logits = torch.from_numpy(self.logits(encoder, chunks, batch_tokens, device))
+        return torch.softmax(logits / self.temperature, dim=1).numpy()
