@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import mlflow
 from jinja2 import Environment, FileSystemLoader
@@ -14,10 +16,12 @@ from mlflow.tracking import MlflowClient
 
 from virnuc.errors import DataError
 from virnuc.prediction.packed import CONFIG, read_config
+from virnuc.reports.rendering import HTML
 from virnuc.tracking import find_finished, find_runs, model_version, version_uri
 
 SCORER = "scorer"  # name of the artifact that `packaging` logs
 PROMOTED_FROM, OVERRIDE, OVERRIDE_RULES = "virnuc.promoted_from", "virnuc.override", "virnuc.override_rules"
+_VIEW = {"workflowType": "machine_learning"}  # of MLflow's two, the one that shows models
 _LONGEST = 5000  # letters that a registry keeps
 _TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=False)  # Markdown
 
@@ -45,7 +49,7 @@ def update_card(model_uri: str) -> str:
         validation=training if "val/accuracy" in training else {},
         split=next(iter(find_finished("split", {"split_digest": digest})), None) if digest else None,
         comparison=comparison.data.tags if comparison else {},
-        comparison_run=comparison.info.run_id if comparison else "",
+        pages=_pages(comparison) if comparison else {},
         override=version.tags.get(OVERRIDE, ""),
         override_rules=version.tags.get(OVERRIDE_RULES, ""),
     )
@@ -62,6 +66,17 @@ def _newest_evaluation(uri: str) -> Run | None:
     """Return the newest evaluation of a version; the one that is just ending counts too."""
     ended_well = "metrics.`test/accuracy` >= 0 and attributes.status != 'FAILED'"
     return next(iter(find_runs("evaluate", {"model": uri}, ended_well)), None)
+
+
+def _pages(comparison: Run) -> dict[str, str]:
+    """Return where in MLflow's pages, on whatever host, the report is and the runs compared are side by side."""
+    experiment, tags = comparison.info.experiment_id, comparison.data.tags
+    runs = [tags.get(f"virnuc.{side}") for side in ("baseline_evaluation_run", "evaluation_run")]
+    query = {"runs": json.dumps([*filter(None, runs)]), "experiments": json.dumps([experiment])} | _VIEW
+    return {
+        "report": f"#/experiments/{experiment}/runs/{comparison.info.run_id}/artifacts/{HTML}?{urlencode(_VIEW)}",
+        "runs": f"#/compare-runs?{urlencode(query, quote_via=quote)}",
+    }
 
 
 def _packed_config(uri: str) -> dict[str, Any]:

@@ -64,3 +64,16 @@ def test_the_registry_shows_alias_and_card(demo, server, page):
     page.get_by_text("champion").first.wait_for(timeout=60_000)
     page.goto(f"{server}/#/models/virnuc/versions/1")
     page.get_by_text("Use and limits").first.wait_for(timeout=60_000)
+
+
+@pytest.mark.parametrize("name", ["virnuc", "virnuc-esm2_tiny"])
+def test_the_card_leads_to_the_report_and_to_the_runs_compared(demo, server, page, name):
+    page.goto(f"{server}/#/models/{name}/versions/1")
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="report", exact=True).first.click()
+    opened.value.frame_locator("iframe").first.get_by_text("may replace").first.wait_for(timeout=60_000)
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="runs side by side", exact=True).first.click()
+    opened.value.get_by_text("test/accuracy", exact=True).first.wait_for(timeout=60_000)
+    for run in ("evaluate esm2_tiny_deep", "evaluate esm2_tiny"):
+        opened.value.get_by_text(run, exact=True).first.wait_for(timeout=60_000)

@@ -139,6 +139,11 @@ def test_the_runs_of_several_candidates_read_well_in_the_store(models):
     assert told == {"compare fast": "PASS", "compare worse": "FAIL"}
     for run in (parent, *children):
         assert {HTML, MARKDOWN, VERDICT} <= {item.path for item in client.list_artifacts(run.info.run_id)}
+    for run in children:
+        candidate = run.data.tags["virnuc.candidate"].removeprefix("models:/").split("/")
+        card = client.get_model_version(*candidate).description
+        assert f"/runs/{run.info.run_id}/artifacts/{HTML}" in card
+        assert f"**{run.data.tags['virnuc.verdict']}**" in card
     (worse,) = [run for run in children if run.info.run_name == "compare worse"]
     assert worse.data.metrics == {"gate/drop": 0.09, "gate/upper_bound": pytest.approx(0.09), "gate/speedup": 3}
     assert "may not replace" in worse.data.tags["mlflow.note.content"]
