@@ -1,7 +1,9 @@
+import hashlib
 import json
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from virnuc.errors import DataError, UsageError
 from virnuc.features.shards import write_shard
 from virnuc.sequences.frames import read_chunks, uncovered_shards
 from virnuc.settings import SplitSettings
-from virnuc.splitting import Split, assign, split
+from virnuc.splitting import Split, assign, assignment_digest, split
 
 
 def run(source, out, **changes) -> Split:
@@ -111,6 +113,21 @@ def test_a_finished_split_is_reused_and_other_parameters_are_refused(frames, def
     assert run(frames, default.directory).digest == default.digest
     with pytest.raises(DataError, match="seed=42, not 7"):
         run(frames, default.directory, seed=7)
+
+
+def test_the_digest_is_that_of_sorted_lines(default):
+    table = pd.read_parquet(default.directory / "assignments.parquet")
+    lines = sorted(f"{frame_id}\t{part}" for frame_id, part in zip(table["frame_id"], table["part"], strict=True))
+    assert default.digest == hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    odd = pd.DataFrame({"frame_id": ["b", "ä", "a\t", "a", "\U0001f9a0", "\uffff"], "part": list("xyzxyz")})
+    lines = sorted(f"{frame_id}\t{part}" for frame_id, part in zip(odd["frame_id"], odd["part"], strict=True))
+    assert assignment_digest(pa.Table.from_pandas(odd)) == hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def test_frames_of_a_part_are_rows_of_the_written_table(default):
+    table = pd.read_parquet(default.directory / "assignments.parquet")
+    for part in ("train", "val", "test"):
+        pd.testing.assert_frame_equal(default.frames(part), table[table["part"] == part].reset_index(drop=True))
 
 
 def test_a_changed_assignment_is_noticed(frames, tmp_path):

@@ -90,7 +90,7 @@ def predict(score: Scorer, features: FeatureSet, split: Split, part: str, column
     Raises:
         DataError: the features lack a frame of the split or give it another label, or a logit is not finite.
     """
-    frames = split.table.iloc[split.rows[part]].reset_index(drop=True)
+    frames = split.frames(part)
     rows = features.locate(frames["frame_id"].tolist())
     other = np.flatnonzero(features.labels[rows] != frames["label"].to_numpy())
     if len(other):

@@ -52,7 +52,7 @@ def write_shuffled_frames(split: Split, out: Path, seed: int) -> Manifest:
 
 def _test_frames(split: Split) -> pd.DataFrame:
     """Return the test frames with the columns of frames; where a chunk starts is not known here."""
-    table = split.table.iloc[split.rows["test"]].drop(columns=["length", "part"]).reset_index(drop=True)
+    table = split.frames("test").drop(columns=["length", "part"])
     for column, suffix in (("nucleotide", "fna"), ("protein", "faa")):
         sequences: dict[str, str] = {}
         for name in ("viral", "non_viral"):

@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from virnuc.errors import DataError, UsageError
@@ -40,6 +41,8 @@ ASSIGNMENTS = "assignments.parquet"
 METADATA = "test_metadata.json"
 CHUNKS = "uncovered.parquet"  # chunks without a frame of the genomes for validation and testing
 COLUMNS = ("frame_id", "genome", "organism", "lineage", "group", "label", "length", "part")
+_REPEATED = ("genome", "organism", "lineage", "group", "part")  # kept once for all frames that share them
+_HASHED_AT_ONCE = 65_536  # lines
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Split:
     """A finished split."""
 
     directory: Path
-    table: pd.DataFrame  # a row a frame, in the order of its source: COLUMNS
+    table: pd.DataFrame  # a row a frame, in the order of its source: COLUMNS, those that repeat as categories
     metadata: dict[str, Any]  # test_metadata.json
 
     @classmethod
@@ -60,11 +63,14 @@ class Split:
         """
         manifest = read_manifest(directory, "split")
         verify(directory, manifest)
-        table = pd.read_parquet(directory / ASSIGNMENTS)
+        table = pq.read_table(directory / ASSIGNMENTS, read_dictionary=list(_REPEATED))
         metadata = json.loads((directory / METADATA).read_text(encoding="utf-8"))
-        if tuple(table.columns) != COLUMNS or metadata.get("digest") != assignment_digest(table):
+        if tuple(table.column_names) != COLUMNS or metadata.get("digest") != assignment_digest(table):
             raise DataError(f"{directory}: its {ASSIGNMENTS} and {METADATA} do not belong together; run split again")
-        return cls(directory, table, metadata)
+        frames = table.to_pandas(split_blocks=True, self_destruct=True)
+        del table
+        pa.default_memory_pool().release_unused()  # 100 MB, for two million frames
+        return cls(directory, frames, metadata)
 
     @property
     def digest(self) -> str:
@@ -89,9 +95,13 @@ class Split:
         table = pd.read_parquet(self.directory / CHUNKS)
         return table[table["part"] == part].drop(columns="part").reset_index(drop=True)
 
+    def frames(self, part: str) -> pd.DataFrame:
+        """Return the rows of `table` of one part's frames, numbered anew, with plain strings."""
+        return self.table.iloc[self.rows[part]].reset_index(drop=True).astype(dict.fromkeys(_REPEATED, "str"))
+
     def frame_ids(self, part: str) -> list[str]:
         """Return the ids of one part's frames, in the order of `table`."""
-        return self.table["frame_id"].to_numpy()[self.rows[part]].tolist()
+        return list(self.table["frame_id"].iloc[self.rows[part]])
 
 
 def split(settings: SplitSettings) -> Split:
@@ -145,10 +155,18 @@ def assign(table: pd.DataFrame, settings: SplitSettings) -> None:
             )
 
 
-def assignment_digest(table: pd.DataFrame) -> str:
-    """Return the SHA-256 over sorted lines of frame id and part."""
-    lines = sorted(f"{frame_id}\t{part}" for frame_id, part in zip(table["frame_id"], table["part"], strict=True))
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def assignment_digest(table: pa.Table) -> str:
+    """Return the SHA-256 over sorted lines of frame id, tab and part.
+
+    Two million lines as Python objects would take 300 MB, so Arrow joins and sorts them.
+    """
+    ids, parts, tab = (column.cast(pa.large_string()) for column in (table["frame_id"], table["part"], pa.scalar("\t")))
+    lines = pc.binary_join_element_wise(ids, parts, tab).combine_chunks()
+    order, digest = pc.sort_indices(lines), hashlib.sha256()
+    for start in range(0, len(lines), _HASHED_AT_ONCE):
+        some = lines.take(order[start : start + _HASHED_AT_ONCE]).to_pylist()
+        digest.update(("\n" * bool(start) + "\n".join(some)).encode())
+    return digest.hexdigest()
 
 
 def _nearest(sizes: dict[str, int], target: float, salt: str) -> set[str]:
@@ -218,7 +236,7 @@ def _write(
 ) -> None:
     assignments = table[list(COLUMNS)]
     metadata = describe_split(table, sequences, genomes, settings)
-    metadata["digest"] = assignment_digest(assignments)
+    metadata["digest"] = assignment_digest(pa.Table.from_pandas(assignments[["frame_id", "part"]]))
     with atomic_path(out / ASSIGNMENTS) as temporary:
         assignments.astype({"label": "int8"}).to_parquet(temporary, index=False)
     write_text(out / METADATA, json.dumps(metadata, indent=1) + "\n")
