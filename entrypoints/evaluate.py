@@ -30,12 +30,12 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     from model_registry.evidence import read_checkpoint
     from virnuc.evaluation import EVALUATION_VERSION
     from virnuc.evaluation import evaluate as evaluate_model
-    from virnuc.features.feature_set import FeatureSet
+    from virnuc.features.mixture import open_features
     from virnuc.splitting import Split
     from virnuc.tracking import model_version, version_uri
 
     version = model_version(settings.model)
-    features = FeatureSet.open(Path(settings.features), bar("scan", "file"))
+    features = open_features(settings.features, bar("scan", "file"))
     split = Split.open(Path(settings.split))
     checkpoint = read_checkpoint(version)
     checkpoint.check_compatible(features, split)
@@ -58,6 +58,8 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     update_card(version_uri(version))
     figures = ", ".join(f"{name} {done.metrics[f'test/{name}']:.4f}" for name in SHOWN)
     say(f"evaluate   {version.name} version {version.version}: {figures}")
+    for size, table in done.by_size.items():
+        say(f"evaluate   {size} bp: {len(table):,} frames, accuracy {done.metrics[f'test/{size}bp/accuracy']:.4f}")
     return tracker.run_id
 
 
@@ -106,6 +108,8 @@ def _log(done: Evaluation, checkpoint: Checkpoint, features: FeatureSet, tracker
     tracker.metrics({name: value for name, value in done.metrics.items() if value == value})
     tracker.frame(done.predictions, PREDICTIONS)
     tracker.frame(done.validation, VALIDATION_PREDICTIONS)
+    for size, table in list(done.by_size.items())[1:]:
+        tracker.frame(table, f"predictions_{size}bp.parquet")
     for name, table in done.tables.items():
         tracker.frame(table, f"tables/by_{name}.csv")
     tracker.json({"checkpoint": checkpoint.metadata, "features": _described(features)}, AGREEMENT)

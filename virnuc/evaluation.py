@@ -9,7 +9,7 @@ comparison never has to believe a logged number. Keys are those of MLflow, in se
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from virnuc.features.feature_set import FeatureSet
 from virnuc.splitting import Split
 from virnuc.statistics import Draws, at_prevalence, binary_metrics, draw_genomes
 from virnuc.strata import strata
+from virnuc.training.data import follow
 
 EVALUATION_VERSION = "1"  # raised whenever the same predictions would give other figures
 PREVALENCES = {"prevalence_05": 0.05, "prevalence_01": 0.01}
@@ -44,6 +45,7 @@ class Evaluation:
     validation: pd.DataFrame  # the same for the validation part
     tables: dict[str, pd.DataFrame]  # by stratum: group, length, lineage, organism
     temperature: float
+    by_size: dict[int, pd.DataFrame] = field(default_factory=dict)  # for a mixture: predictions by chunk size in bp
 
 
 def evaluate(
@@ -59,7 +61,8 @@ def evaluate(
 
     Args:
         score: The classifier, in evaluation mode.
-        features: The feature set that the classifier was trained on.
+        features: The feature set that the classifier was trained on. Of a mixture the first member, whose frames the
+            split has, decides everything; each chunk size also gets metrics of its own, `test/150bp/`.
         split: The split it was trained on.
         part: What to report on; temperature and threshold always come from validation.
         seed: Of the bootstrap and of the permuted labels.
@@ -72,7 +75,9 @@ def evaluate(
     validation = predict(score, features, split, "val", columns)
     temperature = fit_temperature(_labels(validation), margins(validation))
     predictions = predict(score, features, split, part, columns)
-    for table in (validation, predictions):
+    first, *others = features.members
+    further = {other.chunk_size: _follow(score, other, split, part, columns) for other in others}
+    for table in (validation, predictions, *further.values()):
         table["calibrated"] = viral_probability(margins(table), temperature)
     metrics = metrics_of(predictions) | intervals_of(predictions, seed)
     metrics |= {"test/calibrated/temperature": temperature} | _threshold_metrics(validation, predictions)
@@ -80,10 +85,13 @@ def evaluate(
     if shuffled is not None:
         metrics |= control_metrics("shuffled", predict(score, shuffled, split, part, columns))
     metrics |= _split_metrics(split, predictions)
-    return Evaluation(metrics, predictions, validation, strata(predictions, seed), temperature)
+    by_size = {first.chunk_size: predictions, **further} if further else {}
+    for size, table in by_size.items():
+        found = metrics_of(table) | intervals_of(table, seed)
+        metrics |= {name.replace("test/", f"test/{size}bp/", 1): value for name, value in found.items()}
+    return Evaluation(metrics, predictions, validation, strata(predictions, seed), temperature, by_size)
 
 
-@torch.inference_mode()
 def predict(score: Scorer, features: FeatureSet, split: Split, part: str, columns: slice | None = None) -> pd.DataFrame:
     """Return the uncalibrated predictions of one part, a row a frame in the order of the split.
 
@@ -98,8 +106,25 @@ def predict(score: Scorer, features: FeatureSet, split: Split, part: str, column
             f"{features.directory}: frame {frames['frame_id'].iloc[other[0]]} has another label than in the split; "
             "features and split were not made from the same frames"
         )
+    return predictions_table(frames, _logits(score, features, rows, columns))
+
+
+@torch.inference_mode()
+def _logits(score: Scorer, features: FeatureSet, rows: np.ndarray, columns: slice | None) -> np.ndarray:
+    """Return the logits [n, 2] float64 of some rows of `features`."""
     batches = [score(features.gather(rows[start : start + _BATCH], columns)) for start in range(0, len(rows), _BATCH)]
-    return predictions_table(frames, torch.cat(batches).double().cpu().numpy())
+    return torch.cat(batches).double().cpu().numpy()
+
+
+def _follow(score: Scorer, features: FeatureSet, split: Split, part: str, columns: slice | None) -> pd.DataFrame:
+    """Return the uncalibrated predictions on frames of another chunk size whose genomes are in `part`."""
+    known = follow(features, split)
+    frames = known[known["part"] == part].reset_index(drop=True)
+    if frames.empty:
+        raise DataError(f"{features.directory} has no frame of a genome in the {part} part of {split.directory}")
+    genomes = split.frames(part).drop_duplicates("genome").set_index("genome")[["organism", "lineage", "group"]]
+    frames = frames.join(genomes, on="genome").assign(length=features.chunk_size)
+    return predictions_table(frames, _logits(score, features, frames["row"].to_numpy(), columns))
 
 
 def predictions_table(frames: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:

@@ -203,7 +203,8 @@ class EvaluateSettings:
 
     model: str = option("models:/virnuc-fastesm650@challenger", "models:/NAME@ALIAS or models:/NAME/VERSION.")
     features: str = option(
-        "data/features/dnabert_s+fastesm650", "Directory of the feature set of the model's encoders."
+        "data/features/dnabert_s+fastesm650",
+        "Directory of the feature set of the model's encoders; several of other chunk sizes as in train.",
     )
     split: str = option("data/test_set", "Directory of the split.")
     shuffled: str = option("yes", "yes tests on frames with shuffled letters too, as a control.", ("no", "yes"))

@@ -1,0 +1,47 @@
+"""A model for several chunk sizes is tested on each of them."""
+
+import pandas as pd
+import pytest
+from mlflow.tracking import MlflowClient
+from samples import sample_frames, write_features
+
+from entrypoints.evaluate import evaluate
+from entrypoints.train import train
+from virnuc.classifier import load_checkpoint
+from virnuc.evaluation import metrics_of
+from virnuc.settings import EvaluateSettings, SplitSettings, TrainSettings
+from virnuc.splitting import split
+from virnuc.tracking import download
+
+
+@pytest.fixture
+def place(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_each_chunk_size_has_predictions_and_metrics_of_its_own(place):
+    sets = {"long": {"frames": 8}, "short": {"frames": 14, "seed": 5, "apart": 0.1}}
+    drawn = {name: sample_frames(genomes=30, width=2048, **given) for name, given in sets.items()}
+    for name, sample in drawn.items():
+        write_features(place / name, *sample, manifest=False)
+    parts = split(SplitSettings(source="long", out="split", test_fraction=0.3))
+    both = "long@300,short@150"
+    train.run(TrainSettings(features=both, split="split", epochs=2, hidden_dim=8, lr=0.01, device="cpu"))
+    run_id = evaluate.run(EvaluateSettings(model="models:/virnuc-fastesm650@challenger", features=both, split="split"))
+    metrics = MlflowClient().get_run(run_id).data.metrics
+    model = load_checkpoint(next((place / "data").rglob("model_fastesm650.pth"))).build()
+    tested = set(parts.frames("test")["genome"])
+    for size, name, file in ((300, "long", "predictions"), (150, "short", "predictions_150bp")):
+        ids, labels, vectors = drawn[name]
+        rows = [row for row, frame in enumerate(ids) if frame.split("_chunk_")[0] in tested]
+        right = model(vectors[rows]).argmax(dim=1).numpy() == labels[rows]
+        assert metrics[f"test/{size}bp/accuracy"] == pytest.approx(right.mean())
+        table = pd.read_parquet(download(run_id, f"{file}.parquet", place))
+        assert set(table["frame_id"]) == {ids[row] for row in rows}
+        assert set(table["group"]) == {"viral.1.1", "bacteria.1.1"}
+        counted = metrics_of(table)["test/chunk/mcc"]
+        assert metrics[f"test/{size}bp/chunk/mcc"] == pytest.approx(counted)
+        assert f"test/{size}bp/interval/accuracy_low" in metrics
+    assert metrics["test/accuracy"] == metrics["test/300bp/accuracy"]  # the split's own frames decide
+    assert metrics["test/count/frames"] == len(parts.rows["test"])
