@@ -12,9 +12,9 @@ import torch
 from samples import MLPClassifier
 from torch import nn
 
-from virnuc.classifier import load_checkpoint, save_checkpoint
+from virnuc.classifier import Checkpoint, Classifier, load_checkpoint, save_checkpoint
 from virnuc.errors import DataError, IncompatibleCheckpointError, UsageError
-from virnuc.legacy import convert_checkpoint, read_external_metrics
+from virnuc.legacy import convert_checkpoint, read_external_metrics, read_model
 from virnuc.statistics import METRICS
 
 
@@ -45,6 +45,21 @@ def test_pickled_module_scores_the_same(saved_as, tmp_path):
     metadata = again.metadata
     assert (metadata["checkpoint_version"], metadata["model_type"]) == ("1.0.0", "esm2_3b")
     assert (metadata["dna_dim"], metadata["protein_dim"], metadata["hidden_dim"]) == (768, 2560, 8)
+
+
+@pytest.mark.parametrize(("dna", "width", "names"), [(768, 2048, ["dnabert_s", "fastesm650"]), (20, 100, None)])
+def test_checkpoint_without_a_record_of_its_encoders(tmp_path, dna, width, names):
+    sizes = {"dna_dim": dna, "protein_dim": width - dna, "merged_dim": width, "input_dim": width}
+    metadata = {"checkpoint_version": "2.0.0", "model_type": "fastesm650", "hidden_dim": 4, "num_class": 2, **sizes}
+    save_checkpoint(tmp_path / "model.pth", Checkpoint(Classifier(width, 4).state_dict(), metadata))
+    if names is None:
+        with pytest.raises(IncompatibleCheckpointError, match="takes 100 values a frame"):
+            read_model(tmp_path / "model.pth")
+        return
+    encoders = read_model(tmp_path / "model.pth").metadata["encoders"]
+    assert [(encoders[kind]["name"], encoders[kind]["weights"]) for kind in ("dna", "protein")] == [
+        (name, "unrecorded") for name in names
+    ]
 
 
 def test_other_width(saved_as, tmp_path):
