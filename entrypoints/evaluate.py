@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from entrypoints.command import say, stage
 from virnuc.errors import DataError
-from virnuc.settings import EvaluateSettings, ExtractSettings
+from virnuc.settings import EvaluateSettings, ExtractSettings, parse_weights
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from virnuc.classifier import Checkpoint
     from virnuc.evaluation import Evaluation
     from virnuc.features.feature_set import FeatureSet
@@ -42,8 +44,15 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     tracker.dataset("features", features.directory, features.digest, "testing")
     tracker.dataset("split", split.directory, split.digest, "testing")
     shuffled = _shuffled(settings, features, split, tracker)
+    uncovered = _uncovered(settings, version_uri(version), split, tracker)
     done = evaluate_model(
-        checkpoint.build(), features, split, seed=settings.seed, columns=checkpoint.columns(), shuffled=shuffled
+        checkpoint.build(),
+        features,
+        split,
+        seed=settings.seed,
+        columns=checkpoint.columns(),
+        shuffled=shuffled,
+        uncovered=uncovered,
     )
     weights = {encoder["name"]: encoder["weights"] for encoder in features.encoders.values()}
     tracker.tags(
@@ -57,6 +66,8 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     _log(done, checkpoint, features, tracker)
     update_card(version_uri(version))
     figures = ", ".join(f"{name} {done.metrics[f'test/{name}']:.4f}" for name in SHOWN)
+    if uncovered is not None:
+        figures += f"; accuracy over all chunks {done.metrics['test/coverage/accuracy_of_all_chunks']:.4f}"
     say(f"evaluate   {version.name} version {version.version}: {figures}")
     for size, table in done.by_size.items():
         say(f"evaluate   {size} bp: {len(table):,} frames, accuracy {done.metrics[f'test/{size}bp/accuracy']:.4f}")
@@ -99,6 +110,30 @@ def _shuffled(settings: EvaluateSettings, features: FeatureSet, split: Split, tr
         if shuffled.encoders[kind]["weight_digest"] != encoder["weight_digest"]:
             raise DataError(f"{encoder['name']} has other weights here than in {features.directory}; give --weights")
     return shuffled
+
+
+def _uncovered(settings: EvaluateSettings, uri: str, split: Split, tracker: Tracker) -> pd.DataFrame | None:
+    """Score test chunks without a frame as `predict` does; None, and said so, where there are none at hand."""
+    import tempfile
+
+    from model_registry.evidence import UNCOVERED_PREDICTIONS
+    from model_registry.packaging import download_scorer
+    from virnuc.prediction.choosing import sample_chunks, score_chunks
+    from virnuc.prediction.packed import load_scorer
+    from virnuc.runtime import choose_device
+
+    reason = split.lacks_chunks if settings.uncovered else "chunks without a frame were not asked for"
+    if reason:
+        tracker.tags({"uncovered_chunks": reason})
+        say(f"evaluate   without an accuracy over all chunks: {reason}")
+        return None
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = download_scorer(uri, Path(temporary))
+        scorer = load_scorer(directory, parse_weights(settings.weights), choose_device(settings.device).name)
+    chunks = sample_chunks(split.uncovered("test"), settings.uncovered, settings.seed)
+    scored = score_chunks(scorer, chunks)
+    tracker.frame(scored, UNCOVERED_PREDICTIONS)
+    return scored
 
 
 def _log(done: Evaluation, checkpoint: Checkpoint, features: FeatureSet, tracker: Tracker) -> None:

@@ -89,7 +89,8 @@ def run_on_frames(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any
     places = _Directories.below(settings.data)
     _split(settings, places)
     sides = ((settings.dna_encoder, settings.baseline), (settings.dna_encoder, settings.candidate), CONTROL)
-    models = [_model_of(dna, protein, settings, places, tracker) for dna, protein in dict.fromkeys(sides)]
+    companions: dict[str, str] = {}
+    models = [_model_of(*side, settings, places, companions, tracker) for side in dict.fromkeys(sides)]
     timed = _benchmark(settings, places, tracker)
     baseline, candidate, *control = models
     refusal = None
@@ -137,10 +138,19 @@ def _split(settings: PipelineSettings, places: _Directories) -> None:
     )
 
 
-def _model_of(dna: str, protein: str, settings: PipelineSettings, places: _Directories, tracker: Tracker) -> str:
-    """Extract, train and evaluate one pair of encoders; return the URI of its model version."""
+def _model_of(
+    dna: str,
+    protein: str,
+    settings: PipelineSettings,
+    places: _Directories,
+    companions: dict[str, str],
+    tracker: Tracker,
+) -> str:
+    """Extract, train and evaluate one pair of encoders; return the URI of its model version.
+
+    `companions` has the URI of each DNA encoder's companion; one that is missing is trained and put there.
+    """
     from virnuc.evaluation import EVALUATION_VERSION
-    from virnuc.tracking import version_uri
 
     manifest = extract.run(
         ExtractSettings(
@@ -157,24 +167,12 @@ def _model_of(dna: str, protein: str, settings: PipelineSettings, places: _Direc
     )
     names = (manifest.details["dna"]["name"], manifest.details["protein"]["name"])
     features = str(Path(places.features) / "+".join(names))
-    version = train.run(
-        TrainSettings(
-            features=features,
-            split=places.split,
-            epochs=settings.epochs,
-            patience=settings.patience,
-            lr=settings.lr,
-            checkpoint=settings.checkpoint,
-            seed=settings.seed,
-            device=settings.device,
-            weights=settings.weights,
-            out=places.models,
-        )
-    )
-    assert version is not None  # registered, since TrainSettings.register is "yes"
-    uri = version_uri(version)
+    if dna not in companions:
+        companions[dna] = _train(settings, places, features, modality="dna")
+    uri = _train(settings, places, features, companion=companions[dna])
     wanted = {"model": uri, "features_digest": manifest.digest, "evaluation_version": EVALUATION_VERSION}
     known = _finished("evaluate", wanted)
+    random = "random" in parse_weights(settings.weights).values()
     if known:
         say(f"evaluate   {uri} was tested already: run {known}")
         tracker.tags({f"reused.evaluate_{protein}": known})
@@ -184,7 +182,8 @@ def _model_of(dna: str, protein: str, settings: PipelineSettings, places: _Direc
                 model=uri,
                 features=features,
                 split=places.split,
-                shuffled="no" if "random" in parse_weights(settings.weights).values() else "yes",
+                shuffled="no" if random else "yes",
+                uncovered=0 if random else EvaluateSettings.uncovered,
                 device=settings.device,
                 weights=settings.weights,
                 seed=settings.seed,
@@ -193,6 +192,32 @@ def _model_of(dna: str, protein: str, settings: PipelineSettings, places: _Direc
             f"evaluate {protein}",
         )
     return uri
+
+
+def _train(
+    settings: PipelineSettings, places: _Directories, features: str, modality: str = "merged", companion: str = ""
+) -> str:
+    """Train and register a classifier; return the URI of its version."""
+    from virnuc.tracking import version_uri
+
+    version = train.run(
+        TrainSettings(
+            features=features,
+            split=places.split,
+            epochs=settings.epochs,
+            patience=settings.patience,
+            lr=settings.lr,
+            modality=modality,
+            companion=companion,
+            checkpoint=settings.checkpoint,
+            seed=settings.seed,
+            device=settings.device,
+            weights=settings.weights,
+            out=places.models,
+        )
+    )
+    assert version is not None  # registered, since TrainSettings.register is "yes"
+    return version_uri(version)
 
 
 def _benchmark(settings: PipelineSettings, places: _Directories, tracker: Tracker) -> str:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def predict(settings: PredictSettings, _: None) -> Manifest:
     """Call sequences viral or not with a registered model, in chunks; every chunk comes out exactly once.
 
-    Chunks without an open reading frame are scored by their longest stop-free stretch and marked as such. A stopped
-    prediction goes on where it was.
+    Chunks without an open reading frame are scored in the way that was best on the model's validation chunks, and
+    marked as such. A stopped prediction goes on where it was.
     """
     from entrypoints.progress import counter
     from model_registry.health import about_version, describe_version

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from virnuc.features.feature_set import FeatureSet
+    from virnuc.prediction.choosing import CompanionSource
+    from virnuc.prediction.packed import WayRecord
     from virnuc.splitting import Split
     from virnuc.tracking import Tracker
     from virnuc.training import TrainingResult
@@ -124,6 +126,7 @@ def _register(
     from virnuc.calibration import fit_temperature
     from virnuc.classifier import load_checkpoint
     from virnuc.evaluation import margins, predict
+    from virnuc.runtime import choose_device
     from virnuc.tracking import version_uri
 
     checkpoint = load_checkpoint(result.model)
@@ -137,10 +140,40 @@ def _register(
         chunk_size=recorded or ASSUMED_CHUNK_SIZE,
         weights=parse_weights(settings.weights),
         temperature=fit_temperature(validation["label"].to_numpy("int8"), margins(validation)),
+        companion=_companion(settings, split, tracker),
+        seed=settings.seed,
+        device=choose_device(settings.device).name,
+        on_way=lambda record: _log_way(record, result.name, tracker),
     )
     tracker.client.set_registered_model_alias(version.name, "challenger", version.version)
     update_card(version_uri(version))
     return version
+
+
+def _companion(settings: TrainSettings, split: Split, tracker: Tracker) -> CompanionSource | None:
+    """Return the companion to be tried and the chunks to try it on."""
+    import pandas as pd
+
+    from model_registry.evidence import read_checkpoint
+    from virnuc.prediction.choosing import CompanionSource
+    from virnuc.sequences.frames import CHUNK_SCHEMA
+    from virnuc.tracking import model_version, version_uri
+
+    if not settings.companion:
+        return None
+    version = model_version(settings.companion)
+    tracker.tags({"companion_run": version.run_id})
+    chunks = pd.DataFrame(columns=CHUNK_SCHEMA.names) if split.lacks_chunks else split.uncovered("val")
+    return CompanionSource(read_checkpoint(version), version_uri(version), chunks, split.lacks_chunks)
+
+
+def _log_way(record: WayRecord, name: str, tracker: Tracker) -> None:
+    tracker.tags({"no_open_frame": record.way, "no_open_frame_reason": record.reason})
+    tracker.metrics({f"val/no_open_frame/accuracy_{way}": value for way, value in record.accuracy.items()})
+    tracker.metrics({"val/no_open_frame/chunks": float(record.chunks)})
+    measured = ", ".join(f"{way} {value:.4f}" for way, value in record.accuracy.items())
+    found = record.reason or f"accuracy of {record.chunks:,} validation chunks: {measured}"
+    say(f"train      {name}: chunks without an open frame are scored by {record.way} ({found})")
 
 
 def _run(settings: TrainSettings, run_id: str, name: str) -> AbstractContextManager[Tracker]:
@@ -158,7 +191,8 @@ def _directory(settings: TrainSettings, features: FeatureSet, split: Split, name
 
     unimportant = ("features", "split", "weights", "register", "resume", "out", "readers")
     decisive = {key: value for key, value in asdict(settings).items() if key not in unimportant}
-    decisive |= {"device": choose_device(settings.device).name, "features": features.digest, "split": split.digest}
+    decisive |= {"device": choose_device(settings.device).name, "split": split.digest}
+    decisive["features"] = features.digest_of(settings.modality)
     key = hashlib.sha256(repr(sorted(decisive.items())).encode()).hexdigest()[:12]
     return Path(settings.out) / f"{features.encoders['dna']['name']}+{name}" / key
 

@@ -20,10 +20,11 @@ from mlflow.entities.model_registry import ModelVersion
 from virnuc.classifier import Checkpoint, load_checkpoint
 from virnuc.comparison import SideEvidence, SpeedEvidence
 from virnuc.errors import DataError
-from virnuc.tracking import Tracker, download, find_finished, get_run, model_version, version_uri
+from virnuc.tracking import Tracker, download, find_finished, get_run, model_version, run_status, version_uri
 
 PREDICTIONS = "predictions.parquet"
 VALIDATION_PREDICTIONS = "validation_predictions.parquet"
+UNCOVERED_PREDICTIONS = "uncovered_predictions.parquet"  # of chunks without a frame, a row a chunk
 UNPAIRED = "virnuc.unpaired"  # tag of a version that holds metrics from elsewhere instead of a model
 AGREEMENT = "agreement.json"  # the checkpoint's metadata beside those of the features it was tested on
 _DIGESTS = ("features_digest", "split_digest", "commit", "dirty")
@@ -115,6 +116,7 @@ def _evaluated(run: Run) -> dict[str, Any]:
         "weights": {name: kind for name, _, kind in pairs},
         "checkpoint": agreement["checkpoint"],
         "features": agreement["features"],
+        "left_out": tags.get("virnuc.uncovered_chunks", ""),
     }
 
 
@@ -160,12 +162,17 @@ def _provenance(stage: str, run: Run) -> dict[str, str]:
 
 
 def _before(training: Run) -> list[Run]:
-    """Return the newest runs that made what was trained on, as far as the store knows them: frames, split, features."""
+    """Return the newest runs that made what was trained on, as far as the store knows them.
+
+    Those of frames, split and features, and of the companion that was tried.
+    """
     tags = training.data.tags
     split = find_finished("split", {"split_digest": tags.get("virnuc.split_digest", "")})[:1]
     extract = find_finished("extract", {"features_digest": tags.get("virnuc.features_digest", "")})[:1]
     frames = extract[0].data.tags.get("virnuc.frames_digest", "") if extract else ""
-    return [*find_finished("prepare", {"frames_digest": frames})[:1], *split, *extract]
+    tried = tags.get("virnuc.companion_run", "")
+    companion = [get_run(tried)] if run_status(tried) else []
+    return [*find_finished("prepare", {"frames_digest": frames})[:1], *split, *extract, *companion]
 
 
 def command_of(run: Run) -> str:

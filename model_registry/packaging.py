@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -18,8 +18,9 @@ import virnuc
 from model_registry.card import SCORER
 from virnuc.classifier import load_checkpoint
 from virnuc.prediction.calls import THRESHOLD
+from virnuc.prediction.choosing import CompanionSource, add_companion
 from virnuc.prediction.chunks import STATUSES
-from virnuc.prediction.packed import PROBE, read_config, save_scorer
+from virnuc.prediction.packed import PROBE, WayRecord, read_config, save_scorer
 from virnuc.prediction.scoring import BATCH_TOKENS
 
 REQUIREMENTS = (
@@ -54,6 +55,11 @@ def log_scoring_model(
     chunk_size: int,
     weights: Mapping[str, str] | None = None,
     temperature: float = 1.0,
+    *,
+    companion: CompanionSource | None = None,
+    seed: int = 42,
+    device: str = "cpu",
+    on_way: Callable[[WayRecord], None] = lambda record: None,
 ) -> ModelVersion:
     """Log the scoring model to the active run and register it as a new version of `registered_name`.
 
@@ -63,13 +69,20 @@ def log_scoring_model(
         chunk_size: bp of the training chunks.
         weights: where encoders' weights are, as a directory for a name; those up to 50 MB go into the model.
         temperature: divides the logits.
+        companion: tried on validation chunks without an open frame, and kept if it is the better way to score them.
+        seed: of the sample of those chunks.
+        device: to try it on.
+        on_way: told what was measured of the companion.
 
     Raises:
         EncoderError: weights are at hand, but they are not those of the training.
+        IncompatibleCheckpointError: the companion was trained on another split or another DNA encoder.
     """
     with tempfile.TemporaryDirectory() as temporary:
         scorer = Path(temporary) / SCORER
         save_scorer(load_checkpoint(checkpoint_path), scorer, chunk_size, weights, temperature)
+        if companion is not None:
+            on_way(add_companion(scorer, companion, seed, weights, device))
         # MLflow scores the example at once, for which it would fetch weights of gigabytes that are not at hand.
         scorable = read_config(scorer)["probe"]["probability"] is not None
         model = mlflow.pyfunc.log_model(

@@ -221,12 +221,52 @@ def test_a_leaking_split_is_counted(features, evaluation, tmp_path):
     assert found["test/leak/frames_sharing_a_genome"] == len(leaking.frame_ids("test"))
 
 
-def test_chunks_without_a_frame_count_as_wrong_over_all_chunks(features, split, evaluation):
-    covered = int(evaluation.metrics["test/count/chunks"])
-    metadata = split.metadata | {"coverage": {"chunks": 2 * covered, "covered": covered}}
-    found = evaluate(score, features, type(split)(split.directory, split.table, metadata), seed=1).metrics
-    assert found["test/coverage/accuracy_of_covered_chunks"] == pytest.approx(evaluation.metrics["test/chunk/accuracy"])
-    assert found["test/coverage/accuracy_of_all_chunks"] == pytest.approx(evaluation.metrics["test/chunk/accuracy"] / 2)
+COVERAGE = {"covered": 60, "no_open_frame": 30, "no_cds_evidence": 10, "ambiguous_bases": 5, "chunks": 105}
+
+
+def with_coverage(split):
+    return type(split)(split.directory, split.table, split.metadata | {"coverage": COVERAGE | {"by_group": {}}})
+
+
+def test_accuracy_over_all_chunks_takes_each_kind_by_its_share(features, split, evaluation):
+    """Scored chunks are a sample: 5 of 8 right without an open frame (one has no answer), 1 of 2 outside a CDS."""
+    uncovered = pd.DataFrame(
+        {
+            "label": [1, 1, 1, 1, 0, 0, 0, 0, 1, 0],
+            "probability": [0.9, 0.5, 0.7, 0.49, 0.1, 0.2, 0.8, np.nan, 0.6, 0.6],
+            "reason": ["no_open_frame"] * 8 + ["no_cds_evidence"] * 2,
+        }
+    )
+    found = evaluate(score, features, with_coverage(split), seed=1, uncovered=uncovered).metrics
+    covered = evaluation.metrics["test/chunk/accuracy"]
+    wanted = {
+        "accuracy_of_covered_chunks": covered,
+        "accuracy_of_uncovered_chunks": 6 / 10,
+        "accuracy_of_no_open_frame_chunks": 5 / 8,
+        "accuracy_of_no_cds_evidence_chunks": 1 / 2,
+        "accuracy_of_all_chunks": (60 * covered + 40 * 6 / 10) / 100,
+        "uncovered_scored": 10,
+        **COVERAGE,
+    }
+    assert {key.removeprefix("test/coverage/"): found[key] for key in found if "coverage" in key} == pytest.approx(
+        wanted
+    )
+    gate = {key: value for key, value in found.items() if "coverage" not in key}
+    assert gate == evaluation.metrics
+
+
+def test_without_chunks_at_hand_there_is_no_accuracy_over_all(features, split):
+    found = evaluate(score, features, with_coverage(split), seed=1).metrics
+    assert "test/coverage/accuracy_of_covered_chunks" in found
+    assert not {"test/coverage/accuracy_of_all_chunks", "test/coverage/accuracy_of_uncovered_chunks"} & found.keys()
+
+
+def test_where_every_chunk_has_a_frame_that_is_all_of_them(features, split, evaluation):
+    whole = {"covered": 60, "no_open_frame": 0, "no_cds_evidence": 0, "ambiguous_bases": 0, "chunks": 60}
+    own = type(split)(split.directory, split.table, split.metadata | {"coverage": whole | {"by_group": {}}})
+    empty = pd.DataFrame({"label": [], "probability": [], "reason": []})
+    found = evaluate(score, features, own, seed=1, uncovered=empty).metrics
+    assert found["test/coverage/accuracy_of_all_chunks"] == evaluation.metrics["test/chunk/accuracy"]
 
 
 def test_strata_count_everything_and_judge_only_what_is_large_enough():

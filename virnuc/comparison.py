@@ -61,6 +61,7 @@ class SideEvidence:
     speed: SpeedEvidence | None = None  # of a candidate
     baseline_speed: SpeedEvidence | None = None  # the baseline's part of the same benchmark run
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)  # epoch metrics of training, by MLflow key
+    left_out: str = ""  # why its evaluation has no accuracy over all chunks; empty if it has
     provenance: Mapping[str, str] = field(default_factory=dict)  # run ids, digests, commits: shown as they are
     commands: tuple[str, ...] = ()  # that made it
 

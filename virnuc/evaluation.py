@@ -25,7 +25,7 @@ from virnuc.statistics import Draws, at_prevalence, binary_metrics, draw_genomes
 from virnuc.strata import strata
 from virnuc.training.data import follow
 
-EVALUATION_VERSION = "1"  # raised whenever the same predictions would give other figures
+EVALUATION_VERSION = "2"  # raised whenever the same predictions would give other figures
 PREVALENCES = {"prevalence_05": 0.05, "prevalence_01": 0.01}
 CALIBRATED = ("brier", "ece", "log_loss")
 SHIFTING = ("accuracy", "precision", "f1", "mcc", "pr_auc")  # what changes with the share of viral frames
@@ -56,6 +56,7 @@ def evaluate(
     seed: int = 42,
     columns: slice | None = None,
     shuffled: FeatureSet | None = None,
+    uncovered: pd.DataFrame | None = None,
 ) -> Evaluation:
     """Score the frames of `part` and return predictions, metrics with intervals, controls and strata.
 
@@ -68,6 +69,8 @@ def evaluate(
         seed: Of the bootstrap and of the permuted labels.
         columns: Which columns of the features the classifier takes (`Checkpoint.columns`); all by default.
         shuffled: Features of the same frames with shuffled sequences, for that control.
+        uncovered: Chunks of `part` that have no frame, or a random sample of them, with `label`, `reason` and the viral
+            `probability` that `predict` would give them (NaN for no answer).
 
     Raises:
         DataError: the features lack a frame of the split, or a logit is not finite.
@@ -84,7 +87,7 @@ def evaluate(
     metrics |= _controls(predictions, seed)
     if shuffled is not None:
         metrics |= control_metrics("shuffled", predict(score, shuffled, split, part, columns))
-    metrics |= _split_metrics(split, predictions)
+    metrics |= _split_metrics(split, predictions, uncovered)
     by_size = {first.chunk_size: predictions, **further} if further else {}
     for size, table in by_size.items():
         found = metrics_of(table) | intervals_of(table, seed)
@@ -246,21 +249,34 @@ def _controls(predictions: pd.DataFrame, seed: int) -> dict[str, float]:
     return _under("test/control", permuted_labels(predictions, seed))
 
 
-def _split_metrics(split: Split, predictions: pd.DataFrame) -> dict[str, float]:
-    """Return what the split lets through: leaking frames, and chunks without a frame to be scored by."""
+def _split_metrics(split: Split, predictions: pd.DataFrame, uncovered: pd.DataFrame | None) -> dict[str, float]:
+    """Return what the split lets through: leaking frames, and chunks without a frame to be tested on."""
     training = set(split.table["genome"].to_numpy()[split.rows["train"]])
     found = {"test/leak/frames_sharing_a_genome": float(predictions["genome"].isin(training).sum())}
-    coverage = split.metadata.get("coverage")
-    if coverage:
-        chunks = chunk_predictions(predictions)
-        right = float(((chunks["score"] >= 0.5) == (chunks["label"] == 1)).sum())
-        found |= _under(
-            "test/coverage",
-            {
-                "chunks": coverage["chunks"],
-                "covered": coverage["covered"],
-                "accuracy_of_covered_chunks": right / len(chunks),
-                "accuracy_of_all_chunks": right / (len(chunks) + coverage["chunks"] - coverage["covered"]),
-            },
-        )
+    counted = split.metadata.get("coverage")
+    if counted:
+        found |= _under("test/coverage", {name: value for name, value in counted.items() if name != "by_group"})
+        found |= _under("test/coverage", _coverage(chunk_predictions(predictions), uncovered, counted))
+    return found
+
+
+def _coverage(covered: pd.DataFrame, uncovered: pd.DataFrame | None, counted: Mapping[str, float]) -> dict[str, float]:
+    """Return the accuracy over chunks with a frame, over those without, and over both by their numbers in `counted`.
+
+    A chunk with a frame is called by these frames. Of the others, whose annotation `predict` would not know either, a
+    chunk without an answer counts as wrong.
+    """
+    called = float(((covered["score"] >= 0.5) == (covered["label"] == 1)).mean())
+    found = {"accuracy_of_covered_chunks": called}
+    if uncovered is None:
+        return found
+    right = uncovered["probability"].notna() & ((uncovered["probability"] >= 0.5) == (uncovered["label"] == 1))
+    found["uncovered_scored"] = len(uncovered)
+    missing = counted["no_open_frame"] + counted["no_cds_evidence"]
+    found["accuracy_of_all_chunks"] = called
+    if len(uncovered):
+        found["accuracy_of_uncovered_chunks"] = float(right.mean())
+        found |= {f"accuracy_of_{name}_chunks": float(own.mean()) for name, own in right.groupby(uncovered["reason"])}
+        weighted = called * counted["covered"] + found["accuracy_of_uncovered_chunks"] * missing
+        found["accuracy_of_all_chunks"] = weighted / (counted["covered"] + missing)
     return found

@@ -146,6 +146,11 @@ class TrainSettings:
     hidden_dim: int = option(512, "Width of the hidden layer.")
     dropout: float = option(0.5, "Dropout probability.")
     modality: str = option("merged", "Which half of the features to use.", ("merged", "dna", "protein"))
+    companion: str = option(
+        "",
+        "Registered model of --modality dna, trained on the same split, as models:/NAME/VERSION. It is tried on "
+        "validation chunks without an open frame and scores such chunks where it is the better way.",
+    )
     checkpoint: str = option(
         "final",
         "Weights to keep as the model: final, those that training ends with (the last epoch's, or the best epoch's if "
@@ -172,6 +177,9 @@ class TrainSettings:
         for name in ("epochs", "patience", "step_size", "hidden_dim", "readers"):
             _check(getattr(self, name) >= 1, f"--{name.replace('_', '-')} {getattr(self, name)}: use at least 1")
         _check(self.batch_size >= 2, f"--batch-size {self.batch_size}: batch normalisation needs at least 2")
+        _check(
+            not self.companion or self.modality == "merged", f"--companion {self.companion}: needs --modality merged"
+        )
         _check(self.lr > 0, f"--lr {self.lr}: use a positive number")
         _check(0 <= self.momentum < 1, f"--momentum {self.momentum}: use a number from 0 to below 1")
         _check(0 < self.gamma <= 1, f"--gamma {self.gamma}: use a number above 0, at most 1")
@@ -208,15 +216,17 @@ class EvaluateSettings:
     )
     split: str = option("data/test_set", "Directory of the split.")
     shuffled: str = option("yes", "yes tests on frames with shuffled letters too, as a control.", ("no", "yes"))
+    uncovered: int = option(2000, "Most test chunks without a frame to score, drawn by the seed; 0 leaves them out.")
     device: str = option("auto", DEVICE_HELP)
     weights: str = option("", WEIGHTS_HELP)
-    seed: int = option(42, "Seed of the bootstrap and of the controls.")
+    seed: int = option(42, "Seed of the bootstrap, of the controls and of that draw.")
     out: str = option("data/evaluations", "Directory for the features of the shuffled frames.")
 
     def __post_init__(self) -> None:
         """Raise a UsageError for values that cannot be meant."""
         _check_choices(self)
         _check_seed(self.seed)
+        _check(self.uncovered >= 0, f"--uncovered {self.uncovered}: use 0 or more")
         parse_weights(self.weights)
 
 

@@ -82,16 +82,23 @@ class Split:
         """Positions in `table` of the frames of each part, as int64 arrays."""
         return {part: (self.table["part"] == part).to_numpy().nonzero()[0] for part in PARTS}
 
+    @property
+    def lacks_chunks(self) -> str:
+        """Why the split keeps no chunks without a frame; empty if it does."""
+        if (self.directory / CHUNKS).is_file():
+            return ""
+        unit = str(self.metadata.get("unit"))
+        reason = "was made from features or a sample, which have none" if unit == "genome" else f"has unit {unit}"
+        return f"the split keeps no chunks without a frame: it {reason}"
+
     def uncovered(self, part: str) -> pd.DataFrame:
         """Return the chunks without a frame of the genomes of one part, `val` or `test`.
 
         Raises:
             DataError: the split keeps none; the message says why.
         """
-        if not (self.directory / CHUNKS).is_file():
-            unit = str(self.metadata.get("unit"))
-            reason = "was made from features or a sample, which have none" if unit == "genome" else f"has unit {unit}"
-            raise DataError(f"the split keeps no chunks without a frame: it {reason}")
+        if self.lacks_chunks:
+            raise DataError(self.lacks_chunks)
         table = pd.read_parquet(self.directory / CHUNKS)
         return table[table["part"] == part].drop(columns="part").reset_index(drop=True)
 

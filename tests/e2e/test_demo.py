@@ -7,12 +7,14 @@ import mlflow
 import pandas as pd
 import pytest
 
+from virnuc.prediction.companion import WAYS
 from virnuc.sequences.chunking import chunk_starts
 from virnuc.sequences.reading import read_genomes
 from virnuc.splitting import Split
 
 pytestmark = pytest.mark.e2e
 SIDES = ("esm2_tiny_deep", "esm2_tiny", "dipeptide")
+COMPANION = "tetranucleotide_dna"
 EPOCH_KEYS = {
     "train/loss",
     "val/loss",
@@ -36,7 +38,7 @@ def test_one_parent_run_with_a_child_run_a_stage(demo):
         "prepare": 1,
         "split": 1,
         "extract": 3,
-        "train": 3,
+        "train": 4,
         "evaluate": 3,
         "benchmark": 1,
         "compare": 1,
@@ -54,10 +56,10 @@ def test_one_parent_run_with_a_child_run_a_stage(demo):
 
 def test_metric_keys_are_the_same_for_all_models(demo):
     for stage, wanted in (
-        ("train", EPOCH_KEYS),
+        ("train", EPOCH_KEYS | {f"val/no_open_frame/accuracy_{way}" for way in WAYS}),
         ("evaluate", {"test/accuracy", "test/roc_auc", "test/mcc", "test/control/shuffled_accuracy"}),
     ):
-        first, *others = demo.runs(stage)
+        first, *others = [run for run in demo.runs(stage) if run.data.tags["virnuc.model"] != COMPANION]
         assert wanted <= first.data.metrics.keys()
         for other in others:
             assert other.data.metrics.keys() == first.data.metrics.keys()
@@ -75,7 +77,7 @@ def test_datasets_carry_their_manifests_digests(demo):
         name: json.loads((demo.directory / "data" / folder / "manifest.json").read_text())["digest"]
         for name, folder in (("frames", "frames"), ("features", "features/tetranucleotide+esm2_tiny_deep"))
     }
-    inputs = {item.dataset.name: item.dataset.digest for item in demo.runs("train")[0].inputs.dataset_inputs}
+    inputs = {item.dataset.name: item.dataset.digest for item in trained(demo).inputs.dataset_inputs}
     assert inputs["features"] == digests["features"][:36]
     assert inputs["split"] == Split.open(demo.directory / "data" / "test_set").digest[:36]
     assert {i.dataset.digest for i in demo.runs("extract")[0].inputs.dataset_inputs} >= {digests["frames"][:36]}
@@ -83,7 +85,7 @@ def test_datasets_carry_their_manifests_digests(demo):
 
 def test_models_are_registered_and_the_champion_is_the_candidate(demo):
     names = {model.name for model in demo.client.search_registered_models()}
-    assert names == {"virnuc", *(f"virnuc-{side}" for side in SIDES)}
+    assert names == {"virnuc", f"virnuc-{COMPANION}", *(f"virnuc-{side}" for side in SIDES)}
     champion = demo.client.get_model_version_by_alias("virnuc", "champion")
     assert champion.tags["virnuc.promoted_from"] == "models:/virnuc-esm2_tiny/1"
     for side in SIDES:
@@ -91,8 +93,14 @@ def test_models_are_registered_and_the_champion_is_the_candidate(demo):
     assert "accuracy" in champion.description
 
 
+def trained(demo, name=SIDES[0]):
+    """The run that trained a model."""
+    (run,) = [run for run in demo.runs("train") if run.data.tags["virnuc.model"] == name]
+    return run
+
+
 def test_figures_and_checkpoints_are_artifacts(demo):
-    train, evaluate = demo.runs("train")[0].info.run_id, demo.runs("evaluate")[0].info.run_id
+    train, evaluate = trained(demo).info.run_id, demo.runs("evaluate")[0].info.run_id
     listed = lambda run, folder: {item.path for item in demo.client.list_artifacts(run, folder)}  # noqa: E731
     assert "figures/loss_curves.png" in listed(train, "figures")
     assert "checkpoints/model_esm2_tiny_deep.pth" in listed(train, "checkpoints")
@@ -184,6 +192,38 @@ def test_predict_returns_every_chunk_of_test_genomes_once(demo):
     scored = model.predict(pd.DataFrame({"sequence": [first.sequence], "id": [first.accession]}))
     sequences = pd.read_csv(demo.directory / "data" / "calls" / "sequences.tsv", sep="\t")
     assert scored["probability"][0] == pytest.approx(sequences["probability"][0], abs=1e-6)
+
+
+def test_accuracy_over_chunks_without_a_frame_is_that_of_predict(demo):
+    chunks = Split.open(demo.directory / "data" / "test_set").uncovered("test")
+    (demo.directory / "uncovered.fa").write_text(
+        "".join(f">{name}\n{dna}\n" for name, dna in zip(chunks["chunk_id"], chunks["nucleotide"], strict=True))
+    )
+    done = demo.run("predict", "--input", "uncovered.fa", "--out", "data/uncovered_calls")
+    assert done.returncode == 0, done.stderr
+    calls = pd.read_parquet(demo.directory / "data" / "uncovered_calls" / "calls.parquet")
+    assert calls["sequence"].tolist() == chunks["chunk_id"].tolist()
+    right = (calls["Prediction"] == chunks["label"].map({1: "virus", 0: "others"})).to_numpy()
+    stopped = (chunks["reason"] == "no_open_frame").to_numpy()
+    assert (calls["status"] == "no_open_frame").to_numpy().tolist() == stopped.tolist()
+    (logged,) = [
+        run.data.metrics
+        for run in demo.runs("evaluate")
+        if run.data.tags["virnuc.model"] == "models:/virnuc-esm2_tiny/1"
+    ]
+    coverage = {key.removeprefix("test/coverage/"): value for key, value in logged.items() if "/coverage/" in key}
+    assert coverage["uncovered_scored"] == len(chunks) == coverage["no_open_frame"] + coverage["no_cds_evidence"]
+    assert coverage["accuracy_of_uncovered_chunks"] == pytest.approx(right.mean())
+    assert coverage["accuracy_of_no_open_frame_chunks"] == pytest.approx(right[stopped].mean())
+    whole = coverage["covered"] * coverage["accuracy_of_covered_chunks"] + right.sum()
+    assert coverage["accuracy_of_all_chunks"] == pytest.approx(whole / (coverage["covered"] + len(chunks)))
+    measured = trained(demo, "esm2_tiny").data
+    accuracy = {way: measured.metrics[f"val/no_open_frame/accuracy_{way}"] for way in WAYS}
+    assert accuracy[measured.tags["virnuc.no_open_frame"]] == max(accuracy.values())
+    assert set(calls.loc[stopped, "scored_by"]) == {measured.tags["virnuc.no_open_frame"]}
+    card = demo.client.get_model_version_by_alias("virnuc", "champion").description
+    for shown in (*accuracy.values(), coverage["accuracy_of_all_chunks"], coverage["accuracy_of_uncovered_chunks"]):
+        assert f"{shown:.3f}" in card
 
 
 def test_doctor_finds_all_well(demo):

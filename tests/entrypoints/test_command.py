@@ -69,6 +69,8 @@ def test_a_wrong_encoder_name_is_answered_with_the_nearest_right_one(place, fram
     ("stage", "arguments", "expected"),
     [
         ("train", ["--epochs", "0"], "--epochs 0: use at least 1"),
+        ("train", ["--companion", "models:/x_dna/1", "--modality", "dna"], "needs --modality merged"),
+        ("evaluate", ["--uncovered", "-1"], "--uncovered -1: use 0 or more"),
         ("train", ["--lr", "-1"], "--lr -1.0: use a positive number"),
         ("split", ["--test-fraction", "1.5"], "--test-fraction 1.5: use a share"),
         ("promote", [], "give either --candidate"),

@@ -226,3 +226,12 @@ def test_two_processes_share_the_work_and_write_each_shard_once(frames, tmp_path
     processes = [_start(frames, shared) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
     assert content(shared) == content(alone)
+
+
+def test_the_dna_half_has_one_identity_whatever_protein_encoder_stands_beside_it(frames, tmp_path):
+    for protein in ("dipeptide", "esm2_tiny"):
+        extract(settings(frames, tmp_path, protein_encoder=protein))
+    one, other = (FeatureSet.open(tmp_path / f"tetranucleotide+{name}") for name in ("dipeptide", "esm2_tiny"))
+    assert one.digest_of("dna") == other.digest_of("dna") != one.digest_of("protein")
+    assert one.digest_of("protein") != other.digest_of("protein")
+    assert one.digest_of("merged") == one.digest != other.digest

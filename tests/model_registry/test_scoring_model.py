@@ -26,11 +26,15 @@ from model_registry.health import check_champion
 from model_registry.packaging import download_scorer, log_scoring_model
 from virnuc.classifier import Checkpoint, Classifier, save_checkpoint
 from virnuc.encoders import load_encoder
+from virnuc.prediction.choosing import CompanionSource
+from virnuc.prediction.chunks import cut
+from virnuc.prediction.companion import Companion
 from virnuc.prediction.packed import load_scorer
 from virnuc.prediction.running import predict
 
 DRAW = random.Random(5)
 SEQUENCES = ["".join(DRAW.choices("ACGT", k=length)) for length in (300, 900, 450, 60, 20)]
+WAYS_TAKEN = []
 COLUMNS = ["probability", "label", "status", "chunks", "strongest_chunk", "frame"]
 
 
@@ -45,15 +49,34 @@ def composition_checkpoint():
     return Checkpoint(state, {**sizes, **origin, "encoders": encoders})
 
 
+def companion_source():
+    """A companion of the same DNA encoder, and chunks without an open frame that it alone calls rightly."""
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        state = {name: value.clone() for name, value in Classifier(256).state_dict().items()}
+    checkpoint = composition_checkpoint()
+    checkpoint = Checkpoint(state, {**checkpoint.metadata, "modality": "dna", "input_dim": 256})
+    chunks = ["".join(DRAW.choices("ACGT", k=300)) for _ in range(60)]
+    chunks = [chunk for chunk in chunks if cut([chunk])[0] == ["no_open_frame"]]
+    logits = Companion(checkpoint.build()).logits(load_encoder("tetranucleotide"), chunks, 10_000, "cpu")
+    table = pd.DataFrame(
+        {"chunk_id": [f"g_chunk_{n}" for n in range(len(chunks))], "genome": "g", "nucleotide": chunks}
+    )
+    table["label"], table["reason"] = (logits[:, 1] >= logits[:, 0]).astype("int8"), "no_open_frame"
+    return CompanionSource(checkpoint, "models:/virnuc-tetranucleotide_dna/1", table)
+
+
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory):
-    """A store with one registered model that is the champion; its URI."""
+    """A store with one registered model that is the champion and has a companion; its URI."""
     home = tmp_path_factory.mktemp("store")
     mlflow.set_tracking_uri(f"sqlite:///{home}/mlflow.db")
     mlflow.set_experiment(experiment_id=mlflow.create_experiment("tests", artifact_location=str(home / "files")))
     save_checkpoint(home / "model.pth", composition_checkpoint())
     with mlflow.start_run():
-        version = log_scoring_model(home / "model.pth", "virnuc", chunk_size=300)
+        version = log_scoring_model(
+            home / "model.pth", "virnuc", chunk_size=300, companion=companion_source(), on_way=WAYS_TAKEN.append
+        )
     MlflowClient().set_registered_model_alias("virnuc", "champion", version.version)
     yield "models:/virnuc@champion"
     mlflow.set_tracking_uri(None)
@@ -83,6 +106,22 @@ def assert_same(answer, called):
 
 def test_it_answers_as_predict_does(model, called):
     assert_same(model.predict(pd.DataFrame({"sequence": SEQUENCES})), called)
+
+
+def test_the_companion_answers_for_chunks_without_an_open_frame(registered, model, tmp_path):
+    (record,) = WAYS_TAKEN
+    assert record.way == "companion" and record.accuracy["companion"] == 1 > record.accuracy["stretch"]
+    alone = Companion(
+        companion_source().checkpoint.build(), load_scorer(download_scorer(registered, tmp_path)).companion.temperature
+    )
+    chunk = companion_source().chunks["nucleotide"][0]
+    wanted = alone.probabilities(load_encoder("tetranucleotide"), [chunk], 10_000, "cpu")[0, 1]
+    answer = model.predict(pd.DataFrame({"sequence": [chunk]}))
+    assert answer["status"].tolist() == ["no_open_frame"]
+    assert answer["probability"][0] == pytest.approx(wanted, abs=1e-6)
+    card = update_card(registered)
+    assert "a companion that reads its DNA alone" in card and "models:/virnuc-tetranucleotide_dna/1" in card
+    assert f"companion {1:.3f}" in card and f"stretch {record.accuracy['stretch']:.3f}" in card
 
 
 def test_batches_of_a_data_frame_give_the_same(model, called):

@@ -88,6 +88,10 @@ class FeatureSet:
         """Identity of the content."""
         return self.manifest.digest
 
+    def digest_of(self, modality: str) -> str:
+        """Return the identity of what `columns` names: of an encoder's half where it is recorded, else of the whole."""
+        return self.manifest.inputs.get(modality, self.digest)
+
     @property
     def dimension(self) -> int:
         """Width of a vector, d."""

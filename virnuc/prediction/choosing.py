@@ -20,7 +20,15 @@ from virnuc.classifier import Checkpoint
 from virnuc.errors import IncompatibleCheckpointError
 from virnuc.prediction.chunks import NO_OPEN_FRAME
 from virnuc.prediction.companion import STRETCH, WAYS, Companion
-from virnuc.prediction.packed import WayRecord, load_scorer, read_config, save_companion
+from virnuc.prediction.packed import (
+    STOPPED_PROBE,
+    ChosenCompanion,
+    WayRecord,
+    load_scorer,
+    probe,
+    read_config,
+    save_way,
+)
 from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
 
 MOST_CHUNKS = 2000  # that are scored at most to measure an accuracy: a sample where there are more
@@ -34,6 +42,7 @@ class CompanionSource:
     checkpoint: Checkpoint
     origin: str  # models:/NAME/VERSION that it was registered as
     chunks: pd.DataFrame  # validation chunks without a frame: chunk_id, genome, label, reason, nucleotide
+    lacking: str = ""  # why there are no such chunks
 
 
 def sample_chunks(chunks: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
@@ -80,22 +89,24 @@ def add_companion(
     config = read_config(directory)
     _check_companion(source, config["encoders"], config["trained"]["split_digest"])
     stopped = source.chunks[source.chunks["reason"] == NO_OPEN_FRAME].reset_index(drop=True)
-    reason = ""
-    if config["probe"]["probability"] is None:
+    reason = source.lacking
+    if not reason and config["probe"]["probability"] is None:
         reason = "an encoder's weights were not at hand when the model was registered"
-    elif stopped["label"].nunique() < 2:
+    elif not reason and stopped["label"].nunique() < 2:
         reason = f"the {len(stopped)} validation chunks without an open frame are not of both classes"
     if reason:
-        return save_companion(directory, WayRecord(STRETCH, reason=reason))
-    scorer = load_scorer(directory, weights, device)
-    companion, record = choose_way(scorer, source.checkpoint, sample_chunks(stopped, MOST_CHUNKS, seed))
-    if record.way == STRETCH:
-        return save_companion(directory, record)
-    return save_companion(directory, record, source.checkpoint, source.origin, companion.temperature, weights)
+        return save_way(directory, WayRecord(STRETCH, reason=reason))
+    scorer, record = choose_way(
+        load_scorer(directory, weights, device), source.checkpoint, sample_chunks(stopped, MOST_CHUNKS, seed)
+    )
+    if scorer.companion is None:
+        return save_way(directory, record)
+    temperature, probability = scorer.companion.temperature, probe(scorer, STOPPED_PROBE)
+    return save_way(directory, record, ChosenCompanion(source.checkpoint, source.origin, temperature, probability))
 
 
-def choose_way(scorer: Scorer, checkpoint: Checkpoint, chunks: pd.DataFrame) -> tuple[Companion, WayRecord]:
-    """Return the companion with its temperature, and the way that is the most accurate on `chunks`.
+def choose_way(scorer: Scorer, checkpoint: Checkpoint, chunks: pd.DataFrame) -> tuple[Scorer, WayRecord]:
+    """Return the scorer with the way that is the most accurate on `chunks`, and with the companion if that needs one.
 
     Args:
         scorer: without a companion.
@@ -112,7 +123,8 @@ def choose_way(scorer: Scorer, checkpoint: Checkpoint, chunks: pd.DataFrame) -> 
     }
     best = max(WAYS, key=lambda way: accuracy[way])
     viral = int((chunks["label"] == 1).sum())
-    return companion, WayRecord(best, accuracy, len(chunks), viral, chunks["genome"].nunique())
+    chosen = scorer if best == STRETCH else replace(scorer, companion=companion, way=best)
+    return chosen, WayRecord(best, accuracy, len(chunks), viral, chunks["genome"].nunique())
 
 
 def _check_companion(source: CompanionSource, encoders: list[dict[str, str]], split_digest: str | None) -> None:

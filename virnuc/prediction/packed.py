@@ -51,6 +51,16 @@ class WayRecord:
     reason: str = ""  # why nothing was measured
 
 
+@dataclass(frozen=True)
+class ChosenCompanion:
+    """A companion to be kept with a scorer."""
+
+    checkpoint: Checkpoint
+    origin: str  # models:/NAME/VERSION that it was registered as
+    temperature: float  # divides its logits
+    probability: float  # of STOPPED_PROBE, scored in the chosen way
+
+
 def save_scorer(
     checkpoint: Checkpoint,
     directory: Path,
@@ -95,36 +105,19 @@ def save_scorer(
         _write_config(directory, config)
 
 
-def save_companion(
-    directory: Path,
-    record: WayRecord,
-    checkpoint: Checkpoint | None = None,
-    origin: str = "",
-    temperature: float = 1.0,
-    weights: Mapping[str, str] | None = None,
-) -> WayRecord:
-    """Write into the scorer in `directory` how it scores chunks without an open frame; return `record`.
-
-    Args:
-        directory: as `save_scorer` wrote it.
-        record: the way, and what it was decided by.
-        checkpoint: of the companion, where the way needs one.
-        origin: models:/NAME/VERSION of the companion.
-        temperature: divides the companion's logits.
-        weights: where encoders' weights are, as a directory for a name.
-    """
+def save_way(directory: Path, record: WayRecord, companion: ChosenCompanion | None = None) -> WayRecord:
+    """Write into the scorer in `directory` how it scores chunks without an open frame; return `record`."""
     config = read_config(directory) | {"no_open_frame": asdict(record)}
-    if checkpoint is not None:
+    if companion is not None:
+        checkpoint = companion.checkpoint
         save_file(checkpoint.model_state, directory / COMPANION_CLASSIFIER)
         config["companion"] = {
             **_describe_classifier(checkpoint, directory / COMPANION_CLASSIFIER),
             **{name: checkpoint.metadata.get(name) for name in _TRAINED},
-            "origin": origin,
-            "temperature": temperature,
-            "probe": {"sequence": STOPPED_PROBE, "probability": None},
+            "origin": companion.origin,
+            "temperature": companion.temperature,
+            "probe": {"sequence": STOPPED_PROBE, "probability": companion.probability},
         }
-        _write_config(directory, config)
-        config["companion"]["probe"]["probability"] = probe(load_scorer(directory, weights), STOPPED_PROBE)
     _write_config(directory, config)
     return record
 

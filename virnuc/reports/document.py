@@ -113,6 +113,8 @@ def _data_caveats(side: Side) -> list[str]:
             f"{side.evidence.identity} has no record of what it was trained on: test frames may have been among "
             "it, and then its accuracy is too good."
         )
+    if side.evidence.left_out:
+        found.append(f"No accuracy over all chunks of {side.evidence.identity}: {side.evidence.left_out}.")
     for speed in (side.evidence.baseline_speed, side.evidence.speed):
         if speed and speed.weights == "random":
             found.append(f"Speed of {speed.encoder} was timed with random weights, which does not change it.")

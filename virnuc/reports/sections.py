@@ -232,8 +232,15 @@ def _controls(document: Document) -> Section:
         "Test frames that share a genome with training": "test/leak/frames_sharing_a_genome",
         "Chunks of the test genomes": "test/coverage/chunks",
         "… with a frame": "test/coverage/covered",
-        "Accuracy over chunks with a frame": "test/coverage/accuracy_of_covered_chunks",
-        "Accuracy over all chunks, those without a frame counted as wrong": "test/coverage/accuracy_of_all_chunks",
+        "… without an open frame": "test/coverage/no_open_frame",
+        "… with open frames, but none in an annotated CDS": "test/coverage/no_cds_evidence",
+        "… with other bases than ACGT, in no accuracy here": "test/coverage/ambiguous_bases",
+        "Chunks without a frame that were scored, as predict scores them": "test/coverage/uncovered_scored",
+        "Accuracy over chunks with a frame, by these frames": "test/coverage/accuracy_of_covered_chunks",
+        "Accuracy over chunks without a frame": "test/coverage/accuracy_of_uncovered_chunks",
+        "Accuracy over chunks without an open frame": "test/coverage/accuracy_of_no_open_frame_chunks",
+        "Accuracy over chunks with open frames outside a CDS": "test/coverage/accuracy_of_no_cds_evidence_chunks",
+        "Accuracy over all chunks, each kind by its share": "test/coverage/accuracy_of_all_chunks",
     }
     text = tuple(_permuted(side) for side in document["sides"] if "test/control/permuted_roc_auc" in side["logged"])
     return _logged("controls", "Controls and coverage", text, lines, document)
@@ -261,7 +268,7 @@ def _logged(anchor: str, heading: str, text: Iterable[str], lines: Mapping[str, 
 
 
 def _plain(key: str, value: float | None) -> str:
-    whole = key.startswith(("test/leak", "test/count")) or key in ("test/coverage/chunks", "test/coverage/covered")
+    whole = key.startswith(("test/leak", "test/count")) or ("test/coverage" in key and "accuracy" not in key)
     return f"{value:,.0f}" if whole and value is not None else number(value)
 
 

@@ -27,7 +27,19 @@ from virnuc.training.state import EarlyStopping, EpochRecord, Training, last_rep
 _log = logging.getLogger(__name__)
 # Settings that change nothing in the weights of an epoch.
 _NOT_DECISIVE = frozenset(
-    ("features", "split", "checkpoint", "device", "register", "resume", "weights", "out", "shuffle", "readers")
+    (
+        "features",
+        "split",
+        "checkpoint",
+        "device",
+        "register",
+        "resume",
+        "weights",
+        "companion",
+        "out",
+        "shuffle",
+        "readers",
+    )
 )
 
 
@@ -115,7 +127,7 @@ def _begin(features: FeatureSet, split: Split, settings: TrainSettings, width: i
     fingerprint: dict[str, Any] = {
         key: value for key, value in dataclasses.asdict(settings).items() if key not in _NOT_DECISIVE
     }
-    fingerprint |= {"features": features.digest, "split": split.digest, "device": device.type}
+    fingerprint |= {"features": features.digest_of(settings.modality), "split": split.digest, "device": device.type}
     return Training(model, optimizer, scheduler, EarlyStopping(settings.patience), fingerprint)
 
 
