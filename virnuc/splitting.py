@@ -88,8 +88,8 @@ class Split:
         if (self.directory / CHUNKS).is_file():
             return ""
         unit = str(self.metadata.get("unit"))
-        reason = "was made from features or a sample, which have none" if unit == "genome" else f"has unit {unit}"
-        return f"the split keeps no chunks without a frame: it {reason}"
+        made = "was made from features or a sample, which have none, or before they were kept"
+        return f"the split keeps no chunks without a frame: it {made if unit == 'genome' else f'has unit {unit}'}"
 
     def uncovered(self, part: str) -> pd.DataFrame:
         """Return the chunks without a frame of the genomes of one part, `val` or `test`.

@@ -29,7 +29,9 @@ def test_each_chunk_size_has_predictions_and_metrics_of_its_own(place):
     both = "long@300,short@150"
     train.run(TrainSettings(features=both, split="split", epochs=2, hidden_dim=8, lr=0.01, device="cpu"))
     run_id = evaluate.run(EvaluateSettings(model="models:/virnuc-fastesm650@challenger", features=both, split="split"))
-    metrics = MlflowClient().get_run(run_id).data.metrics
+    metrics, tags = MlflowClient().get_run(run_id).data.metrics, MlflowClient().get_run(run_id).data.tags
+    assert "it was made from features" in tags["virnuc.uncovered_chunks"]
+    assert "test/coverage/accuracy_of_all_chunks" not in metrics
     model = load_checkpoint(next((place / "data").rglob("model_fastesm650.pth"))).build()
     tested = set(parts.frames("test")["genome"])
     for size, name, file in ((300, "long", "predictions"), (150, "short", "predictions_150bp")):
