@@ -104,6 +104,7 @@ def run_on_frames(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any
     except GateRefusal as error:
         refusal = error
     tracker.tags({"verdict": "PASS" if document else "FAIL"})
+    tracker.describe(document["answer"] if document else str(refusal))
     _say_where(settings, candidate, tracker, refused=refusal is not None)
     if refusal:
         raise refusal

@@ -128,14 +128,15 @@ def _judge_pair(comparison: Comparison, pair: Pair, policy: Policy) -> Candidate
 
 
 def _same_frames(pair: Pair) -> RuleResult:
-    frames = pair.candidate.evidence.metrics.get("test/count/frames", math.nan)
+    logged = pair.candidate.evidence.metrics
+    frames, genomes = (logged.get(f"test/count/{name}", math.nan) for name in ("frames", "genomes"))
     return RuleResult(
         "same_frames",
         "Both sides evaluated on the same split and the same frames",
         not pair.problems,
-        "; ".join(pair.problems) or f"the same {frames:,.0f} frames",
+        "; ".join(pair.problems) or f"the same {frames:,.0f} frames of {genomes:,.0f} genomes",
         "required",
-        {"frames": frames},
+        {"frames": frames, "genomes": genomes},
         () if not pair.problems else ("Train and evaluate both sides on one split, then compare again.",),
     )
 
@@ -192,7 +193,11 @@ def _speedup(candidate: SideEvidence, policy: Policy) -> RuleResult:
         steps = ("Run benchmark with both encoders, then compare again.",)
     else:
         ratio, unlike = speedup(candidate.baseline_speed, candidate.speed)
-        observed = f"{ratio:.2f} times as fast" + (f", but not comparable: {', '.join(unlike)}" if unlike else "")
+        slow, fast = candidate.baseline_speed.runs, candidate.speed.runs
+        observed = (
+            f"{ratio:.2f} times as fast ({min(slow) / max(fast):.2f} to {max(slow) / min(fast):.2f} over the runs)"
+        )
+        observed += f", but not comparable: {', '.join(unlike)}" if unlike else ""
         steps = (
             ("Run benchmark again with one precision, device and sample for both encoders.",)
             if unlike

@@ -129,6 +129,18 @@ def test_the_metrics_table_has_control_and_paired_differences_beside_the_sides()
     assert accuracy[5].startswith("-0.100 (")
 
 
+def test_where_each_chunk_has_one_frame_its_metrics_are_not_repeated(tmp_path):
+    table = frames_table()
+    single = table[table["frame_id"].str.endswith("F1")].reset_index(drop=True)
+    slow, fast = (side(name, predicted(single, np.arange(500) % 9 == 0)) for name in ("slow", "fast"))
+    document, texts = report(compare(slow, [fast]), tmp_path)
+    metrics = next(section for section in sections(document) if section.anchor == "metrics")
+    assert [table.title for table in metrics.tables] == ["Over frames"]
+    assert "Each chunk here has one frame" in texts[MARKDOWN]
+    both = next(section for section in sections(reported("pass")[0]) if section.anchor == "metrics")
+    assert [table.title for table in both.tables] == ["Over frames", "Over chunks with a frame"]
+
+
 def test_the_hardest_organisms_are_the_same_for_all_sides(tmp_path):
     table = frames_table(40, 40)
     rng = np.random.default_rng(3)
@@ -137,6 +149,8 @@ def test_the_hardest_organisms_are_the_same_for_all_sides(tmp_path):
     shown = [{row["stratum"] for row in one["strata"]["organism"]} for one in document["sides"]]
     assert len(shown[0]) == 15
     assert shown[0] == shown[1]
+    accuracies = [row["accuracy"] for row in document["sides"][0]["strata"]["organism"]]
+    assert accuracies == sorted(accuracies)
 
 
 def test_random_weights_leaks_and_small_data_are_named_before_any_number(tmp_path):
@@ -163,6 +177,15 @@ def test_the_permuted_control_is_said_to_be_at_chance_only_where_it_is(tmp_path)
     odd = {f"test/control/permuted_{key}": value for key, value in odd.items()}
     _, texts = report(compare(slow, [replace(fast, metrics={**fast.metrics, **odd})]), tmp_path)
     assert "NOT at chance" in texts[MARKDOWN]
+
+
+def test_the_control_of_shuffled_sequences_is_put_beside_the_true_ones(tmp_path):
+    slow, fast = (logged(one) for one in sides())
+    shuffled = {f"test/control/shuffled_{key}": 0.612 for key in ("roc_auc", "accuracy", "mcc")}
+    _, texts = report(compare(slow, [replace(fast, metrics={**fast.metrics, **shuffled})]), tmp_path)
+    (line,) = [line for line in texts[MARKDOWN].splitlines() if "random order" in line]
+    assert line.startswith("- fast: ")
+    assert f"0.612, which is what composition alone gives, against {fast.metrics['test/roc_auc']:.3f}" in line
 
 
 def test_names_from_outside_are_escaped(tmp_path):

@@ -141,7 +141,11 @@ def _side(role: str, side: Side, hardest: set[str]) -> dict[str, Any]:
         "metrics": {level: {name: asdict(i) for name, i in named.items()} for level, named in side.metrics.items()},
         "logged": {key: value for key, value in sorted(evidence.metrics.items()) if key.count("/") > 1},
         "strata": {
-            kind: _records(table[table["stratum"].isin(hardest)] if kind == "organism" else table)
+            kind: _records(
+                table[table["stratum"].isin(hardest)].sort_values("accuracy", kind="stable")
+                if kind == "organism"
+                else table
+            )
             for kind, table in side.tables.items()
         },
         "speed": asdict(evidence.speed) if evidence.speed else None,
