@@ -22,6 +22,7 @@ from virnuc.errors import UsageError
 from virnuc.reports.document import Origin, document
 
 PASS, FAIL, NO_VERDICT = "PASS", "FAIL", "NO VERDICT"
+_PAIR_FIRST = ("Make the two sides comparable, as the first rule says, then compare again.",)
 AGREEING = ("model_type", "dna_dim", "protein_dim", "merged_dim")  # of a checkpoint and the features it is used with
 
 
@@ -153,6 +154,8 @@ def _drop(pair: Pair, policy: Policy) -> RuleResult:
         {"drop": drop, "limit": limit},
         ()
         if drop < limit
+        else _PAIR_FIRST
+        if pair.drop is None
         else (
             "See which groups only the baseline gets right, and whether training has those groups.",
             "Train longer or tune the learning rate on validation; look at the calibration and at each half of the "
@@ -180,6 +183,8 @@ def _drop_bound(pair: Pair, policy: Policy) -> RuleResult:
         {"upper_bound": bound, "limit": limit},
         ()
         if passed
+        else _PAIR_FIRST
+        if pair.drop is None
         else ("Test on more genomes: the interval narrows with genomes, not with frames of the same ones.",),
     )
 

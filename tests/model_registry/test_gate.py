@@ -104,6 +104,7 @@ def test_another_split_or_a_missing_frame_allows_no_verdict():
         assert found.outcome == "NO VERDICT"
         assert failed(found)[:3] == ["same_frames", "accuracy_drop", "accuracy_drop_upper_bound"]
         assert found.answer.startswith("No verdict can be given on virnuc-fast v1: tested on different")
+        assert "as the first rule says" in found.rules[1].next_steps[0]
 
 
 def test_a_hand_edited_metric_never_reaches_the_gate():
