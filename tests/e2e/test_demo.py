@@ -2,10 +2,12 @@
 
 import json
 import re
+from itertools import islice
 
 import mlflow
 import pandas as pd
 import pytest
+from serving import post, records, serving
 
 from virnuc.prediction.companion import WAYS
 from virnuc.sequences.chunking import chunk_starts
@@ -224,6 +226,33 @@ def test_accuracy_over_chunks_without_a_frame_is_that_of_predict(demo):
     card = demo.client.get_model_version_by_alias("virnuc", "champion").description
     for shown in (*accuracy.values(), coverage["accuracy_of_all_chunks"], coverage["accuracy_of_uncovered_chunks"]):
         assert f"{shown:.3f}" in card
+
+
+def test_the_champion_over_http_answers_as_predict_does(demo):
+    fasta = demo.directory / "served.fa"
+    source = demo.directory / "examples" / "refseq_mini" / "viral.1.genomic.gbff.gz"
+    genomes = list(islice(read_genomes(source), 5))
+    fasta.write_text("".join(f">{genome.accession}\n{genome.sequence}\n" for genome in genomes))
+    done = demo.run("predict", "--input", "served.fa", "--out", "data/served")
+    assert done.returncode == 0, done.stderr
+    called = pd.read_parquet(demo.directory / "data" / "served" / "sequences.parquet")
+    sequences = [genome.sequence for genome in genomes]
+    with serving("models:/virnuc@champion", demo.store, cwd=demo.directory) as address:
+        status, answer = post(address, records(*sequences, None, "ACGTZ"))
+        assert status == 200
+        table = pd.DataFrame(answer["predictions"])
+        assert table["status"].tolist() == [*called["status"], "invalid", "invalid"]
+        assert table["probability"][:5].to_numpy(float) == pytest.approx(called["probability"].to_numpy(), abs=1e-6)
+        assert table["label"][:5].tolist() == called["label"].tolist()
+        for body, words in (
+            ({"dataframe_records": [{"dna": "ACGT"}]}, "missing inputs"),
+            (records(None), "sequence is null"),
+            (records(""), "sequence is empty"),
+            (records("MKLV*"), "is not an IUPAC base"),
+            (records("A" * 10_000_001), "the limit is 10,000,000"),
+        ):
+            status, answer = post(address, body)
+            assert status == 400 and words in answer
 
 
 def test_doctor_finds_all_well(demo):

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import mlflow
@@ -20,6 +12,7 @@ import pytest
 import torch
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from serving import post, records, serving
 
 from model_registry.card import update_card
 from model_registry.health import check_champion
@@ -191,46 +184,8 @@ def test_a_champion_with_damaged_files_fails_its_check(registered):
 @pytest.fixture(scope="module")
 def server(registered):
     """`mlflow models serve` on the store; the address for requests."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", registered, "--env-manager", "local"]
-    with subprocess.Popen(
-        [*command, "-p", str(port), "-w", "1"],
-        env=environment,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        try:
-            wait_for(f"http://127.0.0.1:{port}/ping", process)
-            yield f"http://127.0.0.1:{port}/invocations"
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def wait_for(address, process):
-    for _ in range(300):
-        assert process.poll() is None, "the server ended"
-        try:
-            return urllib.request.urlopen(address, timeout=1).close()
-        except OSError:
-            time.sleep(0.3)
-    raise TimeoutError("the server does not answer")
-
-
-def post(address, body):
-    request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as response:
-            return response.status, json.load(response, parse_constant=pytest.fail)  # NaN is no JSON
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-
-
-def records(*sequences):
-    return {"dataframe_records": [{"sequence": sequence} for sequence in sequences]}
+    with serving(registered, mlflow.get_tracking_uri()) as address:
+        yield address
 
 
 def test_over_http_it_answers_as_predict_does(server, called):
