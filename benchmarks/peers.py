@@ -159,8 +159,11 @@ def _measure(
     letters = chunks["letters"]
     copies = max(1, round(arguments.mbp * 1e6 / (len(letters) * arguments.length)))
     all_copies = pd.concat([letters.rename(lambda name, n=n: f"{name}{f'_{n}' if n else ''}") for n in range(copies)])
-    few, _ = _run(program, letters.head(FEW), home / "few", arguments)
-    seconds, answer = _run(program, all_copies, home / "all", arguments)
+    try:
+        few, _ = _run(program, letters.head(FEW), home / "few", arguments)
+        seconds, answer = _run(program, all_copies, home / "all", arguments)
+    except subprocess.CalledProcessError as error:
+        return {"name": program.name, "failed": (error.stderr.strip().splitlines() or [str(error)])[-1][:200]}
     answer = answer.reindex(chunks.index)
     missing = int(answer["score"].isna().sum())
     labels = chunks["label"].to_numpy(dtype=np.int8)
@@ -192,10 +195,8 @@ def _run(
     environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads)}
     start = time.perf_counter()
     command = [*program.command, program.options[0], str(fasta), program.options[1], str(home / "out")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     seconds = time.perf_counter() - start
-    if done.returncode:
-        raise SystemExit(f"{program.name} ended with {done.returncode}: {done.stderr[-2000:]}")
     return seconds, program.parse(home / "out")
 
 
@@ -204,6 +205,9 @@ def _print(results: list[dict[str, object]], chunks: pd.DataFrame, length: int) 
     heads = ("accuracy", "ROC-AUC", "recall", "false positives")
     print(f"{'':<42} {' '.join(f'{head:>22}' for head in heads)} {'left out':>9} {'kbp/s':>7} {'start, s':>9}")
     for row in results:
+        if "failed" in row:
+            print(f"{row['name']:<42} did not run: {row['failed']}")
+            continue
         shown = " ".join("{:>6.3f} ({:.3f} to {:.3f})".format(*row[name]) for name in COLUMNS)
         print(f"{row['name']:<42} {shown} {row['left_out']:>9,} {row['kbp_per_s']:>7.0f} {row['start_s']:>9.1f}")
 

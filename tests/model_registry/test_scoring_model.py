@@ -14,8 +14,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from serving import post, records, serving
 
-from model_registry.card import update_card
-from model_registry.health import check_champion
+from entrypoints.predict import predict as predict_stage
+from model_registry.card import OVERRIDE, OVERRIDE_RULES, update_card
+from model_registry.health import about_version, check_champion, describe_version
 from model_registry.packaging import download_scorer, log_scoring_model
 from virnuc.classifier import Checkpoint, Classifier, save_checkpoint
 from virnuc.encoders import load_encoder
@@ -24,6 +25,8 @@ from virnuc.prediction.chunks import cut
 from virnuc.prediction.companion import Companion
 from virnuc.prediction.packed import load_scorer
 from virnuc.prediction.running import predict
+from virnuc.settings import PredictSettings
+from virnuc.tracking import find_finished
 
 DRAW = random.Random(5)
 SEQUENCES = ["".join(DRAW.choices("ACGT", k=length)) for length in (300, 900, 450, 60, 20)]
@@ -168,6 +171,38 @@ def test_the_card_and_the_champions_health(registered):
     assert MlflowClient().get_model_version_by_alias("virnuc", "champion").description == card
     assert [check.outcome for check in check_champion()] == ["PASS", "PASS", "PASS"]
     assert check_champion("nobody")[0].outcome == "WARN"
+
+
+def test_a_promotion_against_the_gate_is_shown_wherever_the_champion_is(registered, tmp_path):
+    client = MlflowClient()
+    number = client.get_model_version_by_alias("virnuc", "champion").version
+    tags = {OVERRIDE: "outbreak", OVERRIDE_RULES: "Accuracy drop: +7.00 points"}
+    try:
+        for key, value in tags.items():
+            client.set_model_version_tag("virnuc", number, key, value)
+        version = client.get_model_version("virnuc", number)
+        shown = "AGAINST THE GATE: outbreak (Accuracy drop: +7.00 points)"
+        assert shown in describe_version(version)
+        assert shown in about_version(version, download_scorer(registered, tmp_path)).caveats[0]
+        assert check_champion()[0].outcome == "WARN" and shown in check_champion()[0].detail
+        assert "**Promoted against the gate: outbreak.**" in update_card(registered)
+    finally:
+        for key in tags:
+            client.delete_model_version_tag("virnuc", number, key)
+
+
+def test_a_tracked_prediction_logs_its_summary(registered, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.get_tracking_uri())
+    (tmp_path / "a.fa").write_text("".join(f">s{n}\n{sequence}\n" for n, sequence in enumerate(SEQUENCES)))
+    predict_stage.run(PredictSettings(input="a.fa", model=registered, threshold=0.3, track="yes", out="calls"))
+    (run,) = find_finished("predict", {"model": "models:/virnuc/1"})
+    client = MlflowClient()
+    logged = {file.path for folder in ("", "figures") for file in client.list_artifacts(run.info.run_id, folder)}
+    assert {"summary.html", "summary.md", "sequences.tsv", "figures/histogram.svg"} <= logged
+    assert run.data.metrics["predict/sequences"] == len(SEQUENCES)
+    assert run.data.params["config/threshold"] == "0.3"
+    assert "virnuc version 1" in (tmp_path / "calls" / "summary.html").read_text()
 
 
 def test_a_champion_with_damaged_files_fails_its_check(registered):
