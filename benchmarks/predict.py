@@ -4,9 +4,9 @@
     python -m benchmarks.predict --reads 1000000 --length 300          memory over time and counts, chunks of 300 bp
     python -m benchmarks.predict --reads 20000 --profile               where the time goes
 
-The classifier is untrained: its weights do not change how long it takes. Each measurement has a fresh process. A thread
-samples the process's anonymous memory from the first read to the last table. It fails if a read or chunk that went
-in does not come out.
+Classifier and companion are untrained: their weights do not change how long it takes. Each measurement has a fresh
+process, in which a thread samples the anonymous memory from the first read to the last table. It fails if a read or a
+chunk that went in does not come out.
 Limits beside the figures: DeepMicroClass 1.0.6 (hybrid) 74 kbp/s, Jaeger 1.26 31, geNomad 1.13's network alone 6, on 2
 cores at 500 bp; `benchmarks.peers` measures the first two. Each of them does its own kind of work.
 """
@@ -115,13 +115,15 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from virnuc.classifier import Classifier
     from virnuc.encoders import load_encoder
+    from virnuc.prediction.companion import MEAN, Companion
     from virnuc.prediction.running import predict
     from virnuc.prediction.scoring import Scorer
 
     torch.set_num_threads(arguments.threads)
     encoders = tuple(load_encoder(name) for name in (arguments.dna_encoder, arguments.protein_encoder))
     classifier = Classifier(sum(encoder.dimension for encoder in encoders)).eval()
-    scorer = Scorer(classifier, encoders, arguments.length)
+    companion = Companion(Classifier(encoders[0].dimension).eval())
+    scorer = Scorer(classifier, encoders, arguments.length, companion=companion, way=MEAN)
     scorer.score(["ACGT" * 125] * 8)  # warm-up
     memory, profile = _Memory(Path(arguments.source)), cProfile.Profile()
     with tempfile.TemporaryDirectory() as directory:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# oneDNN keeps some 0.2 MB of code for each shape it has met. Packed batches have hundreds of lengths, and with the 1,024
-# shapes that are its default, memory grows for the first 300,000 sequences; 128 cost a few percent of a tiny network.
+# oneDNN keeps some 0.2 MB of code for each shape that it met. Packed batches have hundreds of lengths; with the 1,024
+# shapes that are its default, memory grows for hundreds of thousands of sequences. 128 cost a tiny network few percent.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
