@@ -104,9 +104,8 @@ def _metrics(document: Document) -> Section:
         "has no interval, because resampling only raises it."
     ]
     tables = [_metric_table(document, "frames", "Over frames")]
-    if all(
-        side["logged"].get("test/count/frames") == side["logged"].get("test/count/chunks") for side in _sides(document)
-    ):
+    logged = [side["logged"] for side in document["sides"]]
+    if all(one.get("test/count/frames") == one.get("test/count/chunks") for one in logged):
         text.append("Each chunk here has one frame, so its metrics are those of frames.")
     else:
         text.append("A chunk is viral if its highest viral score is at least its highest non-viral score.")
@@ -160,16 +159,11 @@ def _strata(document: Document) -> Section:
 
 
 def _stratum_table(sides: Sequence[Mapping[str, Any]], kind: str) -> Table:
-    known: dict[str, Mapping[str, Any]] = {}
-    for side in sides:
-        known |= {row["stratum"]: row for row in side["strata"].get(kind, [])}
     by_side = [{row["stratum"]: row for row in side["strata"].get(kind, [])} for side in sides]
     rows = []
-    for name, row in known.items():
+    for name, row in {name: row for found in by_side for name, row in found.items()}.items():
         cells = [
-            with_interval({"value": found[name]["accuracy"], "low": found[name]["low"], "high": found[name]["high"]})
-            if name in found
-            else UNKNOWN
+            with_interval({**found[name], "value": found[name]["accuracy"]}) if name in found else UNKNOWN
             for found in by_side
         ]
         rows.append((name, f"{row['frames']:,}", f"{row['genomes']:,}", f"{row['viral']:.0%}", *cells))
@@ -227,7 +221,6 @@ def _calibration(document: Document) -> Section:
 def _controls(document: Document) -> Section:
     lines = {
         "Share of permutations of labels among genomes at least as good as the true labels": "test/control/permuted_p",
-        "ROC-AUC on shuffled sequences": "test/control/shuffled_roc_auc",
         "Accuracy on shuffled sequences": "test/control/shuffled_accuracy",
         "Test frames that share a genome with training": "test/leak/frames_sharing_a_genome",
         "Chunks of the test genomes": "test/coverage/chunks",
@@ -253,17 +246,15 @@ def _control(side: Mapping[str, Any]) -> str:
     low, high = (logged[f"test/control/permuted_roc_auc_{end}"] for end in ("low", "high"))
     at_chance = low <= 0.5 <= high and abs(mean - 0.5) < 0.02
     verdict = "at chance, as it must be" if at_chance else "NOT at chance: something other than labels is counted"
-    shuffled = logged.get("test/control/shuffled_roc_auc")
-    of_composition = (
-        f" On sequences in random order it is {shuffled:.3f}, which is what composition alone gives, against "
-        f"{number(side['metrics']['frames']['roc_auc']['value'])} on the true ones."
-        if shuffled is not None
-        else ""
+    text = (
+        f"{side['name']}: with labels permuted among genomes ROC-AUC is {mean:.3f} (95 % of permutations {low:.3f} to "
+        f"{high:.3f}), {verdict}."
     )
-    permuted = (
-        f"with labels permuted among genomes ROC-AUC is {mean:.3f} (95 % of permutations {low:.3f} to {high:.3f})"
-    )
-    return f"{side['name']}: {permuted}, {verdict}.{of_composition}"
+    shuffled, true = logged.get("test/control/shuffled_roc_auc"), side["metrics"]["frames"]["roc_auc"]["value"]
+    if shuffled is None:
+        return text
+    composition = f"is {shuffled:.3f}, which is what composition alone gives, against {number(true)} on the true ones"
+    return f"{text} On sequences in random order it {composition}."
 
 
 def _logged(anchor: str, heading: str, text: Iterable[str], lines: Mapping[str, str], document: Document) -> Section:
