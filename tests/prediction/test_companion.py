@@ -189,6 +189,8 @@ def test_companions_of_other_encoders_splits_and_halves_are_refused(copied, toge
     for change, match in (
         ({"modality": "merged"}, "reads more than DNA"),
         ({"split_digest": "1" * 64}, "trained on another split"),
+        ({"split_digest": None}, "not known on which"),
+        ({"encoders": {}}, "with name None"),
         ({"encoders": {**metadata["encoders"], "dna": dna}}, "with weight_digest ffff"),
     ):
         other = replace(companion_checkpoint, metadata={**metadata, **change})

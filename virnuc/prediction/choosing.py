@@ -131,7 +131,7 @@ def _check_companion(source: CompanionSource, encoders: list[dict[str, str]], sp
     """Raise an IncompatibleCheckpointError unless the companion can share this model's DNA encoder and split."""
     found = source.checkpoint.metadata
     mine = next((encoder for encoder in encoders if encoder["kind"] == "dna"), None)
-    theirs = found["encoders"]["dna"]
+    theirs = found.get("encoders", {}).get("dna", {})
     if found.get("modality") != "dna":
         raise IncompatibleCheckpointError(f"{source.origin} reads more than DNA; train one with --modality dna")
     if mine is None:
@@ -142,8 +142,8 @@ def _check_companion(source: CompanionSource, encoders: list[dict[str, str]], sp
                 f"{source.origin} was trained on a DNA encoder with {key} {theirs.get(key)}, this model on one with "
                 f"{mine.get(key)}; train a companion on the same features"
             )
-    if found["split_digest"] != split_digest:
+    if split_digest is None or found.get("split_digest") != split_digest:
         raise IncompatibleCheckpointError(
-            f"{source.origin} was trained on another split, so these validation chunks may be among its training; "
-            "train a companion on the same split"
+            f"{source.origin} was trained on another split, or it is not known on which, so these validation chunks may be "
+            "among its training; train a companion on the same split"
         )
