@@ -144,6 +144,6 @@ def _check_companion(source: CompanionSource, encoders: list[dict[str, str]], sp
             )
     if split_digest is None or found.get("split_digest") != split_digest:
         raise IncompatibleCheckpointError(
-            f"{source.origin} was trained on another split, or it is not known on which, so these validation chunks may be "
-            "among its training; train a companion on the same split"
+            f"{source.origin} was trained on another split, or it is not known on which, so these validation chunks "
+            "may be among its training; train a companion on the same split"
         )
