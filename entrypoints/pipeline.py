@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from entrypoints.benchmark import benchmark
 from entrypoints.command import say, stage
@@ -32,6 +33,7 @@ from virnuc.settings import (
 if TYPE_CHECKING:
     from virnuc.tracking import Tracker
 
+S = TypeVar("S")
 CONTROL = ("tetranucleotide", "dipeptide")  # what a classifier can do with no language model
 
 
@@ -67,16 +69,7 @@ def run_experiment(settings: PipelineSettings, tracker: Tracker) -> dict[str, An
         GateRefusal: the candidate may not replace the baseline.
     """
     _check_before_hours_are_spent(settings)
-    prepare.run(
-        PrepareSettings(
-            source=settings.source,
-            chunk_size=settings.chunk_size,
-            evidence=settings.evidence,
-            balance=settings.balance,
-            seed=settings.seed,
-            out=_Directories.below(settings.data).frames,
-        )
-    )
+    prepare.run(_of(PrepareSettings, settings, out=_Directories.below(settings.data).frames))
     return run_on_frames(settings, tracker)
 
 
@@ -87,7 +80,7 @@ def run_on_frames(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any
         GateRefusal: the candidate may not replace the baseline.
     """
     places = _Directories.below(settings.data)
-    _split(settings, places)
+    split.run(_of(SplitSettings, settings, source=places.frames, out=places.split))
     sides = ((settings.dna_encoder, settings.baseline), (settings.dna_encoder, settings.candidate), CONTROL)
     companions: dict[str, str] = {}
     models = [_model_of(*side, settings, places, companions, tracker) for side in dict.fromkeys(sides)]
@@ -120,23 +113,14 @@ def _check_before_hours_are_spent(settings: PipelineSettings) -> None:
         if find_encoder(name).kind != kind:
             raise UsageError(f"{name} does not read {kind}; give an encoder that does")
     Policy.read(Path(settings.policy))
-    SplitSettings(test_fraction=settings.test_fraction, val_fraction=settings.val_fraction)
-    TrainSettings(patience=settings.patience, lr=settings.lr)
-    BenchmarkSettings(sample=settings.sample, runs=settings.runs, warmup=settings.warmup, weights=settings.weights)
-    ExtractSettings(batch_tokens=settings.batch_tokens)
+    for later in (SplitSettings, ExtractSettings, TrainSettings, BenchmarkSettings):
+        _of(later, settings)
 
 
-def _split(settings: PipelineSettings, places: _Directories) -> None:
-    split.run(
-        SplitSettings(
-            source=places.frames,
-            test_fraction=settings.test_fraction,
-            val_fraction=settings.val_fraction,
-            unit=settings.unit,
-            seed=settings.seed,
-            out=places.split,
-        )
-    )
+def _of(stage_settings: Callable[..., S], settings: PipelineSettings, **own: Any) -> S:
+    """Return a stage's settings: `own`, and the pipeline's where a stage has one of that name."""
+    shared = {declared.name for declared in fields(stage_settings)} & set(vars(settings))  # type: ignore[arg-type]
+    return stage_settings(**{name: getattr(settings, name) for name in shared} | own)
 
 
 def _model_of(
@@ -154,14 +138,12 @@ def _model_of(
     from virnuc.evaluation import EVALUATION_VERSION
 
     manifest = extract.run(
-        ExtractSettings(
+        _of(
+            ExtractSettings,
+            settings,
             frames=places.frames,
             dna_encoder=dna,
             protein_encoder=protein,
-            precision=settings.precision,
-            batch_tokens=settings.batch_tokens,
-            device=settings.device,
-            weights=settings.weights,
             out=places.features,
         ),
         f"extract {protein}",
@@ -179,15 +161,14 @@ def _model_of(
         tracker.tags({f"reused.evaluate_{protein}": known})
     else:
         evaluate.run(
-            EvaluateSettings(
+            _of(
+                EvaluateSettings,
+                settings,
                 model=uri,
                 features=features,
                 split=places.split,
                 shuffled="no" if random else "yes",
                 uncovered=0 if random else EvaluateSettings.uncovered,
-                device=settings.device,
-                weights=settings.weights,
-                seed=settings.seed,
                 out=places.evaluations,
             ),
             f"evaluate {protein}",
@@ -202,18 +183,13 @@ def _train(
     from virnuc.tracking import version_uri
 
     version = train.run(
-        TrainSettings(
+        _of(
+            TrainSettings,
+            settings,
             features=features,
             split=places.split,
-            epochs=settings.epochs,
-            patience=settings.patience,
-            lr=settings.lr,
             modality=modality,
             companion=companion,
-            checkpoint=settings.checkpoint,
-            seed=settings.seed,
-            device=settings.device,
-            weights=settings.weights,
             out=places.models,
         )
     )
@@ -225,20 +201,7 @@ def _benchmark(settings: PipelineSettings, places: _Directories, tracker: Tracke
     """Time both protein encoders, if that was not done already; return the id of the run that did."""
     from virnuc.manifest import read_manifest
 
-    wanted = BenchmarkSettings(
-        baseline=settings.baseline,
-        candidate=settings.candidate,
-        frames=places.frames,
-        sample=settings.sample,
-        runs=settings.runs,
-        warmup=settings.warmup,
-        precision=settings.precision,
-        batch_tokens=settings.batch_tokens,
-        device=settings.device,
-        weights=settings.weights,
-        seed=settings.seed,
-        out=settings.out,
-    )
+    wanted = _of(BenchmarkSettings, settings, frames=places.frames)
     same = {"key": wanted.key, "frames_digest": read_manifest(Path(places.frames), "frames").digest}
     known = _finished("benchmark", same, "metrics.`bench/speedup` > 0")
     if known:
