@@ -9,6 +9,7 @@ import json
 import shlex
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mlflow.entities.model_registry import ModelVersion
 from virnuc.classifier import Checkpoint, load_checkpoint
 from virnuc.comparison import SideEvidence, SpeedEvidence
 from virnuc.errors import DataError
-from virnuc.tracking import Tracker, download, find_finished, get_run, model_version, run_status, version_uri
+from virnuc.tracking import Tracker, download, find_finished, get_run, model_version, version_uri
 
 PREDICTIONS = "predictions.parquet"
 VALIDATION_PREDICTIONS = "validation_predictions.parquet"
@@ -162,17 +163,15 @@ def _provenance(stage: str, run: Run) -> dict[str, str]:
 
 
 def _before(training: Run) -> list[Run]:
-    """Return the newest runs that made what was trained on, as far as the store knows them.
-
-    Those of frames, split and features, and of the companion that was tried.
-    """
-    tags = training.data.tags
+    """Return the newest runs that made what was trained with, as far as the store knows them: frames to companion."""
+    tags, companion = training.data.tags, training.data.params.get("config/companion")
     split = find_finished("split", {"split_digest": tags.get("virnuc.split_digest", "")})[:1]
     extract = find_finished("extract", {"features_digest": tags.get("virnuc.features_digest", "")})[:1]
     frames = extract[0].data.tags.get("virnuc.frames_digest", "") if extract else ""
-    tried = tags.get("virnuc.companion_run", "")
-    companion = [get_run(tried)] if run_status(tried) else []
-    return [*find_finished("prepare", {"frames_digest": frames})[:1], *split, *extract, *companion]
+    found = [*find_finished("prepare", {"frames_digest": frames})[:1], *split, *extract]
+    with suppress(DataError):  # it was deleted, but stands inside the model and in the command of its training
+        found += [get_run(model_version(companion).run_id)] if companion else []
+    return found
 
 
 def command_of(run: Run) -> str:

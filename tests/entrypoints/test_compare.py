@@ -34,13 +34,13 @@ def run_of(stage, tags=(), metrics=(), params=()):
     return run.info.run_id
 
 
-def register(evidence, directory):
+def register(evidence, directory, **settings):
     """Register a constructed side as `train` does; return its URI."""
     scorer = directory / "artifacts" / "scorer" / "scorer.json"
     scorer.parent.mkdir(parents=True, exist_ok=True)
     scorer.write_text(json.dumps(SCORER))
     digests = {"split_digest": evidence.split_digest, "features_digest": f"features of {evidence.name}"}
-    params = {"config/epochs": 2, "config/out": "data/O'Brien's models"}
+    params = {"config/out": "data/O'Brien's models"} | {f"config/{name}": value for name, value in settings.items()}
     run = run_of("train", {"model": evidence.encoder, **digests}, params=params)
     client = MlflowClient()
     client.create_registered_model(evidence.name)
@@ -200,6 +200,24 @@ def test_a_metric_edited_in_the_store_is_refused(models):
     MlflowClient().log_metric(run, "test/accuracy", 0.99)
     with pytest.raises(DataError, match=r"virnuc-fast v1: the logged test/accuracy is 0.99.*evaluate again"):
         compare.run(CompareSettings(SLOW, FAST, policy=POLICY))
+
+
+def test_commands_go_back_to_the_genomes(models):
+    made = register(side("companion", sides()[1].predictions), Path("companion").absolute(), modality="dna")
+    other = side("other", sides()[1].predictions)
+    uri = register(other, Path("other").absolute(), companion=made)
+    evaluate(other, uri)
+    frames, digests = {"frames_digest": "frames of other"}, {"features_digest": f"features of {other.name}"}
+    run_of("prepare", frames, params={"config/source": "genomes"})
+    counts = {"split/train_frames": 8, "split/val_frames": 1}
+    run_of("split", {"split_digest": other.split_digest}, counts, {"config/unit": "genome", "config/seed": 1})
+    run_of("extract", frames | digests, params={"config/dna_encoder": "dnabert_s"})
+    benchmark("slow", "other", (10, 2))
+    commands = compared(uri)["sides"][1]["commands"]
+    stages = [shlex.split(command)[2].removeprefix("entrypoints.") for command in commands]
+    assert stages == ["prepare", "split", "extract", "train", "train", "evaluate", "benchmark"]
+    assert "--modality=dna" in commands[3]
+    assert f"--companion={made}" in commands[4]
 
 
 def test_commands_are_written_as_a_shell_reads_them(models):
