@@ -32,8 +32,7 @@ def benchmark(settings: BenchmarkSettings, tracker: Tracker) -> BenchmarkResult:
         result = time_encoders(settings, progress)
     tracker.metrics(result.metrics)
     tracker.parameters(result.parameters)
-    timed = {side: result.sides[side].provenance["name"] for side in result.sides}
-    tracker.tags({**result.names, **timed, "key": settings.key})
+    tracker.tags({**result.names, "key": settings.key})
     report = result.markdown()
     write_text(Path(settings.out) / REPORT, report)
     tracker.text(report, REPORT)

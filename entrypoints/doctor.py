@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from entrypoints.command import say, stage
 from virnuc.errors import DataError, VirnucError
-from virnuc.settings import DoctorSettings, parse_weights
+from virnuc.settings import DoctorSettings, parse_revisions, parse_weights
 
 if TYPE_CHECKING:
     from model_registry.health import Check
@@ -130,10 +130,12 @@ def _encoders(settings: DoctorSettings) -> list[Check]:
     from virnuc.encoders import load_encoder
 
     checks = []
+    weights, revisions = parse_weights(settings.weights), parse_revisions(settings.revisions)
     for name in filter(None, settings.encoders.split(",")):
         try:
-            facts = load_encoder(name.strip(), weights=parse_weights(settings.weights)).provenance
-            detail = f"{facts.weights} weights, {facts.dimension} values, {facts.parameters:,} parameters"
+            facts = load_encoder(name.strip(), weights=weights, revisions=revisions).provenance
+            origin = f"{facts.weights} weights" + (f" of revision {facts.revision}" if facts.revision else "")
+            detail = f"{origin}, {facts.dimension} values, {facts.parameters:,} parameters"
             checks.append(Check(f"encoder {facts.name}", PASS, detail))
         except VirnucError as error:
             checks.append(Check(f"encoder {name}", FAIL, " ".join(str(error).split())))

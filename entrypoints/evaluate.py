@@ -77,17 +77,11 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
 def _shuffled(settings: EvaluateSettings, features: FeatureSet, split: Split, tracker: Tracker) -> FeatureSet | None:
     """Return features of the shuffled test frames; None, and said so, where they cannot be made."""
     from entrypoints.progress import totals
-    from virnuc.encoders import ENCODERS
     from virnuc.features.extraction import extract
     from virnuc.features.feature_set import FeatureSet
-    from virnuc.shuffling import has_sequences, write_shuffled_frames
+    from virnuc.shuffling import write_shuffled_frames
 
-    outside = [encoder["name"] for encoder in features.encoders.values() if encoder["name"] not in ENCODERS]
-    unrecorded = [encoder["name"] for encoder in features.encoders.values() if "weight_digest" not in encoder]
-    if settings.shuffled == "no" or outside or unrecorded or not has_sequences(split):
-        reason = "not asked for" if settings.shuffled == "no" else "the split keeps no sequences"
-        reason = f"the weights of {unrecorded[0]} are not recorded" if unrecorded else reason
-        reason = f"{outside[0]} is not in the table of encoders" if outside else reason
+    if reason := _obstacle(settings, features, split):
         tracker.tags({"shuffled_control": f"left out: {reason}"})
         say(f"evaluate   without the control of shuffled sequences: {reason}")
         return None
@@ -98,9 +92,10 @@ def _shuffled(settings: EvaluateSettings, features: FeatureSet, split: Split, tr
         frames=str(place / "frames"),
         dna_encoder=names["dna"],
         protein_encoder=names["protein"],
-        precision=features.encoders["protein"]["precision"],
+        precision=_precision(features),
         device=settings.device,
         weights=settings.weights,
+        revisions=_revisions(settings, features),
         out=str(place / "features"),
     )
     with totals("frame") as progress:
@@ -134,6 +129,38 @@ def _uncovered(settings: EvaluateSettings, uri: str, split: Split, tracker: Trac
     scored = score_chunks(scorer, chunks)
     tracker.frame(scored, UNCOVERED_PREDICTIONS)
     return scored
+
+
+def _obstacle(settings: EvaluateSettings, features: FeatureSet, split: Split) -> str | None:
+    """Return why the shuffled frames cannot be embedded, and what to give where that would help."""
+    from virnuc.encoders import ENCODERS
+    from virnuc.shuffling import has_sequences
+
+    if settings.shuffled == "no":
+        return "not asked for"
+    if not has_sequences(split):
+        return "the split keeps no sequences"
+    known = {*ENCODERS, *parse_weights(settings.weights)}
+    for encoder in features.encoders.values():
+        name = encoder["name"]
+        if "weight_digest" not in encoder:
+            return f"the weights of {name} are not recorded"
+        if name not in known:
+            return f"the weights of {name} came from a directory; give it with --weights {name}=DIR"
+    return None
+
+
+def _precision(features: FeatureSet) -> str:
+    """Return the precision that the features were extracted in; an encoder without weights has no choice."""
+    chosen = [encoder["precision"] for encoder in features.encoders.values() if encoder["weights"] != "none"]
+    return str(chosen[0]) if chosen else "fp32"
+
+
+def _revisions(settings: EvaluateSettings, features: FeatureSet) -> str:
+    """Return the hub's revisions that the features were extracted with, where the weights come from there again."""
+    given = parse_weights(settings.weights)
+    recorded = {encoder["name"]: encoder.get("revision") for encoder in features.encoders.values()}
+    return ",".join(f"{name}={revision}" for name, revision in recorded.items() if revision and name not in given)
 
 
 def _log(done: Evaluation, checkpoint: Checkpoint, features: FeatureSet, tracker: Tracker) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +27,7 @@ from virnuc.settings import (
     PromoteSettings,
     SplitSettings,
     TrainSettings,
+    parse_revisions,
     parse_weights,
 )
 
@@ -107,8 +108,9 @@ def run_on_frames(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any
 def _check_before_hours_are_spent(settings: PipelineSettings) -> None:
     """Raise a UsageError for what a late stage would only find after the early ones."""
     from model_registry.gate import Policy
-    from virnuc.encoders import find_encoder
+    from virnuc.encoders import check_sources, find_encoder
 
+    check_sources(parse_weights(settings.weights), parse_revisions(settings.revisions))
     for name, kind in ((settings.dna_encoder, "dna"), (settings.baseline, "protein"), (settings.candidate, "protein")):
         if find_encoder(name).kind != kind:
             raise UsageError(f"{name} does not read {kind}; give an encoder that does")
@@ -150,6 +152,7 @@ def _model_of(
     )
     names = (manifest.details["dna"]["name"], manifest.details["protein"]["name"])
     features = str(Path(places.features) / "+".join(names))
+    settings = _with_directories(settings, {dna: names[0], protein: names[1]})
     if dna not in companions:
         companions[dna] = _train(settings, places, features, modality="dna")
     uri = _train(settings, places, features, companion=companions[dna])
@@ -158,7 +161,7 @@ def _model_of(
     random = "random" in parse_weights(settings.weights).values()
     if known:
         say(f"evaluate   {uri} was tested already: run {known}")
-        tracker.tags({f"reused.evaluate_{protein}": known})
+        tracker.tags({f"reused.evaluate_{names[1]}": known})
     else:
         evaluate.run(
             _of(
@@ -171,7 +174,7 @@ def _model_of(
                 uncovered=0 if random else EvaluateSettings.uncovered,
                 out=places.evaluations,
             ),
-            f"evaluate {protein}",
+            f"evaluate {names[1]}",
         )
     return uri
 
@@ -195,6 +198,12 @@ def _train(
     )
     assert version is not None  # registered, since TrainSettings.register is "yes"
     return version_uri(version)
+
+
+def _with_directories(settings: PipelineSettings, recorded: dict[str, str]) -> PipelineSettings:
+    """Return settings that know where `esm:DIR` and its like are under the names that they are recorded by."""
+    pairs = [f"{name}={asked.partition(':')[2]}" for asked, name in recorded.items() if ":" in asked]
+    return replace(settings, weights=",".join(filter(None, [settings.weights, *pairs])))
 
 
 def _benchmark(settings: PipelineSettings, places: _Directories, tracker: Tracker) -> str:

@@ -25,7 +25,7 @@ from virnuc.encoders.tokens import plan_batches
 from virnuc.errors import MemoryShortageError, UsageError
 from virnuc.runtime import choose_device, choose_precision, describe_hardware
 from virnuc.sequences.frames import frame_shards, read_frames
-from virnuc.settings import BenchmarkSettings, parse_weights
+from virnuc.settings import BenchmarkSettings, parse_revisions, parse_weights
 
 Progress = Callable[[str, int, int], None]  # called with what is being timed, how many runs are done, and of how many
 _ID_BYTES = 40  # of a frame id in a shard
@@ -110,7 +110,7 @@ class BenchmarkResult:
 
     sides: dict[str, SideResult]
     failures: dict[str, str]  # by side, why it was not timed
-    names: dict[str, str]  # by side, the encoder asked for
+    names: dict[str, str]  # by side, the encoder
     sample_digest: str
     hardware: dict[str, str]
     batch_tokens: int
@@ -182,10 +182,13 @@ def benchmark(settings: BenchmarkSettings, progress: Progress = lambda what, don
     sequences = sample.nucleotide if kinds == {"dna"} else sample.protein
     sides: dict[str, SideResult] = {}
     failures: dict[str, str] = {}
-    for side, name in names.items():
+    weights, revisions = parse_weights(settings.weights), parse_revisions(settings.revisions)
+    for side, name in list(names.items()):
         try:
-            weights = parse_weights(settings.weights)
-            encoder = load_encoder(name, weights=weights, device=device, precision=precisions[side])
+            encoder = load_encoder(
+                name, weights=weights, device=device, precision=precisions[side], revisions=revisions
+            )
+            names[side] = encoder.name
             sides[side] = time_encoder(encoder, sequences, sample.ids, settings, device, progress)
         except MemoryShortageError as error:
             failures[side] = str(error)

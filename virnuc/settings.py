@@ -21,13 +21,22 @@ def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
 
 def parse_weights(text: str) -> dict[str, str]:
     """Read `NAME=DIR,NAME=random` into a mapping from encoder name to the source of its weights."""
-    weights = {}
+    return _parse_pairs(text, "--weights", "NAME=DIR or NAME=random")
+
+
+def parse_revisions(text: str) -> dict[str, str]:
+    """Read `NAME=REVISION,...` into a mapping from encoder name to the revision of its hub repository."""
+    return _parse_pairs(text, "--revisions", "NAME=COMMIT, NAME=BRANCH or NAME=TAG")
+
+
+def _parse_pairs(text: str, what: str, form: str) -> dict[str, str]:
+    pairs = {}
     for item in filter(None, text.split(",")):
-        name, separator, source = item.partition("=")
-        if not (name and separator and source):
-            raise UsageError(f"--weights {item!r}: write NAME=DIR or NAME=random, several joined by commas")
-        weights[name.strip()] = source.strip()
-    return weights
+        name, separator, value = map(str.strip, item.partition("="))
+        if not (name and separator and value):
+            raise UsageError(f"{what} {item!r}: write {form}, several joined by commas")
+        pairs[name] = value
+    return pairs
 
 
 def _check(condition: bool, message: str) -> None:
@@ -54,6 +63,10 @@ PRECISION_HELP = "Precision of the encoder: auto takes what the device does well
 WEIGHTS_HELP = (
     "Where encoders' weights are, as NAME=DIR joined by commas; NAME=random builds the true architecture with "
     "seeded random weights, for timing only. Without it: the hub cache."
+)
+REVISIONS_HELP = (
+    "Commits, branches or tags of encoders' hub repositories, as NAME=REVISION joined by commas, instead of the "
+    "table's pinned ones."
 )
 DEVICE_HELP = "Device to compute on: auto, cpu, cuda or cuda:N."
 PRECISION_CHOICES = ("auto", "fp32", "bf16", "fp16", "int8")
@@ -91,6 +104,7 @@ class ExtractSettings:
     device: str = option("auto", DEVICE_HELP)
     engine: str = option("local", "Where to compute: local, this machine.", ("local",))
     weights: str = option("", WEIGHTS_HELP)
+    revisions: str = option("", REVISIONS_HELP)
     out: str = option("data/features", "Directory for all feature sets; this one goes into <dna>+<protein>.")
 
     def __post_init__(self) -> None:
@@ -98,6 +112,7 @@ class ExtractSettings:
         _check_choices(self)
         _check(self.batch_tokens >= 1, f"--batch-tokens {self.batch_tokens}: use at least 1")
         parse_weights(self.weights)
+        parse_revisions(self.revisions)
 
 
 @dataclass(frozen=True)
@@ -246,6 +261,7 @@ class BenchmarkSettings:
     batch_tokens: int = option(16384, "Tokens in a batch, padding included.")
     device: str = option("auto", DEVICE_HELP)
     weights: str = option("", WEIGHTS_HELP)
+    revisions: str = option("", REVISIONS_HELP)
     seed: int = option(42, "Seed of the sample.")
     out: str = option("reports/", "Directory for speed_benchmark.md.")
 
@@ -259,6 +275,7 @@ class BenchmarkSettings:
             if precision not in ("same", *PRECISION_CHOICES):
                 raise unknown_name("precision", precision, ("same", *PRECISION_CHOICES))
         parse_weights(self.weights)
+        parse_revisions(self.revisions)
 
     @property
     def key(self) -> str:
@@ -349,6 +366,7 @@ class PipelineSettings:
     batch_tokens: int = option(16384, "Tokens in a batch, padding included.")
     device: str = option("auto", DEVICE_HELP)
     weights: str = option("", WEIGHTS_HELP)
+    revisions: str = option("", REVISIONS_HELP)
     epochs: int = option(200, "Most epochs to train.")
     patience: int = option(7, "Epochs without a lower validation loss before training stops.")
     lr: float = option(0.0002, "Learning rate of SGD at the start.")
@@ -393,11 +411,13 @@ class DoctorSettings:
 
     encoders: str = option("esm2_tiny_deep,esm2_tiny,tetranucleotide", "Encoders whose weights to look for, by commas.")
     weights: str = option("", WEIGHTS_HELP)
+    revisions: str = option("", REVISIONS_HELP)
     device: str = option("auto", DEVICE_HELP)
 
     def __post_init__(self) -> None:
         """Raise a UsageError for values that cannot be meant."""
         parse_weights(self.weights)
+        parse_revisions(self.revisions)
 
 
 @dataclass(frozen=True)

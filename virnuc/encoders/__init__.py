@@ -2,7 +2,7 @@
 
 from virnuc.encoders.interface import Encoder, EncoderProvenance, Progress, Tokens
 from virnuc.encoders.spec import EncoderSpec
-from virnuc.encoders.table import ENCODERS, find_encoder, load_encoder
+from virnuc.encoders.table import ENCODERS, check_sources, find_encoder, load_encoder, load_recorded
 
 __all__ = [
     "ENCODERS",
@@ -11,6 +11,8 @@ __all__ = [
     "EncoderSpec",
     "Progress",
     "Tokens",
+    "check_sources",
     "find_encoder",
     "load_encoder",
+    "load_recorded",
 ]

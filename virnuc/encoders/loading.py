@@ -25,7 +25,7 @@ from virnuc.errors import EncoderError, MemoryShortageError, UsageError
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 _RANDOM_SEED = 0
-_NAME_DIGITS = 12
+NAME_DIGITS = 12  # of the weights' digest in the name of an encoder from a directory
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}  # of a weight
 
 
@@ -62,14 +62,10 @@ def load_esm(spec: EncoderSpec, request: LoadRequest) -> Encoder:
     if rotary == "computed":
         frequencies = rotary_frequencies(network.rotary.inv_freq.shape[1])
         network.rotary.inv_freq = frequencies.repeat(shape.layers, 1).to(request.device)
-    facts = {
-        "weights": weights,
-        "weight_digest": digest,
-        "token_dropout_scale": scale,
-        "rotary": "computed" if rotary == "computed" else "file",
-    }
+    facts = {"token_dropout_scale": scale, "rotary": "computed" if rotary == "computed" else "file"}
     tokeniser = partial(tokenise_proteins, max_residues=spec.max_residues)
-    return LanguageModelEncoder(network, tokeniser, _provenance(spec, request, network, facts), request.device)
+    provenance = _provenance(spec, request, network, facts | _origin(spec, directory, weights, digest))
+    return LanguageModelEncoder(network, tokeniser, provenance, request.device)
 
 
 def load_mosaicbert(spec: EncoderSpec, request: LoadRequest) -> Encoder:
@@ -90,8 +86,8 @@ def load_mosaicbert(spec: EncoderSpec, request: LoadRequest) -> Encoder:
         tokeniser = BytePairTokeniser.from_file(directory / "tokenizer.json")
         digest = _fill(network, FileCheckpoint(directory, mosaicbert.PREFIX, mosaicbert.is_ignored), spec, request)
         digest = sha256(digest.encode() + (directory / "tokenizer.json").read_bytes()).hexdigest()
-    facts = {"weights": weights, "weight_digest": digest}
-    return LanguageModelEncoder(network, tokeniser, _provenance(spec, request, network, facts), request.device)
+    provenance = _provenance(spec, request, network, _origin(spec, directory, weights, digest))
+    return LanguageModelEncoder(network, tokeniser, provenance, request.device)
 
 
 def _config(spec: EncoderSpec, directory: Path | None) -> tuple[dict[str, Any], str]:
@@ -132,19 +128,29 @@ def _weights(network: Network) -> int:
     return sum(math.prod(slot.shape) for slot in network.slots().values())
 
 
-def _provenance(spec: EncoderSpec, request: LoadRequest, network: Network, facts: dict[str, Any]) -> EncoderProvenance:
-    from_hub = facts["weights"] == "hub"
+def _origin(spec: EncoderSpec, directory: Path | None, weights: str, digest: str) -> dict[str, Any]:
+    """Return the encoder's name, the kind and digest of its weights, and the hub's commit that they are of.
+
+    Raises:
+        EncoderError: the name asked for is that of other weights.
+    """
     name = spec.name
-    if ":" in name:  # a directory: the weights are its identity, wherever it lies
-        name = f"{name.partition(':')[0]}-{facts['weight_digest'][:_NAME_DIGITS]}"
+    if spec.family:  # a directory: the weights are its identity, wherever it lies
+        name = f"{spec.family}-{digest[:NAME_DIGITS]}"
+        if ":" not in spec.name and name != spec.name:
+            raise EncoderError(f"{directory}: holds {name}, not {spec.name}; give --weights {spec.name}=DIR")
+    # The hub's cache has a directory for each commit, also where a branch was asked for.
+    revision = directory.name if directory and weights == "hub" else None
+    return {"name": name, "weights": weights, "weight_digest": digest, "revision": revision}
+
+
+def _provenance(spec: EncoderSpec, request: LoadRequest, network: Network, facts: dict[str, Any]) -> EncoderProvenance:
     return EncoderProvenance(
-        name=name,
         kind=spec.kind,
         dimension=network.dimension,
         precision=request.precision,
         licence=spec.licence,
         hub_id=spec.hub_id,
-        revision=(request.revision or spec.revision) if from_hub else None,
         max_residues=spec.max_residues,
         parameters=_weights(network),
         **facts,

@@ -28,7 +28,7 @@ def locate(spec: EncoderSpec, request: LoadRequest, extra_files: tuple[str, ...]
         The directory (None for random weights) and `hub`, `local`, `shipped` or `random`.
 
     Raises:
-        UsageError: the directory does not exist.
+        UsageError: the directory does not exist, or was not given for an encoder that is known by its digest alone.
         EncoderError: the weights are neither cached nor reachable.
     """
     if request.source == RANDOM:
@@ -37,6 +37,8 @@ def locate(spec: EncoderSpec, request: LoadRequest, extra_files: tuple[str, ...]
         return _existing(Path(request.source), f"--weights {spec.name}={request.source}"), "local"
     if spec.directory is not None:
         return _existing(spec.directory, f"encoder {spec.name}"), "shipped" if spec.shipped else "local"
+    if spec.hub_id is None:
+        raise UsageError(f"{spec.name}: its weights came from a directory; give it with --weights {spec.name}=DIR")
     return _hub_directory(spec, request.revision or spec.revision, extra_files), "hub"
 
 

@@ -23,6 +23,7 @@ class EncoderSpec:
     download_gb: float = 0.0
     directory: Path | None = None  # in the hub's layout, for encoders that are not on the hub
     shipped: bool = False  # `directory` belongs to this project
+    family: str | None = None  # of an encoder from a directory, whose name is made from this and its weights' digest
     max_residues: int | None = None
     token_dropout_scale: float | None = None  # ESM family; None: 0.88 if config.json says token_dropout, else 1
     architecture: Mapping[str, int | float | bool | str] = field(default_factory=dict)  # config.json for random weights

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from virnuc.encoders.composition import BASES, RESIDUES
 from virnuc.encoders.interface import Encoder
-from virnuc.encoders.loading import EXAMPLES, load_composition, load_esm, load_mosaicbert
+from virnuc.encoders.loading import EXAMPLES, NAME_DIGITS, load_composition, load_esm, load_mosaicbert
+from virnuc.encoders.sources import RANDOM
 from virnuc.encoders.spec import EncoderSpec, LoadRequest
-from virnuc.errors import UsageError, unknown_name
+from virnuc.errors import EncoderError, UsageError, unknown_name
 from virnuc.runtime import choose_device, choose_precision
 
 MAX_RESIDUES = 1024
 _UNKNOWN_LICENCE = "that of the directory's model; not known here"
 
-# Commits of the hub repositories. FastESM2_650 follows its branch until a commit of it has been seen with its weights;
-# the weight digest in every manifest tells two states apart.
+# Commits of the hub repositories. That of FastESM2_650 is one that the hub's pages list with its config.json and its
+# weights of December 2024; later ones up to August 2025 list the same two.
 _REVISIONS = {
     "facebook/esm2_t36_3B_UR50D": "476b639933c8baad5ad09a60ac1a87f987b656fc",
     "facebook/esm2_t33_650M_UR50D": "08e4846e537177426273712802403f7ba8261b6c",
@@ -24,7 +27,7 @@ _REVISIONS = {
     "facebook/esm2_t12_35M_UR50D": "6fbf070e65b0b7291e7bbcd451118c216cff79d8",
     "facebook/esm2_t6_8M_UR50D": "c731040fcd8d73dceaa04b0a8e6329b345b0f5df",
     "zhihan1996/DNABERT-S": "00e47f96cdea35e4b6f5df89e5419cbe47d490c6",
-    "Synthyra/FastESM2_650": "main",
+    "Synthyra/FastESM2_650": "6121b722ce34057295542b13e8623babc8723aaf",
 }
 
 
@@ -99,10 +102,15 @@ _SPECS = (
 )
 ENCODERS: dict[str, EncoderSpec] = {spec.name: spec for spec in _SPECS}
 _DIRECTORY_FAMILIES = {"esm": ("protein", load_esm, MAX_RESIDUES), "mosaicbert": ("dna", load_mosaicbert, None)}
+_RECORDED_NAME = re.compile(rf"({'|'.join(_DIRECTORY_FAMILIES)})-[0-9a-f]{{{NAME_DIGITS}}}")
 
 
 def find_encoder(name: str) -> EncoderSpec:
-    """Return the row of an encoder: one of the table, `esm:DIR` or `mosaicbert:DIR`.
+    """Return the row of an encoder.
+
+    Args:
+        name: one of the table, `esm:DIR` or `mosaicbert:DIR`, or the name that such a directory is recorded by,
+            `esm-<digest>`, whose weights are then to be given.
 
     Raises:
         UsageError: there is no such encoder or directory; the message names the nearest right one.
@@ -111,11 +119,31 @@ def find_encoder(name: str) -> EncoderSpec:
     if separator and family in _DIRECTORY_FAMILIES:
         if not Path(directory).is_dir():
             raise UsageError(f"{name}: {directory} is no directory; it needs config.json and the weights of a model")
-        kind, loader, max_residues = _DIRECTORY_FAMILIES[family]
-        return EncoderSpec(name, kind, loader, _UNKNOWN_LICENCE, directory=Path(directory), max_residues=max_residues)
+        return _from_directory(name, family, Path(directory))
+    if recorded := _RECORDED_NAME.fullmatch(name):
+        return _from_directory(name, recorded[1], None)
     if name not in ENCODERS:
         raise unknown_name("encoder", name, ENCODERS)
     return ENCODERS[name]
+
+
+def _from_directory(name: str, family: str, directory: Path | None) -> EncoderSpec:
+    kind, loader, longest = _DIRECTORY_FAMILIES[family]
+    return EncoderSpec(name, kind, loader, _UNKNOWN_LICENCE, directory=directory, family=family, max_residues=longest)
+
+
+def check_sources(weights: Mapping[str, str], revisions: Mapping[str, str]) -> None:
+    """Refuse weights or revisions, by encoder name, that no encoder can be loaded with.
+
+    Raises:
+        UsageError: an unknown encoder, or a revision for one whose weights do not come from the hub.
+    """
+    for name in weights:
+        find_encoder(name)
+    for name in revisions:
+        if find_encoder(name).hub_id is None or name in weights:
+            source = f"--weights {name}={weights[name]}" if name in weights else "no hub repository"
+            raise UsageError(f"--revisions {name}={revisions[name]}: its weights come from {source}; leave it out")
 
 
 def load_encoder(
@@ -124,25 +152,55 @@ def load_encoder(
     weights: Mapping[str, str] | None = None,
     device: str = "cpu",
     precision: str = "fp32",
-    revision: str | None = None,
+    revisions: Mapping[str, str] | None = None,
 ) -> Encoder:
     """Load an encoder and let it prove itself.
 
     Args:
-        name: one of `ENCODERS`, `esm:DIR` or `mosaicbert:DIR`.
+        name: as `find_encoder` takes it.
         weights: by encoder name, a directory in the hub's layout, or `random`; others come from the hub's cache.
         device: `auto` or a device that torch knows.
         precision: `auto`, `fp32`, `bf16`, `fp16` or `int8`.
-        revision: of the hub repository, instead of the table's.
+        revisions: by encoder name, a commit, branch or tag of the hub repository, instead of the table's.
 
     Raises:
-        UsageError: an unknown encoder, device or precision, or a directory that is not there.
+        UsageError: an unknown encoder, device or precision, a directory that is not there, or a revision where the
+            weights are not the hub's.
         EncoderError: weights that are missing, incomplete, damaged or of another model.
     """
     spec = find_encoder(name)
-    sources = weights or {}
-    for named in sources:
-        find_encoder(named)
+    sources, pinned = weights or {}, revisions or {}
+    check_sources(sources, pinned)
     chosen_device = choose_device(device).name
     chosen_precision = choose_precision(precision, chosen_device).name
-    return spec.loader(spec, LoadRequest(sources.get(name), chosen_device, chosen_precision, revision))
+    return spec.loader(spec, LoadRequest(sources.get(name), chosen_device, chosen_precision, pinned.get(name)))
+
+
+def load_recorded(recorded: Mapping[str, Any], *, weights: Mapping[str, str], device: str) -> Encoder:
+    """Load the encoder that a provenance describes, with the weights that it had.
+
+    Args:
+        recorded: the provenance, as a manifest, a checkpoint or a scorer has it.
+        weights: by encoder name, a directory in the hub's layout; others come from where they were then.
+        device: see `load_encoder`.
+
+    Raises:
+        UsageError: its weights came from a directory that is not given, or not there.
+        EncoderError: weights that are missing, damaged, or others than then.
+    """
+    name, revision = recorded["name"], recorded.get("revision")
+    source = weights.get(name, RANDOM if recorded["weights"] == RANDOM else None)
+    encoder = load_encoder(
+        name,
+        weights={name: source} if source else None,
+        device=device,
+        precision=recorded.get("precision", "fp32"),
+        revisions={name: revision} if revision and not source else None,
+    )
+    digest, wanted = encoder.provenance.weight_digest, recorded.get("weight_digest")
+    if wanted and digest != wanted:
+        raise EncoderError(
+            f"{name}: these weights ({digest[:12]}) are not those that were used then ({wanted[:12]}); "
+            f"give the right ones with --weights {name}=DIR"
+        )
+    return encoder

@@ -23,12 +23,21 @@ from virnuc.features.output import Claim, ShardedOutput
 from virnuc.features.shards import read_shard, write_shard
 from virnuc.manifest import Manifest, read_manifest, verify_shards
 from virnuc.sequences.frames import frame_shards, read_frames
-from virnuc.settings import ExtractSettings, parse_weights
+from virnuc.settings import ExtractSettings, parse_revisions, parse_weights
 
 Progress = Callable[[str, int, int], None]  # called with what is being made, how many frames are done, and of how many
 _COLUMNS = {"dna": "nucleotide", "protein": "protein"}
 # What of an encoder's provenance decides its vectors; the rest describes it.
-_DECIDES = ("name", "weight_digest", "precision", "dimension", "max_residues", "token_dropout_scale", "rotary")
+_DECIDES = (
+    "name",
+    "weight_digest",
+    "revision",
+    "precision",
+    "dimension",
+    "max_residues",
+    "token_dropout_scale",
+    "rotary",
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,11 @@ def _embed_all(
 ) -> _Half:
     """Write one encoder's half; the encoder is given up when it is done, so that two never share the memory."""
     encoder = load_encoder(
-        name, weights=parse_weights(settings.weights), device=settings.device, precision=settings.precision
+        name,
+        weights=parse_weights(settings.weights),
+        device=settings.device,
+        precision=settings.precision,
+        revisions=parse_revisions(settings.revisions),
     )
     facts = encoder.provenance.asdict()
     parameters = {"encoder" if key == "name" else key: facts[key] for key in _DECIDES}

@@ -19,8 +19,8 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors.torch import load_file, save_file
 
 from virnuc.classifier import Checkpoint, Classifier
-from virnuc.encoders import ENCODERS, Encoder, load_encoder
-from virnuc.errors import DataError, EncoderError
+from virnuc.encoders import ENCODERS, Encoder, load_recorded
+from virnuc.errors import DataError
 from virnuc.files import sha256_file, write_text
 from virnuc.prediction.companion import STRETCH, Companion
 from virnuc.prediction.scoring import Scorer
@@ -253,22 +253,5 @@ def _is_at_hand(entry: Mapping[str, Any], weights: Mapping[str, str]) -> bool:
 
 
 def _load_encoder(trained: Mapping[str, Any], directory: Path, weights: Mapping[str, str], device: str) -> Encoder:
-    name, found = trained["name"], weights.get(trained["name"])
-    if trained["inside"]:
-        found = str(directory / trained["inside"])
-    elif trained["weights"] == "random":
-        found = "random"
-    wanted_name, sources = name, {name: found} if found else {}
-    if name not in ENCODERS:  # made from a directory: family and digest of its weights
-        if found is None:
-            raise EncoderError(f"{name}: its weights are not inside the model; give them with --weights {name}=DIR")
-        wanted_name, sources = f"{name.partition('-')[0]}:{found}", {}
-    precision, revision = trained.get("precision", "fp32"), trained.get("revision")
-    encoder = load_encoder(wanted_name, weights=sources, device=device, precision=precision, revision=revision)
-    digest, wanted = encoder.provenance.weight_digest, trained.get("weight_digest")
-    if wanted and digest != wanted:
-        raise EncoderError(
-            f"{name}: these weights ({digest[:12]}) are not those that the model was trained on ({wanted[:12]}); "
-            f"give the right ones with --weights {name}=DIR"
-        )
-    return encoder
+    inside = {trained["name"]: str(directory / trained["inside"])} if trained["inside"] else {}
+    return load_recorded(trained, weights={**weights, **inside}, device=device)
