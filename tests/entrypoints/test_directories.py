@@ -116,7 +116,8 @@ def test_evaluate_alone_says_which_directory_it_wants(experiment):
         "features": f"data/features/{dna}+{protein}",
         "out": "elsewhere",
     }
-    without = run(directory, "evaluate", **options)
+    assert run(directory, "evaluate", **options).stderr.endswith(f"give it with --weights {dna}=DIR\n")
+    without = run(directory, "evaluate", **options, uncovered=0)
     assert f"the weights of {dna} came from a directory; give it with --weights {dna}=DIR" in without.stdout
     given = f"{dna}={DNA.directory},{protein}={PROTEIN.directory}"
     assert "without the control" not in run(directory, "evaluate", **options, weights=given).stdout
