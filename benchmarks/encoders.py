@@ -1,10 +1,11 @@
 """Throughput of the encoders against transformers' EsmModel and the machine's peak in matrix products, in one run.
 
-    python -m benchmarks.encoders [--layers 3] [--device cpu] [--precision fp32] [--parts frames,mixed,int8,ratio]
+    python -m benchmarks.encoders [--layers 3] [--device cpu] [--precision fp32] [--parts frames,mixed,int8,ratio,calls]
 
 Random weights in the true widths; with --layers fewer layers than the model has, because a layer costs the same
 wherever it stands. Contenders take turns, and the fastest of their rounds counts. Tokenising is left out on all
-sides. The last line is JSON.
+sides. `calls` trains the classifier on the embedded genomes, embedded by the shipped esm2_tiny in fp32, and counts the
+calls on test frames that change when the same proteins are embedded in int8. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,11 +24,20 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import EsmConfig, EsmModel
 
+from virnuc.classifier import load_checkpoint
 from virnuc.encoders import ENCODERS, Encoder, Tokens
+from virnuc.encoders.loading import EXAMPLES
 from virnuc.encoders.network import DTYPES
 from virnuc.encoders.spec import LoadRequest
 from virnuc.encoders.timing import gemm_peak, seconds
+from virnuc.evaluation import predict
+from virnuc.features.extraction import extract
+from virnuc.features.feature_set import FeatureSet
 from virnuc.runtime import describe_hardware
+from virnuc.sequences.preparing import prepare
+from virnuc.settings import ExtractSettings, MainSettings, PrepareSettings, SplitSettings, TrainSettings
+from virnuc.splitting import split
+from virnuc.training import train
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 BATCH = 16  # the peer's batches, in input order
@@ -122,6 +134,29 @@ def quantised(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     }
 
 
+def changed_calls() -> dict[str, dict[str, float]]:
+    """Train on fp32 features of a trained encoder, then call the test frames from its int8 features too."""
+    with tempfile.TemporaryDirectory() as temporary:
+        place, demo = Path(temporary), MainSettings()
+        frames = str(place / "frames")
+        prepare(PrepareSettings(source=str(EXAMPLES / "refseq_mini"), out=frames), lambda sources, _: sources)
+        parts = split(SplitSettings(source=frames, out=str(place / "split")))
+        features = {}
+        for precision in ("fp32", "int8"):
+            out = str(place / precision)
+            extract(
+                ExtractSettings(frames, demo.dna_encoder, demo.candidate, precision=precision, device="cpu", out=out)
+            )
+            features[precision] = FeatureSet.open(place / precision / f"{demo.dna_encoder}+{demo.candidate}")
+        settings = TrainSettings(epochs=demo.epochs, lr=demo.lr, device="cpu")
+        model = load_checkpoint(train(features["fp32"], parts, settings, place / "model").model).build()
+        tables = {precision: predict(model, found, parts, "test") for precision, found in features.items()}
+    calls = {precision: table["logit_viral"] >= table["logit_nonviral"] for precision, table in tables.items()}
+    changed = calls["fp32"] != calls["int8"]
+    accuracies = {f"accuracy_{p}": float((call == (tables[p]["label"] == 1)).mean()) for p, call in calls.items()}
+    return {"int8 calls against fp32": {"test_frames": len(changed), "changed": float(changed.mean()), **accuracies}}
+
+
 def baseline_over_candidate(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Time ESM2 3B and FastESM2_650 layer by layer in one precision; scale to the layers that they have."""
     sequences = proteins(options.frames, 99, 100)
@@ -147,7 +182,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--parts", default="frames,mixed,int8,ratio")
+    parser.add_argument("--parts", default="frames,mixed,int8,ratio,calls")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -156,6 +191,7 @@ def main() -> None:
         "mixed": lambda: against_transformers(proteins(options.frames, 30, 1000), options),
         "int8": lambda: quantised(options),
         "ratio": lambda: baseline_over_candidate(options),
+        "calls": changed_calls,
     }
     hardware = describe_hardware(options.device)
     results = {}
