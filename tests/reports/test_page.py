@@ -24,11 +24,12 @@ def browser():
         started.close()
 
 
-@pytest.fixture(scope="module")
-def page_file(tmp_path_factory):
+@pytest.fixture(scope="module", params=["pass", "several"])
+def page_file(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("report")
-    document, _ = report(case("pass"), directory)
-    return directory / HTML, document
+    comparison = case(request.param)
+    document, _ = report(comparison, directory)
+    return directory / HTML, document, len(comparison_drawings(comparison))
 
 
 def opened(browser, path, width, **options):
@@ -45,15 +46,16 @@ def opened(browser, path, width, **options):
 @pytest.mark.parametrize("width", [400, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_is_whole_at_any_width(browser, page_file, width, scheme):
-    path, document = page_file
+    path, document, figures = page_file
     page = opened(browser, path, width, color_scheme=scheme)
     assert page.complaints == []
     assert page.fetched == [path.as_uri()]
     assert "sans-serif" in page.evaluate("getComputedStyle(document.body).fontFamily")
     assert "✓" in page.evaluate("getComputedStyle(document.querySelector('th.pass'), '::before').content")
-    assert page.inner_text(".answer").endswith(document["answer"])
+    told = [f"{verdict['outcome']} {verdict['answer']}" for verdict in document["verdicts"]]
+    assert page.eval_on_selector_all(".answer", "all => all.map(e => e.innerText)") == told
     drawn = page.eval_on_selector_all("figure img", "all => all.map(i => [i.complete, i.naturalWidth, i.alt.length])")
-    assert len(drawn) == len(comparison_drawings(case("pass")))
+    assert len(drawn) == figures
     assert all(complete and size > 100 and words > 20 for complete, size, words in drawn)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     cut = "all => all.filter(e => e.getBoundingClientRect().right > innerWidth + 1).length"

@@ -41,6 +41,8 @@ def case(kind):
         return compare(replace(slow, predictions=None), [fast])
     if kind == "other split":
         return compare(slow, [replace(fast, split_digest="cd" * 32)])
+    if kind == "several":
+        return compare(slow, [fast, *(side(f"worse_by_{lost}", sides(lost=lost)[1].predictions) for lost in (3, 9))])
     untimed = {"speed": None, "baseline_speed": None}
     control = side("composition", predicted(frames_table(), np.tile(np.arange(100), 10) < 20), **untimed)
     return compare(slow, [fast], [control])
@@ -59,7 +61,7 @@ def report(comparison, directory):
     return document, {name: path.read_text(encoding="utf-8") for name, path in files.items()}
 
 
-@pytest.mark.parametrize("kind", ["pass", "fail", "alone", "unpaired", "other split"])
+@pytest.mark.parametrize("kind", ["pass", "fail", "several", "alone", "unpaired", "other split"])
 def test_the_verdict_keeps_to_its_schema_and_comes_back_from_its_file(kind):
     document, texts = reported(kind)
     assert violations(document, SCHEMA, SCHEMA) == []
@@ -68,7 +70,7 @@ def test_the_verdict_keeps_to_its_schema_and_comes_back_from_its_file(kind):
     assert violations({**document, "answer": None}, SCHEMA, SCHEMA)
 
 
-@pytest.mark.parametrize("kind", ["pass", "fail", "alone", "unpaired", "other split"])
+@pytest.mark.parametrize("kind", ["pass", "fail", "several", "alone", "unpaired", "other split"])
 def test_page_and_markdown_hold_every_cell_of_every_table(kind):
     document, texts = reported(kind)
     page = re.sub(r"<[^>]+>", "", texts[HTML]).replace("&lt;", "<").replace("&gt;", ">").replace("&#39;", "'")
