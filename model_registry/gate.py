@@ -200,7 +200,7 @@ def _speedup(candidate: SideEvidence, policy: Policy) -> RuleResult:
         ratio, unlike = speedup(candidate.baseline_speed, candidate.speed)
         slow, fast = candidate.baseline_speed.runs, candidate.speed.runs
         observed = (
-            f"{ratio:.2f} times as fast ({min(slow) / max(fast):.2f} to {max(slow) / min(fast):.2f} over the runs)"
+            f"{ratio:.2f} times as fast, {min(slow) / max(fast):.2f} to {max(slow) / min(fast):.2f} over the runs"
         )
         observed += f", but not comparable: {', '.join(unlike)}" if unlike else ""
         steps = (

@@ -112,6 +112,7 @@ def test_each_of_several_candidates_has_its_own_verdict_on_one_page(models):
         yes, no = opening.index("Yes: virnuc-fast v1 may replace"), opening.index("No: virnuc-worse v1 may not")
         assert opening.index("PASS") < yes < opening.index("FAIL") < no
     assert all(verdict["answer"] in document["answer"] for verdict in document["verdicts"])
+    assert "- Next: virnuc-worse v1, Accuracy drop" in text
 
 
 def test_each_candidate_is_promoted_by_its_own_verdict(models):

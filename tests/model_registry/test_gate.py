@@ -70,7 +70,7 @@ def test_the_spread_of_the_timed_runs_stands_beside_the_speedup():
     slow, fast = sides()
     speeds = replace(fast.baseline_speed, runs=(9.0, 10.0, 12.0)), replace(fast.speed, runs=(2.0, 2.5, 3.0))
     found = verdict(slow, replace(fast, baseline_speed=speeds[0], speed=speeds[1]))
-    assert found.rules[3].observed == "4.00 times as fast (3.00 to 6.00 over the runs)"
+    assert found.rules[3].observed == "4.00 times as fast, 3.00 to 6.00 over the runs"
 
 
 def test_mixed_precision_does_not_count_as_a_speedup():

@@ -83,16 +83,16 @@ def _sides(document: Document, *roles: str) -> list[Mapping[str, Any]]:
 
 
 def _gate(document: Document) -> Section:
-    tables = []
-    steps = []
+    tables, steps = [], []
     for verdict in document["verdicts"]:
         rows = tuple(
             ("PASS" if rule["passed"] else "FAIL", rule["title"], rule["observed"], rule["limit"])
             for rule in verdict["rules"]
         )
         tables.append(Table(verdict["candidate"], ("", "Rule", "Observed", "Limit"), rows))
+        whose = f"{verdict['candidate']}, " if len(document["verdicts"]) > 1 else ""
         for rule in verdict["rules"]:
-            steps += [f"{rule['title']}: {step}" for step in rule["next_steps"]]
+            steps += [f"{whose}{rule['title']}: {step}" for step in rule["next_steps"]]
     return Section("gate", "The gate, rule by rule", (), tuple(tables), tuple(f"Next: {step}" for step in steps))
 
 
