@@ -125,7 +125,7 @@ def test_scores_do_not_depend_on_what_else_is_scored(scorer):
     chunks = ["".join(DRAW.choices("ACGT", k=DRAW.choice([90, 300]))) for _ in range(50)]
     together = scorer.score(chunks)["score2"].to_numpy()
     alone = np.concatenate([scorer.score([chunk])["score2"].to_numpy() for chunk in chunks])
-    assert together == pytest.approx(alone, abs=1e-6, nan_ok=True)
+    assert together == pytest.approx(alone, abs=5e-6, nan_ok=True)  # float32 sums in another order
 
 
 def test_temperature_changes_probabilities_and_not_the_call_of_a_single_frame(scorer):
