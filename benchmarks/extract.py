@@ -1,16 +1,18 @@
-"""`extract` under load: memory against the number of frames, and features after kill -9 at random moments.
+"""`extract` under load: memory against the number of frames, two workers against one, and kill -9 at random moments.
 
-    python -m benchmarks.extract [--frames 100000] [--kills 10] [--encoder esm2_tiny]
+    python -m benchmarks.extract [--frames 100000] [--kills 10] [--workers-frames 40000] [--encoder esm2_tiny]
 
 Memory is the highest resident memory of a process that extracts a tenth of the synthetic frames, and of one that
-extracts all. The second part starts `extract` and kills it with SIGKILL again and again, lets the last one finish, and
-compares every file with that of an undisturbed run. The last line is JSON.
+extracts all. The second part times two processes on one frame directory against one, each with one thread, from the
+first shard begun to the last one written. The third starts `extract` and kills it with SIGKILL again and again, lets
+the last one finish, and compares every file with that of an undisturbed run. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -24,15 +26,17 @@ import pyarrow.parquet as pq
 from virnuc.manifest import Manifest, describe_shard
 from virnuc.sequences.frames import FRAME_SCHEMA, SHARD_ROWS
 
+IMPORTS = 20  # seconds that a worker gets to import torch before all begin
 PROGRAM = """
 import json, sys, time
 from virnuc.encoders.timing import peak_memory_gb
 from virnuc.features.extraction import extract
 from virnuc.settings import ExtractSettings
-started = time.perf_counter()
-frames, out, protein = sys.argv[1:]
+frames, out, protein, wait_until = sys.argv[1:]
+time.sleep(max(0, float(wait_until) - time.time()))
+started = time.time()
 extract(ExtractSettings(frames=frames, out=out, dna_encoder="tetranucleotide", protein_encoder=protein))
-print(json.dumps({"seconds": time.perf_counter() - started, "peak_memory_gb": peak_memory_gb("cpu")}))
+print(json.dumps({"seconds": time.time() - started, "peak_memory_gb": peak_memory_gb("cpu")}))
 """
 
 
@@ -61,9 +65,11 @@ def _frame(group: str, row: int, generator: random.Random) -> dict[str, object]:
     return {**empty, "frame_id": f"S{row}.1_chunk_1F1", "group": group, "label": int(group == "viral"), **sequences}
 
 
-def start(frames: Path, out: Path, encoder: str) -> subprocess.Popen[str]:
-    """Start `extract` in a process of its own."""
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, frames, out, encoder], stdout=subprocess.PIPE, text=True)
+def start(frames: Path, out: Path, encoder: str, wait_until: float = 0, threads: int = 0) -> subprocess.Popen[str]:
+    """Start `extract` in a process of its own, which imports what it needs and then waits until that time."""
+    command = [sys.executable, "-c", PROGRAM, str(frames), str(out), encoder, str(wait_until)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, float]:
@@ -78,6 +84,18 @@ def content(out: Path) -> dict[str, bytes]:
     """Return the bytes of every shard and manifest."""
     paths = [*out.rglob("*.pt"), *out.rglob("manifest.json")]
     return {str(path.relative_to(out)): path.read_bytes() for path in paths}
+
+
+def scale_out(directory: Path, count: int, encoder: str) -> dict[str, float]:
+    """Time one worker, then two on the same frames, each with one thread; both begin together."""
+    frames = write_frames(directory / "frames", count, shard_rows=count // 16)
+    seconds = {}
+    for workers in (1, 2):
+        out, begin = directory / f"workers-{workers}", time.time() + IMPORTS
+        running = [start(frames, out, encoder, begin, threads=1) for _ in range(workers)]
+        seconds[workers] = max(finish(process)["seconds"] for process in running)
+    same = content(directory / "workers-1") == content(directory / "workers-2")
+    return {"one_s": seconds[1], "two_s": seconds[2], "ratio": seconds[1] / seconds[2], "same_bytes": same}
 
 
 def kill_and_resume(directory: Path, kills: int, encoder: str) -> dict[str, int]:
@@ -106,6 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=100_000, help="0 leaves the memory out")
     parser.add_argument("--kills", type=int, default=10, help="0 leaves the kills out")
+    parser.add_argument("--workers-frames", type=int, default=40_000, help="0 leaves the two workers out")
     parser.add_argument("--encoder", default="esm2_tiny")
     options = parser.parse_args()
     results: dict[str, dict[str, float]] = {}
@@ -116,8 +135,12 @@ def main() -> None:
             measured = finish(start(frames, directory / "out", options.encoder))
             results[f"{count} frames"] = measured
             print(f"{count:>9} frames: {measured['seconds']:.1f} s, peak memory {measured['peak_memory_gb']:.2f} GB")
+        workers = {}
+        if options.workers_frames:
+            workers = scale_out(Path(temporary) / "workers", options.workers_frames, options.encoder)
+            print("two workers: " + ", ".join(f"{name} {figure:.4g}" for name, figure in workers.items()), flush=True)
         killed = kill_and_resume(Path(temporary) / "kill", options.kills, options.encoder) if options.kills else {}
-    print(json.dumps({"options": vars(options), "memory": results, "killed": killed}))
+    print(json.dumps({"options": vars(options), "memory": results, "workers": workers, "killed": killed}))
 
 
 if __name__ == "__main__":
