@@ -11,9 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from virnuc.errors import DataError
+from virnuc.settings import ExtractSettings
 
 Progress = Callable[[int], None]  # called with the number of sequences embedded since the last call
-DEFAULT_BATCH_TOKENS = 16384
+DEFAULT_BATCH_TOKENS = ExtractSettings.batch_tokens
 
 
 @dataclass(frozen=True)

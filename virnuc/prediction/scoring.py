@@ -20,8 +20,9 @@ from virnuc.encoders import Encoder
 from virnuc.errors import DataError, DimensionError
 from virnuc.prediction.chunks import NO_OPEN_FRAME, SCORED, Piece, cut
 from virnuc.prediction.companion import COMPANION, FRAMES, MEAN, STRETCH, WAYS, Companion
+from virnuc.settings import PredictSettings
 
-BATCH_TOKENS = 16384
+BATCH_TOKENS = PredictSettings.batch_tokens
 CLASSIFIED_AT_ONCE = 4096  # pieces
 
 
