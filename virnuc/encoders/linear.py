@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# oneDNN keeps some 0.2 MB of code for each shape that it met. Packed batches have hundreds of lengths; with the 1,024
-# shapes that are its default, memory grows for hundreds of thousands of sequences. 128 cost a tiny network few percent.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+# oneDNN keeps some 0.2 MB of code for each shape that it met, and torch's layer above it keeps that alive in a cache of
+# its own. Packed batches have hundreds of lengths; with the 1,024 shapes that are the default of both, memory grows for
+# hundreds of thousands of sequences. 128 cost a tiny network few percent.
+for _capacity in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_capacity, "128")
 
 
 class Linear(nn.Module):
