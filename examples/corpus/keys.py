@@ -1,0 +1,62 @@
+"""Whose gene is this, and who may learn from it? Answered from the header of a gene alone.
+
+The genes of the corpus name no genome, so the key that stands for one is read from the numbers in their headers:
+
+    GeneID:1234567                              viral: NCBI numbers the genes of a genome in a row
+    gi|327400|ref|NC_015954.1|:c1336247-1335993  a complete replicon of a prokaryote
+    gi|327400|ref|NZ_ABCD01000012.1|:25-921      a whole-genome shotgun project
+    gi|327400|ref|NZ_KB890217.1|:25-921          scaffolds, numbered in a row
+    gi|327400|ref|XM_001350208.1|:1-414          an mRNA of a eukaryote
+
+Keys are coarse on purpose: several genomes may share one, one genome hardly ever has two. The key alone decides the
+part of the data that a gene belongs to, so every program that reads the corpus keeps to the same parts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import NamedTuple
+
+RESERVED = "reserved"  # never read: someone else measures on these genomes
+MINIATURE = "miniature"  # the only genomes that examples/genomes may take from the corpus
+HELD_OUT = "held_out"  # for the project's own estimates; nothing that is shipped learns from them
+PRETRAINING = "pretraining"  # what the shipped encoders and classifiers learn from
+
+VIRAL, PROKARYOTE, EUKARYOTE = "viral", "prokaryote", "eukaryote"
+
+_PARTITIONS = {7: RESERVED, 3: MINIATURE, 5: HELD_OUT}
+_VIRAL_GENE = re.compile(r"GeneID:(\d+)")
+_OTHER_GENE = re.compile(r"gi\|\d+\|\w+\|([A-Z]{2}_?)([A-Z]*)(\d+)")
+
+
+class GeneKey(NamedTuple):
+    """What the header of a gene says about its genome."""
+
+    kind: str  # viral, prokaryote or eukaryote
+    key: str  # coarse key of the genome: it decides the partition
+    series: str  # what the number counts in: "GeneID:", "XM_", "NZ_KB"; empty where the key is the genome
+    number: int  # of the gene (viral, eukaryote) or the scaffold
+
+
+def gene_key(header: str) -> GeneKey | None:
+    """Return the key in a gene's header (with or without its `>`), None where the header has another form."""
+    header = header.removeprefix(">")
+    if match := _VIRAL_GENE.match(header):
+        number = int(match[1])
+        return GeneKey(VIRAL, f"GeneID:{number // 1000}", "GeneID:", number)
+    if not (match := _OTHER_GENE.match(header)):
+        return None
+    prefix, letters, number = match[1], match[2], int(match[3])
+    if prefix in ("XM_", "NM_"):
+        return GeneKey(EUKARYOTE, f"{prefix}{number // 10000}", prefix, number)
+    if prefix == "NC_":
+        return GeneKey(PROKARYOTE, f"NC_{match[3]}", "", number)
+    if len(letters) == 4:
+        return GeneKey(PROKARYOTE, f"NZ_{letters}", "", number)
+    return GeneKey(PROKARYOTE, f"NZ_{letters}{number // 1000}", f"{prefix}{letters}", number)
+
+
+def partition(key: str) -> str:
+    """Return the part of the data that a key belongs to: reserved, miniature, held_out or pretraining."""
+    return _PARTITIONS.get(int(hashlib.sha256(key.encode()).hexdigest(), 16) % 10, PRETRAINING)
