@@ -24,20 +24,20 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import EsmConfig, EsmModel
 
-from virnuc.classifier import load_checkpoint
 from virnuc.encoders import ENCODERS, Encoder, Tokens
 from virnuc.encoders.loading import EXAMPLES
+from virnuc.encoders.memory import gemm_peak, seconds
 from virnuc.encoders.network import DTYPES
 from virnuc.encoders.spec import LoadRequest
-from virnuc.encoders.timing import gemm_peak, seconds
-from virnuc.evaluation import predict
+from virnuc.evaluation.evaluation import predict
 from virnuc.features.extraction import extract
 from virnuc.features.feature_set import FeatureSet
 from virnuc.runtime import describe_hardware
 from virnuc.sequences.preparing import prepare
 from virnuc.settings import ExtractSettings, MainSettings, PrepareSettings, SplitSettings, TrainSettings
-from virnuc.splitting import split
+from virnuc.splits.assignment import split
 from virnuc.training import train
+from virnuc.training.checkpoint import load_checkpoint
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 BATCH = 16  # the peer's batches, in input order

@@ -23,13 +23,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from virnuc.manifest import Manifest, describe_shard
 from virnuc.sequences.frames import FRAME_SCHEMA, SHARD_ROWS
+from virnuc.storage.manifest import Manifest, describe_shard
 
 IMPORTS = 20  # seconds that a worker gets to import torch before all begin
 PROGRAM = """
 import json, sys, time
-from virnuc.encoders.timing import peak_memory_gb
+from virnuc.encoders.memory import peak_memory_gb
 from virnuc.features.extraction import extract
 from virnuc.settings import ExtractSettings
 frames, out, protein, wait_until = sys.argv[1:]

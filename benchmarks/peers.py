@@ -34,11 +34,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from virnuc.evaluation.intervals import binary_metrics, draw_genomes
 from virnuc.sequences.chunking import chunk_starts
 from virnuc.sequences.reading import read_genomes
 from virnuc.sequences.sources import find_sources
-from virnuc.splitting import Split
-from virnuc.statistics import binary_metrics, draw_genomes
+from virnuc.splits.assignment import Split
 
 MODELS = (
     "models:/virnuc-dipeptide@challenger,models:/virnuc-esm2_tiny@challenger,models:/virnuc-esm2_tiny_deep@challenger"

@@ -113,11 +113,11 @@ def _write_reads(path: Path, count: int, length: int) -> None:
 def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from virnuc.classifier import Classifier
     from virnuc.encoders import load_encoder
     from virnuc.prediction.companion import MEAN, Companion
-    from virnuc.prediction.running import predict
+    from virnuc.prediction.prediction import predict
     from virnuc.prediction.scoring import Scorer
+    from virnuc.training.classifier import Classifier
 
     torch.set_num_threads(arguments.threads)
     encoders = tuple(load_encoder(name) for name in (arguments.dna_encoder, arguments.protein_encoder))

@@ -33,14 +33,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from virnuc.classifier import Classifier
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.shards import read_shard, write_shard
 from virnuc.runtime import available_memory, describe_hardware
 from virnuc.settings import SplitSettings, TrainSettings
-from virnuc.splitting import Split, split
+from virnuc.splits.assignment import Split, split
 from virnuc.training import train
 from virnuc.training.batches import Plan
+from virnuc.training.classifier import Classifier
 from virnuc.training.data import Part
 from virnuc.training.epochs import Trainer, step
 

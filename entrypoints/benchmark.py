@@ -23,8 +23,8 @@ def benchmark(settings: BenchmarkSettings, tracker: Tracker) -> BenchmarkResult:
     """
     from entrypoints.progress import totals
     from virnuc.benchmarking import benchmark as time_encoders
-    from virnuc.files import write_text
-    from virnuc.manifest import read_manifest
+    from virnuc.storage.files import write_text
+    from virnuc.storage.manifest import read_manifest
 
     frames = read_manifest(Path(settings.frames), "frames")
     tracker.dataset("frames", Path(settings.frames), frames.digest, "benchmark")

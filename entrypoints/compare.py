@@ -14,7 +14,7 @@ from virnuc.settings import CompareSettings
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from virnuc.comparison import Comparison, SideEvidence
+    from virnuc.evaluation.comparison import Comparison, SideEvidence
     from virnuc.tracking import Tracker
 
 
@@ -29,9 +29,9 @@ def compare(settings: CompareSettings, tracker: Tracker) -> dict[str, Any]:
     from model_registry.card import update_card
     from model_registry.evidence import command_of
     from model_registry.gate import NO_VERDICT, PASS, Policy, judge, verdict_document
-    from virnuc.reports.document import Origin
     from virnuc.reports.figures import comparison_drawings
     from virnuc.reports.rendering import terminal_summary, write_report
+    from virnuc.reports.verdict import Origin
     from virnuc.tracking import get_run
 
     policy = Policy.read(Path(settings.policy))
@@ -54,7 +54,7 @@ def compare(settings: CompareSettings, tracker: Tracker) -> dict[str, Any]:
 def _gather(settings: CompareSettings) -> Comparison:
     """Read the evidence of all sides and compare them."""
     from model_registry.evidence import side_evidence, with_speed
-    from virnuc.comparison import compare as compare_sides
+    from virnuc.evaluation.comparison import compare as compare_sides
 
     candidates = [side_evidence(uri) for uri in filter(None, settings.candidate.split(","))]
     named = [one.uri for one in candidates]

@@ -12,11 +12,11 @@ from virnuc.settings import EvaluateSettings, ExtractSettings, parse_weights
 if TYPE_CHECKING:
     import pandas as pd
 
-    from virnuc.classifier import Checkpoint
-    from virnuc.evaluation import Evaluation
+    from virnuc.evaluation.evaluation import Evaluation
     from virnuc.features.feature_set import FeatureSet
-    from virnuc.splitting import Split
+    from virnuc.splits.assignment import Split
     from virnuc.tracking import Tracker
+    from virnuc.training.checkpoint import Checkpoint
 
 SHOWN = ("accuracy", "precision", "recall", "f1", "roc_auc", "mcc")
 
@@ -30,10 +30,10 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     from entrypoints.progress import bar
     from model_registry.card import update_card
     from model_registry.evidence import read_checkpoint
-    from virnuc.evaluation import EVALUATION_VERSION
-    from virnuc.evaluation import evaluate as evaluate_model
+    from virnuc.evaluation.evaluation import EVALUATION_VERSION
+    from virnuc.evaluation.evaluation import evaluate as evaluate_model
     from virnuc.features.mixture import open_features
-    from virnuc.splitting import Split
+    from virnuc.splits.assignment import Split
     from virnuc.tracking import model_version, version_uri
 
     version = model_version(settings.model)
@@ -77,9 +77,9 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
 def _shuffled(settings: EvaluateSettings, features: FeatureSet, split: Split, tracker: Tracker) -> FeatureSet | None:
     """Return features of the shuffled test frames; None, and said so, where they cannot be made."""
     from entrypoints.progress import totals
+    from virnuc.evaluation.shuffling import write_shuffled_frames
     from virnuc.features.extraction import extract
     from virnuc.features.feature_set import FeatureSet
-    from virnuc.shuffling import write_shuffled_frames
 
     if reason := _obstacle(settings, features, split):
         tracker.tags({"shuffled_control": f"left out: {reason}"})
@@ -113,8 +113,8 @@ def _uncovered(settings: EvaluateSettings, uri: str, split: Split, tracker: Trac
 
     from model_registry.evidence import UNCOVERED_PREDICTIONS
     from model_registry.packaging import download_scorer
-    from virnuc.prediction.choosing import sample_chunks, score_chunks
-    from virnuc.prediction.packed import load_scorer
+    from virnuc.prediction.fallback import sample_chunks, score_chunks
+    from virnuc.prediction.scorer import load_scorer
     from virnuc.runtime import choose_device
 
     reason = split.lacks_chunks if settings.uncovered else "chunks without a frame were not asked for"
@@ -134,7 +134,7 @@ def _uncovered(settings: EvaluateSettings, uri: str, split: Split, tracker: Trac
 def _obstacle(settings: EvaluateSettings, features: FeatureSet, split: Split) -> str | None:
     """Return why the shuffled frames cannot be embedded, and what to give where that would help."""
     from virnuc.encoders import ENCODERS
-    from virnuc.shuffling import has_sequences
+    from virnuc.evaluation.shuffling import has_sequences
 
     if settings.shuffled == "no":
         return "not asked for"

@@ -9,7 +9,7 @@ from entrypoints.command import say, stage
 from virnuc.settings import ExtractSettings
 
 if TYPE_CHECKING:
-    from virnuc.manifest import Manifest
+    from virnuc.storage.manifest import Manifest
     from virnuc.tracking import Tracker
 
 
@@ -22,7 +22,7 @@ def extract(settings: ExtractSettings, tracker: Tracker) -> Manifest:
     """
     from entrypoints.progress import totals
     from virnuc.features.extraction import extract as extract_features
-    from virnuc.manifest import read_manifest
+    from virnuc.storage.manifest import read_manifest
 
     frames = read_manifest(Path(settings.frames), "frames")
     tracker.dataset("frames", Path(settings.frames), frames.digest, "input")

@@ -25,7 +25,7 @@ def import_model(settings: ImportModelSettings, tracker: Tracker) -> ModelVersio
     virnuc-<protein encoder>@challenger, as after train, and is to be evaluated next. Metrics become
     virnuc-<encoder>@unpaired: a comparison shows them and gives no verdict.
     """
-    from virnuc.files import sha256_file
+    from virnuc.storage.files import sha256_file
 
     version = _register_metrics(settings, tracker) if settings.metrics else _register_model(settings, tracker)
     tracker.tags({"imported_sha256": sha256_file(Path(settings.metrics or settings.checkpoint))})
@@ -35,9 +35,9 @@ def import_model(settings: ImportModelSettings, tracker: Tracker) -> ModelVersio
 def _register_model(settings: ImportModelSettings, tracker: Tracker) -> ModelVersion:
     from model_registry.card import update_card
     from model_registry.packaging import log_scoring_model
-    from virnuc.classifier import model_name, save_checkpoint
-    from virnuc.legacy import read_model
     from virnuc.tracking import version_uri
+    from virnuc.training.checkpoint import model_name, save_checkpoint
+    from virnuc.training.virnucpro import read_model
 
     checkpoint = read_model(Path(settings.checkpoint))
     name = model_name(checkpoint.metadata["encoders"], checkpoint.metadata["modality"])
@@ -61,9 +61,9 @@ def _register_model(settings: ImportModelSettings, tracker: Tracker) -> ModelVer
 def _register_metrics(settings: ImportModelSettings, tracker: Tracker) -> ModelVersion:
     from model_registry.evidence import UNPAIRED
     from virnuc.encoders import ENCODERS
-    from virnuc.legacy import read_external_metrics
-    from virnuc.statistics import METRICS
+    from virnuc.evaluation.intervals import METRICS
     from virnuc.tracking import ensure_registered, get_run
+    from virnuc.training.virnucpro import read_external_metrics
 
     if settings.encoder not in ENCODERS:
         raise unknown_name("encoder", settings.encoder, ENCODERS)

@@ -137,7 +137,7 @@ def _model_of(
 
     `companions` has the URI of each DNA encoder's companion; one that is missing is trained and put there.
     """
-    from virnuc.evaluation import EVALUATION_VERSION
+    from virnuc.evaluation.evaluation import EVALUATION_VERSION
 
     manifest = extract.run(
         _of(
@@ -208,7 +208,7 @@ def _with_directories(settings: PipelineSettings, recorded: dict[str, str]) -> P
 
 def _benchmark(settings: PipelineSettings, places: _Directories, tracker: Tracker) -> str:
     """Time both protein encoders, if that was not done already; return the id of the run that did."""
-    from virnuc.manifest import read_manifest
+    from virnuc.storage.manifest import read_manifest
 
     wanted = _of(BenchmarkSettings, settings, frames=places.frames)
     same = {"key": wanted.key, "frames_digest": read_manifest(Path(places.frames), "frames").digest}

@@ -11,7 +11,7 @@ from entrypoints.command import say, stage
 from virnuc.settings import PredictSettings, parse_weights
 
 if TYPE_CHECKING:
-    from virnuc.manifest import Manifest
+    from virnuc.storage.manifest import Manifest
 
 
 @stage(PredictSettings, tracked=False)
@@ -24,8 +24,8 @@ def predict(settings: PredictSettings, _: None) -> Manifest:
     from entrypoints.progress import counter
     from model_registry.health import about_version, describe_version
     from model_registry.packaging import download_scorer
-    from virnuc.prediction.packed import load_scorer, scorer_digest
-    from virnuc.prediction.running import predict as predict_sequences
+    from virnuc.prediction.prediction import predict as predict_sequences
+    from virnuc.prediction.scorer import load_scorer, scorer_digest
     from virnuc.reports.rendering import FIGURES
     from virnuc.runtime import choose_device
     from virnuc.tracking import model_version, open_store, tracked_run, version_uri

@@ -9,7 +9,7 @@ from entrypoints.command import say, stage
 from virnuc.settings import PrepareSettings
 
 if TYPE_CHECKING:
-    from virnuc.manifest import Manifest
+    from virnuc.storage.manifest import Manifest
     from virnuc.tracking import Tracker
 
 

@@ -9,7 +9,7 @@ from entrypoints.command import say, stage
 from virnuc.settings import SplitSettings
 
 if TYPE_CHECKING:
-    from virnuc.splitting import Split
+    from virnuc.splits.assignment import Split
     from virnuc.tracking import Tracker
 
 
@@ -19,7 +19,7 @@ def split(settings: SplitSettings, tracker: Tracker) -> Split:
 
     Whole genomes stay together by default, so that no test frame has a sister in training.
     """
-    from virnuc.splitting import split as split_frames
+    from virnuc.splits.assignment import split as split_frames
 
     done = split_frames(settings)
     tracker.dataset("split", Path(settings.out), done.digest, "output")

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from virnuc.features.feature_set import FeatureSet
-    from virnuc.prediction.choosing import CompanionSource
-    from virnuc.prediction.packed import WayRecord
-    from virnuc.splitting import Split
+    from virnuc.prediction.fallback import CompanionSource
+    from virnuc.prediction.scorer import WayRecord
+    from virnuc.splits.assignment import Split
     from virnuc.tracking import Tracker
     from virnuc.training import TrainingResult
 
@@ -34,11 +34,11 @@ def train(settings: TrainSettings, _: None) -> ModelVersion | None:
     with the same bits. The defaults are VirNucPro's published hyperparameters.
     """
     from entrypoints.progress import bar
-    from virnuc.classifier import model_name
     from virnuc.features.mixture import open_features
-    from virnuc.splitting import Split
+    from virnuc.splits.assignment import Split
     from virnuc.tracking import run_status, versions_of
     from virnuc.training import find_training
+    from virnuc.training.checkpoint import model_name
 
     features = open_features(settings.features, bar("scan", "file"))
     split = Split.open(Path(settings.split))
@@ -123,11 +123,11 @@ def _register(
 ) -> ModelVersion:
     from model_registry.card import update_card
     from model_registry.packaging import log_scoring_model
-    from virnuc.calibration import fit_temperature
-    from virnuc.classifier import load_checkpoint
-    from virnuc.evaluation import margins, predict
+    from virnuc.evaluation.calibration import fit_temperature
+    from virnuc.evaluation.evaluation import margins, predict
     from virnuc.runtime import choose_device
     from virnuc.tracking import version_uri
+    from virnuc.training.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(result.model)
     validation = predict(checkpoint.build(), features, split, "val", checkpoint.columns())
@@ -155,7 +155,7 @@ def _companion(settings: TrainSettings, split: Split, tracker: Tracker) -> Compa
     import pandas as pd
 
     from model_registry.evidence import read_checkpoint
-    from virnuc.prediction.choosing import CompanionSource
+    from virnuc.prediction.fallback import CompanionSource
     from virnuc.sequences.frames import CHUNK_SCHEMA
     from virnuc.tracking import model_version, version_uri
 

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from virnuc.errors import DataError
-from virnuc.prediction.packed import CONFIG, read_config, read_way
+from virnuc.prediction.scorer import CONFIG, read_config, read_way
 from virnuc.reports.rendering import HTML
 from virnuc.tracking import find_finished, find_runs, model_version, version_uri
 

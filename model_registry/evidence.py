@@ -18,10 +18,10 @@ import pandas as pd
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
-from virnuc.classifier import Checkpoint, load_checkpoint
-from virnuc.comparison import SideEvidence, SpeedEvidence
 from virnuc.errors import DataError
+from virnuc.evaluation.comparison import SideEvidence, SpeedEvidence
 from virnuc.tracking import Tracker, download, find_finished, get_run, model_version, version_uri
+from virnuc.training.checkpoint import Checkpoint, load_checkpoint
 
 PREDICTIONS = "predictions.parquet"
 VALIDATION_PREDICTIONS = "validation_predictions.parquet"

@@ -16,10 +16,10 @@ from typing import Any
 
 import yaml
 
-from virnuc.classifier import READABLE_VERSIONS
-from virnuc.comparison import Comparison, Pair, SideEvidence, speedup
 from virnuc.errors import UsageError
-from virnuc.reports.document import Origin, document
+from virnuc.evaluation.comparison import Comparison, Pair, SideEvidence, speedup
+from virnuc.reports.verdict import Origin, document
+from virnuc.training.checkpoint import READABLE_VERSIONS
 
 PASS, FAIL, NO_VERDICT = "PASS", "FAIL", "NO VERDICT"
 _PAIR_FIRST = ("Make the two sides comparable, as the first rule says, then compare again.",)

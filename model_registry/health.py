@@ -14,9 +14,9 @@ from model_registry.card import OVERRIDE, OVERRIDE_RULES, PROMOTED_FROM
 from model_registry.packaging import download_scorer
 from model_registry.promotion import PRODUCTION, production_version
 from virnuc.errors import VirnucError
-from virnuc.prediction.packed import check_probe, load_scorer, read_config
+from virnuc.prediction.scorer import check_probe, load_scorer, read_config
 from virnuc.prediction.summary import About
-from virnuc.reports.document import weight_caveats
+from virnuc.reports.verdict import weight_caveats
 from virnuc.tracking import version_uri
 
 PASS, WARN, FAIL = "PASS", "WARN", "FAIL"

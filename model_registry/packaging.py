@@ -16,12 +16,12 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 import virnuc
 from model_registry.card import SCORER
-from virnuc.classifier import load_checkpoint
 from virnuc.prediction.calls import THRESHOLD
-from virnuc.prediction.choosing import CompanionSource, add_companion
 from virnuc.prediction.chunks import STATUSES
-from virnuc.prediction.packed import PROBE, WayRecord, read_config, save_scorer
+from virnuc.prediction.fallback import CompanionSource, add_companion
+from virnuc.prediction.scorer import PROBE, WayRecord, read_config, save_scorer
 from virnuc.prediction.scoring import BATCH_TOKENS
+from virnuc.training.checkpoint import load_checkpoint
 
 REQUIREMENTS = (
     *("mlflow", "torch", "transformers", "tokenizers", "safetensors", "huggingface-hub"),

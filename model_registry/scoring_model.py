@@ -20,7 +20,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from virnuc.errors import ParseError
 from virnuc.prediction.calls import THRESHOLD
 from virnuc.prediction.chunks import SHORTEST_CHUNK
-from virnuc.prediction.packed import load_scorer
+from virnuc.prediction.scorer import load_scorer
 from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
 from virnuc.prediction.sequences import score_sequences
 from virnuc.runtime import choose_device

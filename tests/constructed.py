@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from virnuc.comparison import SideEvidence, SpeedEvidence
-from virnuc.evaluation import EVALUATION_VERSION, metrics_of, predictions_table
+from virnuc.evaluation.comparison import SideEvidence, SpeedEvidence
+from virnuc.evaluation.evaluation import EVALUATION_VERSION, metrics_of, predictions_table
 
 GROUPS = ("bacteria", "fungi", "plant", "vertebrate_other")
 

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from virnuc.classifier import load_checkpoint
 from virnuc.features.shards import write_shard
-from virnuc.manifest import Manifest, describe_shard
 from virnuc.settings import TrainSettings
+from virnuc.storage.manifest import Manifest, describe_shard
+from virnuc.training.checkpoint import load_checkpoint
 
 DNA_DIM = 4
 

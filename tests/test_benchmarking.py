@@ -11,9 +11,9 @@ from tests.encoders.conftest import CASES
 from virnuc import benchmarking
 from virnuc.benchmarking import Timing, benchmark, draw_sample, estimate_cost
 from virnuc.errors import MemoryShortageError, UsageError
-from virnuc.manifest import Manifest, describe_shard
 from virnuc.sequences.frames import FRAME_SCHEMA
 from virnuc.settings import BenchmarkSettings
+from virnuc.storage.manifest import Manifest, describe_shard
 
 ESM2, FAST = CASES["esm2"].encoder, CASES["fastesm2"].encoder
 SIDE_KEYS = {  # of the metrics of each side

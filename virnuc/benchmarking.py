@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 
 from virnuc.encoders import Encoder, Tokens, find_encoder, load_encoder
-from virnuc.encoders.timing import gemm_peak, peak_memory_gb, reset_peak_memory, seconds
+from virnuc.encoders.memory import gemm_peak, peak_memory_gb, reset_peak_memory, seconds
 from virnuc.encoders.tokens import plan_batches
 from virnuc.errors import MemoryShortageError, UsageError
 from virnuc.runtime import choose_device, choose_precision, describe_hardware

@@ -27,7 +27,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from virnuc.errors import DataError, GateRefusal, Terminated, UsageError
-from virnuc.files import exclusive
+from virnuc.storage.files import exclusive
 
 EXPERIMENT = "virnuc"
 DEFAULT_STORE = "sqlite:///mlflow.db"

@@ -24,11 +24,11 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import EsmConfig, EsmForMaskedLM
 
-from virnuc.files import sha256_file
 from virnuc.runtime import derived_seed
 from virnuc.sequences.reading import read_genomes
 from virnuc.sequences.sources import GROUPS, find_sources
-from virnuc.splitting import Split
+from virnuc.splits.assignment import Split
+from virnuc.storage.files import sha256_file
 
 ALPHABET = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
 TOKEN = {letter: number for number, letter in enumerate(ALPHABET)}

@@ -12,7 +12,7 @@ from serving import post, records, serving
 from virnuc.prediction.companion import WAYS
 from virnuc.sequences.chunking import chunk_starts
 from virnuc.sequences.reading import read_genomes
-from virnuc.splitting import Split
+from virnuc.splits.assignment import Split
 
 pytestmark = pytest.mark.e2e
 SIDES = ("esm2_tiny_deep", "esm2_tiny", "dipeptide")

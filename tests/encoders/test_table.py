@@ -83,7 +83,7 @@ def test_loading_never_holds_two_copies():
     """A fresh process loads 0.6 GB of weights; its memory grows by little more than that."""
     program = """
 from virnuc.encoders import load_encoder
-from virnuc.encoders.timing import peak_memory_gb
+from virnuc.encoders.memory import peak_memory_gb
 load_encoder("esm2_8m", weights={"esm2_8m": "random"})
 before = peak_memory_gb("cpu")
 encoder = load_encoder("esm2_150m", weights={"esm2_150m": "random"})

@@ -13,7 +13,7 @@ from tests.conftest import PROJECT
 from tests.encoders.conftest import CASES
 from tests.encoders.test_sources import OTHER, PINNED, fill_hub_cache
 from virnuc.encoders import load_encoder
-from virnuc.manifest import read_manifest
+from virnuc.storage.manifest import read_manifest
 
 DNA, PROTEIN = CASES["dnabert_s"], CASES["esm2"]
 LONGEST = 4000  # bp of a genome in the sample

@@ -7,11 +7,11 @@ from samples import sample_frames, write_features
 
 from entrypoints.evaluate import evaluate
 from entrypoints.train import train
-from virnuc.classifier import load_checkpoint
-from virnuc.evaluation import metrics_of
+from virnuc.evaluation.evaluation import metrics_of
 from virnuc.settings import EvaluateSettings, SplitSettings, TrainSettings
-from virnuc.splitting import split
+from virnuc.splits.assignment import split
 from virnuc.tracking import download
+from virnuc.training.checkpoint import load_checkpoint
 
 
 @pytest.fixture

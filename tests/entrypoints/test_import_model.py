@@ -18,7 +18,6 @@ from entrypoints.evaluate import evaluate
 from entrypoints.import_model import import_model
 from entrypoints.promote import promote
 from entrypoints.train import train
-from virnuc.classifier import load_checkpoint, save_checkpoint
 from virnuc.errors import DataError, GateRefusal, UsageError
 from virnuc.settings import (
     CompareSettings,
@@ -28,7 +27,8 @@ from virnuc.settings import (
     SplitSettings,
     TrainSettings,
 )
-from virnuc.splitting import split
+from virnuc.splits.assignment import split
+from virnuc.training.checkpoint import load_checkpoint, save_checkpoint
 
 POLICY = str(Path(__file__).parents[2] / "model_registry" / "policy.yaml")
 

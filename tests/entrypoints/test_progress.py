@@ -11,7 +11,7 @@ import termios
 from samples import sample_frames, write_features
 
 from virnuc.settings import SplitSettings
-from virnuc.splitting import split
+from virnuc.splits.assignment import split
 
 
 def on_terminal(command, **options):

@@ -18,9 +18,9 @@ from virnuc.errors import DataError, UsageError
 from virnuc.features.extraction import extract
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.shards import read_shard
-from virnuc.manifest import Manifest, describe_shard, read_manifest
 from virnuc.sequences.frames import FRAME_SCHEMA, read_frames
 from virnuc.settings import ExtractSettings
+from virnuc.storage.manifest import Manifest, describe_shard, read_manifest
 
 ESM = CASES["esm2"].encoder
 GROUPS = {"viral": [40, 25], "bacteria": [30], "plant": [20, 35]}

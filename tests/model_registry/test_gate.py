@@ -8,9 +8,9 @@ import pytest
 from constructed import frames_table, predicted, side, sides
 
 from model_registry.gate import Policy, judge, verdict_document
-from virnuc.comparison import compare
 from virnuc.errors import DataError, UsageError
-from virnuc.reports.document import Origin
+from virnuc.evaluation.comparison import compare
+from virnuc.reports.verdict import Origin
 
 POLICY_FILE = Path(__file__).parents[2] / "model_registry" / "policy.yaml"
 POLICY = Policy.read(POLICY_FILE)

@@ -18,15 +18,16 @@ from entrypoints.predict import predict as predict_stage
 from model_registry.card import OVERRIDE, OVERRIDE_RULES, update_card
 from model_registry.health import about_version, check_champion, describe_version
 from model_registry.packaging import download_scorer, log_scoring_model
-from virnuc.classifier import Checkpoint, Classifier, save_checkpoint
 from virnuc.encoders import load_encoder
-from virnuc.prediction.choosing import CompanionSource
 from virnuc.prediction.chunks import cut
 from virnuc.prediction.companion import Companion
-from virnuc.prediction.packed import load_scorer
-from virnuc.prediction.running import predict
+from virnuc.prediction.fallback import CompanionSource
+from virnuc.prediction.prediction import predict
+from virnuc.prediction.scorer import load_scorer
 from virnuc.settings import PredictSettings
 from virnuc.tracking import find_finished
+from virnuc.training.checkpoint import Checkpoint, save_checkpoint
+from virnuc.training.classifier import Classifier
 
 DRAW = random.Random(5)
 SEQUENCES = ["".join(DRAW.choices("ACGT", k=length)) for length in (300, 900, 450, 60, 20)]

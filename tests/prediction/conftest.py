@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from virnuc.classifier import Checkpoint, Classifier
 from virnuc.encoders import load_encoder
-from virnuc.prediction.packed import load_scorer, save_scorer
+from virnuc.prediction.scorer import load_scorer, save_scorer
+from virnuc.training.checkpoint import Checkpoint
+from virnuc.training.classifier import Classifier
 
 
 @pytest.fixture(scope="session")

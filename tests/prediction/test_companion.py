@@ -14,11 +14,11 @@ import torch
 
 from virnuc.encoders import load_encoder
 from virnuc.errors import DataError, DimensionError, IncompatibleCheckpointError
-from virnuc.prediction.choosing import CompanionSource, add_companion, called_right, sample_chunks, score_chunks
 from virnuc.prediction.chunks import cut
 from virnuc.prediction.companion import WAYS, Companion
-from virnuc.prediction.packed import check_probe, load_scorer, read_way, save_scorer
-from virnuc.prediction.running import predict
+from virnuc.prediction.fallback import CompanionSource, add_companion, called_right, sample_chunks, score_chunks
+from virnuc.prediction.prediction import predict
+from virnuc.prediction.scorer import check_probe, load_scorer, read_way, save_scorer
 from virnuc.prediction.sequences import score_sequences
 from virnuc.sequences.translation import reverse_complement
 

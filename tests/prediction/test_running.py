@@ -16,13 +16,13 @@ import pandas as pd
 import pytest
 
 from virnuc.errors import DataError, ParseError, UsageError
-from virnuc.manifest import read_manifest, verify_shards
 from virnuc.prediction import running
 from virnuc.prediction.chunks import chunks_of
+from virnuc.prediction.prediction import predict
 from virnuc.prediction.reading import check_sources, read_records
-from virnuc.prediction.running import predict
 from virnuc.prediction.sequences import score_sequences
 from virnuc.prediction.tables import TABLES
+from virnuc.storage.manifest import read_manifest, verify_shards
 
 DRAW = random.Random(11)
 
@@ -183,7 +183,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from virnuc.prediction import running
-from virnuc.prediction.packed import load_scorer
+from virnuc.prediction.scorer import load_scorer
 running.CHUNKS_AT_ONCE, running.BATCHES_IN_PART = 16, 2
 print("ready", flush=True)
 source, scorer, out = sys.argv[1:]

@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 
 from virnuc.encoders import load_encoder
 from virnuc.errors import DataError, DimensionError, EncoderError, UsageError
-from virnuc.evaluation import chunk_predictions
+from virnuc.evaluation.evaluation import chunk_predictions
 from virnuc.prediction import packed as packing
 from virnuc.prediction.calls import call_chunks, call_sequences, combine, partial_sums
 from virnuc.prediction.chunks import STATUSES, chunks_of, cut
-from virnuc.prediction.packed import check_probe, load_scorer, save_scorer
+from virnuc.prediction.scorer import check_probe, load_scorer, save_scorer
 from virnuc.prediction.sequences import score_sequences
 from virnuc.sequences.translation import six_frames
 

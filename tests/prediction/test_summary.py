@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from virnuc.manifest import read_manifest
 from virnuc.prediction import summary
-from virnuc.prediction.running import predict
+from virnuc.prediction.prediction import predict
 from virnuc.prediction.summary import About
+from virnuc.storage.manifest import read_manifest
 
 DRAW = random.Random(3)
 ABOUT = About(

@@ -14,12 +14,12 @@ from constructed import frames_table, predicted, side, sides
 from schema import violations
 
 from model_registry.gate import Policy, judge, verdict_document
-from virnuc.comparison import compare
-from virnuc.controls import permuted_labels
-from virnuc.reports.document import Origin
+from virnuc.evaluation.comparison import compare
+from virnuc.evaluation.controls import permuted_labels
 from virnuc.reports.figures import comparison_drawings
 from virnuc.reports.rendering import HTML, MARKDOWN, VERDICT, svg, terminal_summary, write_report
 from virnuc.reports.sections import LABELS, sections
+from virnuc.reports.verdict import Origin
 
 POLICY = Policy(1, 0.05, 0.05, 2.0)
 ORIGIN = Origin("2026-01-01T00:00:00+00:00", "run of this comparison", "python -m entrypoints.compare --seed=42")

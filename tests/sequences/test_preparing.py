@@ -12,7 +12,6 @@ from Bio import SeqIO
 from Bio.Seq import Seq
 
 from virnuc.errors import DataError, ParseError, UsageError
-from virnuc.manifest import read_manifest, verify_shards
 from virnuc.sequences.frames import (
     CHUNK_SCHEMA,
     FRAME_SCHEMA,
@@ -24,6 +23,7 @@ from virnuc.sequences.frames import (
 )
 from virnuc.sequences.preparing import prepare
 from virnuc.settings import PrepareSettings
+from virnuc.storage.manifest import read_manifest, verify_shards
 
 
 def run(source, out, **settings):

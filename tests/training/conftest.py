@@ -8,7 +8,7 @@ from samples import sample_frames, write_features
 
 from virnuc.features.feature_set import FeatureSet
 from virnuc.settings import SplitSettings
-from virnuc.splitting import split
+from virnuc.splits.assignment import split
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from samples import quick, same_weights
 
-from virnuc.classifier import load_checkpoint
 from virnuc.training import data, train
+from virnuc.training.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

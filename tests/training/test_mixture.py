@@ -5,12 +5,12 @@ import pytest
 import torch
 from samples import quick, sample_frames, write_features
 
-from virnuc.classifier import load_checkpoint
 from virnuc.errors import DataError, DimensionError, IncompatibleCheckpointError, UsageError
 from virnuc.features.mixture import open_features
 from virnuc.settings import SplitSettings
-from virnuc.splitting import split
+from virnuc.splits.assignment import split
 from virnuc.training import train
+from virnuc.training.checkpoint import load_checkpoint
 from virnuc.training.data import match
 
 

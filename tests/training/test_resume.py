@@ -12,7 +12,7 @@ from samples import quick, same_weights
 
 from virnuc.errors import DataError
 from virnuc.features.feature_set import FeatureSet
-from virnuc.splitting import Split
+from virnuc.splits.assignment import Split
 from virnuc.training import find_training, train
 from virnuc.training.state import STATE
 

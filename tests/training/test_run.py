@@ -7,13 +7,13 @@ from samples import DNA_DIM, quick, same_weights, sample_frames, write_features
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
-from virnuc.classifier import load_checkpoint
 from virnuc.errors import DataError, IncompatibleCheckpointError, UsageError
 from virnuc.features.feature_set import FeatureSet
 from virnuc.runtime import derived_seed
 from virnuc.settings import SplitSettings
-from virnuc.splitting import split
+from virnuc.splits.assignment import split
 from virnuc.training import find_training, train
+from virnuc.training.checkpoint import load_checkpoint
 
 METRICS = {
     "train/loss", "val/loss", "val/accuracy", "val/precision", "val/recall", "val/f1", "val/roc_auc", "val/mcc",

@@ -16,10 +16,10 @@ from virnuc.encoders.checkpoint import Checkpoint, FileCheckpoint, RandomCheckpo
 from virnuc.encoders.composition import CompositionEncoder
 from virnuc.encoders.interface import Encoder, EncoderProvenance
 from virnuc.encoders.language_model import LanguageModelEncoder
+from virnuc.encoders.memory import available_memory_gb
 from virnuc.encoders.network import Network, fill
 from virnuc.encoders.sources import RANDOM, locate
 from virnuc.encoders.spec import EncoderSpec, LoadRequest
-from virnuc.encoders.timing import available_memory_gb
 from virnuc.encoders.tokens import tokenise_proteins
 from virnuc.errors import EncoderError, MemoryShortageError, UsageError
 

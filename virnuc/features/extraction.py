@@ -19,11 +19,11 @@ import torch
 
 from virnuc.encoders import Encoder, EncoderProvenance, Tokens, find_encoder, load_encoder
 from virnuc.errors import DataError, UsageError
-from virnuc.features.output import Claim, ShardedOutput
 from virnuc.features.shards import read_shard, write_shard
-from virnuc.manifest import Manifest, read_manifest, verify_shards
 from virnuc.sequences.frames import frame_shards, read_frames
 from virnuc.settings import ExtractSettings, parse_revisions, parse_weights
+from virnuc.storage.directory import Claim, ShardedOutput
+from virnuc.storage.manifest import Manifest, read_manifest, verify_shards
 
 Progress = Callable[[str, int, int], None]  # called with what is being made, how many frames are done, and of how many
 _COLUMNS = {"dna": "nucleotide", "protein": "protein"}

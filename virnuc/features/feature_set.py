@@ -23,7 +23,7 @@ from torch import Tensor
 from virnuc.errors import DataError, DimensionError, UsageError
 from virnuc.features.scan import Progress, scan
 from virnuc.features.shards import FeatureShard, read_shard
-from virnuc.manifest import Manifest, Shard, has_manifest, read_manifest
+from virnuc.storage.manifest import Manifest, Shard, has_manifest, read_manifest
 
 # VirNucPro joins DNABERT-S with one of two protein encoders: dimensions by width of the merged vectors.
 VIRNUCPRO_WIDTHS = {3328: ("dnabert_s", 768, "esm2_3b", 2560), 2048: ("dnabert_s", 768, "fastesm650", 1280)}

@@ -13,7 +13,7 @@ from pathlib import Path
 from virnuc.errors import DimensionError, IncompatibleCheckpointError, UsageError
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.scan import Progress
-from virnuc.manifest import Manifest
+from virnuc.storage.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from virnuc.errors import DataError
-from virnuc.files import sha256_file, write_text
+from virnuc.storage.files import sha256_file, write_text
 
 SCAN = "scan.json"
 SCAN_VERSION = 1

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from virnuc.errors import DataError
-from virnuc.files import atomic_path
+from virnuc.storage.files import atomic_path
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from virnuc.classifier import Classifier
 from virnuc.encoders import Encoder
 from virnuc.errors import DataError
 from virnuc.sequences.translation import reverse_complement
+from virnuc.training.classifier import Classifier
 
 FRAMES = "frames"  # a chunk's open frames
 STRETCH = "stretch"  # its longest stretch without a stop codon

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from virnuc.classifier import Classifier
 from virnuc.encoders import Encoder
 from virnuc.errors import DataError, DimensionError
 from virnuc.prediction.chunks import NO_OPEN_FRAME, SCORED, Piece, cut
 from virnuc.prediction.companion import COMPANION, FRAMES, MEAN, STRETCH, WAYS, Companion
 from virnuc.settings import PredictSettings
+from virnuc.training.classifier import Classifier
 
 BATCH_TOKENS = PredictSettings.batch_tokens
 CLASSIFIED_AT_ONCE = 4096  # pieces

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from virnuc.plots import Drawing
 from virnuc.prediction.calls import NON_VIRAL, VIRAL
 from virnuc.prediction.chunks import AMBIGUOUS, ANSWERED, NO_OPEN_FRAME, SCORED, STATUSES, TOO_SHORT
-from virnuc.prediction.drawings import histogram, stretches
+from virnuc.prediction.plots import histogram, stretches
+from virnuc.reports.plots import Drawing
 from virnuc.reports.rendering import Page, write_page
 from virnuc.reports.sections import Section, Table, number
 

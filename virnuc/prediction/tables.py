@@ -11,9 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from virnuc.files import atomic_path
 from virnuc.prediction.calls import VIRAL, call_sequences, combine, partial_sums
 from virnuc.prediction.chunks import STATUSES
+from virnuc.storage.files import atomic_path
 
 CALLS = pa.schema(
     [

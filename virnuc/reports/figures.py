@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from virnuc import plots
-from virnuc.comparison import Comparison, Side
-from virnuc.evaluation import Evaluation
-from virnuc.plots import Drawing, Series, Style
-from virnuc.reports.document import short_names
+from virnuc.evaluation.comparison import Comparison, Side
+from virnuc.evaluation.evaluation import Evaluation
+from virnuc.reports import plots
+from virnuc.reports.plots import Drawing, Series, Style
+from virnuc.reports.verdict import short_names
 
 
 @dataclass(frozen=True)

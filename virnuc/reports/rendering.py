@@ -17,9 +17,9 @@ import jinja2
 import matplotlib as mpl
 from markupsafe import Markup, escape
 
-from virnuc.files import atomic_path, write_text
-from virnuc.plots import Drawing
+from virnuc.reports.plots import Drawing
 from virnuc.reports.sections import Document, Section, Table, sections, title
+from virnuc.storage.files import atomic_path, write_text
 
 HTML, MARKDOWN, VERDICT, FIGURES = "validation_report.html", "validation_report.md", "verdict.json", "figures"
 _WITH_INTERVAL = re.compile(r"([+-]?[\d.]+) (\([+-]?[\d.]+ to [+-]?[\d.]+\))")
@@ -44,7 +44,7 @@ def write_report(document: Document, drawings: Mapping[str, Drawing], directory:
     """Write the report into `directory` and return its files by name; each file appears whole or not at all.
 
     Args:
-        document: From `virnuc.reports.document`.
+        document: From `virnuc.reports.verdict`.
         drawings: Figures by file name without suffix, in the order of the report.
         directory: Made if need be.
     """

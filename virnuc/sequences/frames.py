@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from virnuc.errors import DataError
-from virnuc.manifest import read_manifest
 from virnuc.sequences.chunking import chunk_starts
 from virnuc.sequences.evidence import CodingEvidence
 from virnuc.sequences.reading import Genome
 from virnuc.sequences.translation import Translation
+from virnuc.storage.manifest import read_manifest
 
 SHARD_ROWS = 10_000
 GENOMES = "genomes.parquet"

@@ -24,8 +24,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from virnuc.errors import DataError
-from virnuc.files import atomic_path, exclusive, remove_leftovers, sha256_file, write_text
-from virnuc.manifest import Manifest, check_reusable, describe_shard, has_manifest
 from virnuc.sequences.frames import (
     CHUNK_SCHEMA,
     FRAME_SCHEMA,
@@ -41,6 +39,8 @@ from virnuc.sequences.frames import (
 from virnuc.sequences.reading import read_genomes
 from virnuc.sequences.sources import SourceFile, find_sources
 from virnuc.settings import PrepareSettings
+from virnuc.storage.files import atomic_path, exclusive, remove_leftovers, sha256_file, write_text
+from virnuc.storage.manifest import Manifest, check_reusable, describe_shard, has_manifest
 
 _PROGRESS = ".progress"
 _KINDS = ("shards", "uncovered")  # what a record names files of: frames, and chunks without one

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from virnuc.errors import UsageError
-from virnuc.files import atomic_path, exclusive
-from virnuc.manifest import Manifest, check_reusable, describe_shard, has_manifest, read_manifest
 from virnuc.sequences.frames import FRAME_SCHEMA, GENOMES, frame_shards, read_frames
+from virnuc.storage.files import atomic_path, exclusive
+from virnuc.storage.manifest import Manifest, check_reusable, describe_shard, has_manifest, read_manifest
 
 
 def sample_frames(source: Path, out: Path, rows: int, seed: int) -> Manifest:

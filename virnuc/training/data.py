@@ -12,7 +12,7 @@ from torch import Tensor
 
 from virnuc.errors import DataError
 from virnuc.features.feature_set import FeatureSet
-from virnuc.splitting import Split
+from virnuc.splits.assignment import Split
 
 _COPIED_AT_ONCE = 16_384  # frames
 _DEVICE_SHARE = 0.8  # of the GPU's free memory that features may take

@@ -12,11 +12,11 @@ from sklearn import metrics
 from torch import Tensor
 from torch.nn import functional
 
-from virnuc.classifier import Classifier
 from virnuc.errors import UsageError
 from virnuc.features.scan import Progress
 from virnuc.runtime import derived_seed
 from virnuc.training.batches import Plan, read_ahead
+from virnuc.training.classifier import Classifier
 from virnuc.training.data import Part
 from virnuc.training.graphs import GraphedSteps
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from virnuc.classifier import Classifier
 from virnuc.features.scan import Progress
 from virnuc.training.batches import Plan
+from virnuc.training.classifier import Classifier
 from virnuc.training.data import Part
 
 _WARM_UP = 3  # steps before the capture, as torch's notes on CUDA graphs ask for

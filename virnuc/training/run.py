@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 
-from virnuc.classifier import Checkpoint, Classifier, describe_training, model_name, save_checkpoint
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.scan import Progress
-from virnuc.files import exclusive, remove_leftovers, write_text
 from virnuc.runtime import choose_device, derived_seed
 from virnuc.settings import TrainSettings
-from virnuc.splitting import Split
+from virnuc.splits.assignment import Split
+from virnuc.storage.files import exclusive, remove_leftovers, write_text
 from virnuc.training.batches import Plan, choose_shuffle
+from virnuc.training.checkpoint import Checkpoint, describe_training, model_name, save_checkpoint
+from virnuc.training.classifier import Classifier
 from virnuc.training.data import Parts, match, place_if_it_fits
 from virnuc.training.epochs import Trainer, validate
 from virnuc.training.state import EarlyStopping, EpochRecord, Training, last_reported, mark_reported

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from virnuc.classifier import Classifier, load_plain
 from virnuc.errors import DataError, IncompatibleCheckpointError
-from virnuc.files import atomic_path, write_text
+from virnuc.storage.files import atomic_path, write_text
+from virnuc.storage.tensors import load_plain
+from virnuc.training.classifier import Classifier
 
 STATE, REPORTED = "training_state.pt", "reported_epoch.txt"
 STATE_VERSION = 1

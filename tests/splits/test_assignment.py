@@ -13,7 +13,7 @@ from virnuc.errors import DataError, UsageError
 from virnuc.features.shards import write_shard
 from virnuc.sequences.frames import read_chunks, uncovered_shards
 from virnuc.settings import SplitSettings
-from virnuc.splitting import Split, assign, assignment_digest, split
+from virnuc.splits.assignment import Split, assign, assignment_digest, split
 
 
 def run(source, out, **changes) -> Split:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn import metrics as skm
 
-from virnuc.statistics import ECE_BINS, Floats
+from virnuc.evaluation.intervals import ECE_BINS, Floats
 
 INK, SOFT, GRID = "#1c2330", "#566072", "#e3e7ee"
 VIRAL, NON_VIRAL = "#AA3377", "#228833"
@@ -177,7 +177,7 @@ def epoch_curves(
 
 
 def group_accuracy(sides: Sequence[tuple[str, Style, Sequence[Mapping[str, Any]]]]) -> Drawing:
-    """Draw accuracy by group with its intervals; `sides` has rows of `virnuc.strata` for each name and style."""
+    """Draw accuracy by group with its intervals; `sides` has rows of `strata` for each name and style."""
     groups = sorted({str(row["stratum"]) for _, _, rows in sides for row in rows}, reverse=True)
     figure, axes = _axes("accuracy (95 % interval over genomes)", "", (4.4, 1.4 + 0.36 * len(groups)))
     told = []

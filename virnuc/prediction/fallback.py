@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from virnuc.calibration import fit_temperature
-from virnuc.classifier import Checkpoint
 from virnuc.errors import IncompatibleCheckpointError
+from virnuc.evaluation.calibration import fit_temperature
 from virnuc.prediction.chunks import NO_OPEN_FRAME
 from virnuc.prediction.companion import STRETCH, WAYS, Companion
-from virnuc.prediction.packed import (
+from virnuc.prediction.scorer import (
     STOPPED_PROBE,
     ChosenCompanion,
     WayRecord,
@@ -30,6 +29,7 @@ from virnuc.prediction.packed import (
     save_way,
 )
 from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
+from virnuc.training.checkpoint import Checkpoint
 
 MOST_CHUNKS = 2000  # that are scored at most to measure an accuracy: a sample where there are more
 CHUNKS_AT_ONCE = 512  # bounds memory

@@ -22,9 +22,6 @@ import pyarrow.parquet as pq
 
 from virnuc.errors import DataError, UsageError
 from virnuc.features.feature_set import FeatureSet
-from virnuc.files import atomic_path, exclusive, remove_leftovers, write_text
-from virnuc.manifest import MANIFEST, Manifest, check_reusable, describe_shard, has_manifest, read_manifest
-from virnuc.manifest import verify_shards as verify
 from virnuc.sequences.frames import (
     CHUNK_SCHEMA,
     GENOMES,
@@ -35,7 +32,10 @@ from virnuc.sequences.frames import (
     uncovered_shards,
 )
 from virnuc.settings import SplitSettings
-from virnuc.split_metadata import PARTS, describe_split
+from virnuc.splits.metadata import PARTS, describe_split
+from virnuc.storage.files import atomic_path, exclusive, remove_leftovers, write_text
+from virnuc.storage.manifest import MANIFEST, Manifest, check_reusable, describe_shard, has_manifest, read_manifest
+from virnuc.storage.manifest import verify_shards as verify
 
 ASSIGNMENTS = "assignments.parquet"
 METADATA = "test_metadata.json"

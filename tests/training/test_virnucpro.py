@@ -12,10 +12,11 @@ import torch
 from samples import MLPClassifier
 from torch import nn
 
-from virnuc.classifier import Checkpoint, Classifier, load_checkpoint, save_checkpoint
 from virnuc.errors import DataError, IncompatibleCheckpointError, UsageError
-from virnuc.legacy import convert_checkpoint, read_external_metrics, read_model
-from virnuc.statistics import METRICS
+from virnuc.evaluation.intervals import METRICS
+from virnuc.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from virnuc.training.classifier import Classifier
+from virnuc.training.virnucpro import convert_checkpoint, read_external_metrics, read_model
 
 
 @pytest.fixture(params=["__main__", "train"])

@@ -1,12 +1,7 @@
-"""The classifier that both sides of the experiment share, and the checkpoint that it is kept in.
-
-Source of the architecture and of the attribute names: VirNucPro (Li et al.), whose version 2.0.0 checkpoints can be
-read here. A checkpoint says which encoders' vectors it was trained on and is used with no others.
-"""
+"""The checkpoint of a classifier: it says which encoders' vectors it was trained on, and is used with no others."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,42 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from virnuc.errors import DataError, DimensionError, IncompatibleCheckpointError, UsageError
+from virnuc.errors import DataError, DimensionError, IncompatibleCheckpointError
 from virnuc.features.feature_set import FeatureSet
-from virnuc.files import atomic_path
-from virnuc.splitting import Split
+from virnuc.splits.assignment import Split
+from virnuc.storage.files import atomic_path
+from virnuc.storage.tensors import load_plain
+from virnuc.training.classifier import Classifier
 
 CHECKPOINT_VERSION = "2.0.0"
-READABLE_VERSIONS = ("1.0.0", CHECKPOINT_VERSION)  # 1: converted from VirNucPro's pickled modules, see `legacy`
+READABLE_VERSIONS = ("1.0.0", CHECKPOINT_VERSION)  # 1: converted from VirNucPro's pickled modules, see `virnucpro`
 _SIZES = ("dna_dim", "protein_dim", "merged_dim", "input_dim", "hidden_dim", "num_class")
-
-
-class Classifier(nn.Module):
-    """Linear, batch normalisation, ReLU, dropout, linear: a frame's vector to two logits, non-viral and viral."""
-
-    def __init__(self, input_dim: int, hidden_dim: int = 512, num_class: int = 2, dropout: float = 0.5) -> None:
-        """Draw Xavier-uniform weights from torch's global generator."""
-        super().__init__()
-        self.input_dim = input_dim
-        self.hidden_layer = nn.Linear(input_dim, hidden_dim)
-        self.bn1 = nn.BatchNorm1d(hidden_dim)
-        self.output_layer = nn.Linear(hidden_dim, num_class)
-        self.dropout = nn.Dropout(dropout)
-        nn.init.xavier_uniform_(self.hidden_layer.weight)
-        nn.init.xavier_uniform_(self.output_layer.weight)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return the logits `[n, num_class]` of vectors `[n, input_dim]`, both float32.
-
-        Raises:
-            DimensionError: the vectors have another width.
-        """
-        if features.shape[-1] != self.input_dim:
-            raise DimensionError(f"the classifier takes {self.input_dim} values a frame, not {features.shape[-1]}")
-        hidden = torch.relu(self.bn1(self.hidden_layer(features)))
-        return self.output_layer(self.dropout(hidden))
 
 
 @dataclass(frozen=True)
@@ -182,26 +153,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise DataError(f"{path}: not a checkpoint of a classifier ({error!r} is missing or wrong)") from error
     check_weights(path, checkpoint.model_state, checkpoint.metadata)
     return checkpoint
-
-
-def load_plain(path: Path) -> Any:
-    """Return what `torch.save` wrote to `path`, if it is made of tensors and plain values only.
-
-    Raises:
-        UsageError: there is no such file.
-        DataError: it is damaged or holds something else.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file") from error
-    except pickle.UnpicklingError as error:
-        raise DataError(
-            f"{path}: holds something other than tensors and plain values; it was not loaded. If it is a pickled "
-            "module of VirNucPro's, bring it in with import_model"
-        ) from error
-    except (RuntimeError, ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise DataError(f"{path}: cut short or damaged ({str(error)[:120]!r})") from error
 
 
 def check_weights(path: Path, state: Any, metadata: Any) -> None:

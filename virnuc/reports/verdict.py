@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from virnuc.comparison import Comparison, Pair, Side, SideEvidence
-from virnuc.evaluation import EVALUATION_VERSION
-from virnuc.statistics import CONFIDENCE, RESAMPLES, Interval
+from virnuc.evaluation.comparison import Comparison, Pair, Side, SideEvidence
+from virnuc.evaluation.evaluation import EVALUATION_VERSION
+from virnuc.evaluation.intervals import CONFIDENCE, RESAMPLES, Interval
 
 SCHEMA_VERSION = 1
 FEW_FRAMES = 5_000  # below either the report calls the test set small

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from virnuc import plots
-from virnuc.plots import Series
+from virnuc.reports import plots
+from virnuc.reports.plots import Series
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 2, 5000).astype(np.int8)

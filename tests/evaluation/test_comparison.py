@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from constructed import frames_table, predicted, side, sides
 
-from virnuc.comparison import compare, speedup
 from virnuc.errors import DataError
+from virnuc.evaluation.comparison import compare, speedup
 
 
 def test_equal_models_differ_by_nothing():

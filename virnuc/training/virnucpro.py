@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from virnuc.classifier import Checkpoint, check_weights, load_checkpoint
 from virnuc.errors import DataError, IncompatibleCheckpointError, UsageError
 from virnuc.features.feature_set import VIRNUCPRO_WIDTHS
-from virnuc.files import sha256_file
+from virnuc.storage.files import sha256_file
+from virnuc.training.checkpoint import Checkpoint, check_weights, load_checkpoint
 
 LEGACY_VERSION = "1.0.0"
 _CLASSES = (

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from virnuc.plots import BASELINE, CANDIDATES, INK, NON_VIRAL, SOFT, VIRAL, Drawing, Look, style_axes
+from virnuc.reports.plots import BASELINE, CANDIDATES, INK, NON_VIRAL, SOFT, VIRAL, Drawing, Look, style_axes
 
 LONGEST_TITLE = 48  # letters of a sequence's name
 

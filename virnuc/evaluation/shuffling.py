@@ -12,12 +12,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from virnuc.controls import shuffle_sequences
 from virnuc.errors import DataError
-from virnuc.files import atomic_path, exclusive
-from virnuc.manifest import Manifest, check_reusable, describe_shard, has_manifest
+from virnuc.evaluation.controls import shuffle_sequences
 from virnuc.sequences.frames import FRAME_SCHEMA, SHARD_ROWS
-from virnuc.splitting import Split
+from virnuc.splits.assignment import Split
+from virnuc.storage.files import atomic_path, exclusive
+from virnuc.storage.manifest import Manifest, check_reusable, describe_shard, has_manifest
 
 
 def has_sequences(split: Split) -> bool:

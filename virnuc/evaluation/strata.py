@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from virnuc.evaluation.intervals import draw_genomes
 from virnuc.runtime import derived_seed
-from virnuc.statistics import draw_genomes
 
 MIN_FRAMES = 30
 MIN_GENOMES = 5

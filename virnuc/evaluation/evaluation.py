@@ -16,13 +16,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from virnuc.calibration import at_threshold, fit_temperature, threshold_for, viral_probability
-from virnuc.controls import permuted_labels
 from virnuc.errors import DataError
+from virnuc.evaluation.calibration import at_threshold, fit_temperature, threshold_for, viral_probability
+from virnuc.evaluation.controls import permuted_labels
+from virnuc.evaluation.intervals import Draws, at_prevalence, binary_metrics, draw_genomes
+from virnuc.evaluation.strata import strata
 from virnuc.features.feature_set import FeatureSet
-from virnuc.splitting import Split
-from virnuc.statistics import Draws, at_prevalence, binary_metrics, draw_genomes
-from virnuc.strata import strata
+from virnuc.splits.assignment import Split
 from virnuc.training.data import follow
 
 EVALUATION_VERSION = "2"  # raised whenever the same predictions would give other figures

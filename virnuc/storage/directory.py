@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from virnuc.errors import DataError
-from virnuc.files import exclusive, write_text
-from virnuc.manifest import Manifest, check_reusable, describe_shard, has_manifest
+from virnuc.storage.files import exclusive, write_text
+from virnuc.storage.manifest import Manifest, check_reusable, describe_shard, has_manifest
 
 _WORK = ".progress"
 

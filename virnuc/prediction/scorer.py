@@ -18,12 +18,13 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 from safetensors.torch import load_file, save_file
 
-from virnuc.classifier import Checkpoint, Classifier
 from virnuc.encoders import ENCODERS, Encoder, load_recorded
 from virnuc.errors import DataError
-from virnuc.files import sha256_file, write_text
 from virnuc.prediction.companion import STRETCH, Companion
 from virnuc.prediction.scoring import Scorer
+from virnuc.storage.files import sha256_file, write_text
+from virnuc.training.checkpoint import Checkpoint
+from virnuc.training.classifier import Classifier
 
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, FORMAT_VERSION)  # 1: no companion, and chunks without an open frame scored by their stretch

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from virnuc.errors import DataError, UsageError
-from virnuc.files import sha256_file, write_text
+from virnuc.storage.files import sha256_file, write_text
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from virnuc.evaluation.intervals import Floats
 from virnuc.runtime import derived_seed
-from virnuc.statistics import Floats
 
 PERMUTATIONS = 1000
 

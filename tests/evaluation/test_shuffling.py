@@ -1,9 +1,9 @@
 from pathlib import Path
 
+from virnuc.evaluation.shuffling import has_sequences, write_shuffled_frames
 from virnuc.sequences.frames import frame_shards, read_frames
 from virnuc.settings import SplitSettings
-from virnuc.shuffling import has_sequences, write_shuffled_frames
-from virnuc.splitting import split
+from virnuc.splits.assignment import split
 
 
 def test_shuffled_frames_are_the_test_frames_with_their_letters_in_another_order(frames, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from virnuc.statistics import (
+from virnuc.evaluation.intervals import (
     METRICS,
     at_prevalence,
     binary_metrics,

@@ -9,11 +9,12 @@ import pytest
 import torch
 from samples import sample_frames, write_features
 
-from virnuc.classifier import Checkpoint, Classifier, describe_training, load_checkpoint, save_checkpoint
 from virnuc.errors import DataError, DimensionError, IncompatibleCheckpointError, UsageError
 from virnuc.features.feature_set import FeatureSet
 from virnuc.settings import SplitSettings
-from virnuc.splitting import split
+from virnuc.splits.assignment import split
+from virnuc.training.checkpoint import Checkpoint, describe_training, load_checkpoint, save_checkpoint
+from virnuc.training.classifier import Classifier
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as skm
 
-from virnuc.calibration import at_threshold, fit_temperature, threshold_for, viral_probability
-from virnuc.controls import permuted_labels, shuffle_sequences
 from virnuc.errors import DataError
-from virnuc.evaluation import PREDICTION_COLUMNS, chunk_predictions, chunks_of, evaluate, metrics_of, predict
+from virnuc.evaluation.calibration import at_threshold, fit_temperature, threshold_for, viral_probability
+from virnuc.evaluation.controls import permuted_labels, shuffle_sequences
+from virnuc.evaluation.evaluation import PREDICTION_COLUMNS, chunk_predictions, chunks_of, evaluate, metrics_of, predict
+from virnuc.evaluation.strata import MIN_FRAMES, strata
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.shards import write_shard
 from virnuc.settings import SplitSettings
-from virnuc.splitting import split as make_split
-from virnuc.strata import MIN_FRAMES, strata
+from virnuc.splits.assignment import split as make_split
 
 
 def write_features(directory, noise=1.0, skip=None):

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from virnuc.errors import DataError
-from virnuc.evaluation import EVALUATION_VERSION, chunk_predictions, draws_of, metrics_of
-from virnuc.statistics import METRICS, Draws, Floats, Interval, binary_metrics, mcnemar
-from virnuc.strata import strata
+from virnuc.evaluation.evaluation import EVALUATION_VERSION, chunk_predictions, draws_of, metrics_of
+from virnuc.evaluation.intervals import METRICS, Draws, Floats, Interval, binary_metrics, mcnemar
+from virnuc.evaluation.strata import strata
 
 _TOLERANCE = 1e-9  # between a logged metric and the one computed again; storing a float64 costs none of it
 LEVELS = ("frames", "chunks")

@@ -27,14 +27,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from virnuc.errors import DataError
-from virnuc.files import atomic_path, exclusive, remove_leftovers, write_text
-from virnuc.manifest import Manifest, check_reusable, describe_shard, has_manifest
 from virnuc.prediction.calls import THRESHOLD, call_chunks
 from virnuc.prediction.chunks import STATUSES, chunks_of
 from virnuc.prediction.reading import Record, check_sources, read_records
 from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
 from virnuc.prediction.summary import About, write_summary
 from virnuc.prediction.tables import CALLS, write_tables
+from virnuc.storage.files import atomic_path, exclusive, remove_leftovers, write_text
+from virnuc.storage.manifest import Manifest, check_reusable, describe_shard, has_manifest
 
 CHUNKS_AT_ONCE = 2048  # 1 Mbp at 500 bp
 BATCHES_IN_PART = 8

@@ -1,0 +1,1 @@
+"""Splits: which frames are for training, validation and testing, made once and shared by every feature set."""
