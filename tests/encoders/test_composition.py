@@ -11,14 +11,14 @@ from virnuc.encoders import load_encoder
 from virnuc.encoders.composition import BASES, RESIDUES
 
 
-def _naive(sequence, alphabet, word):
-    """The definition: a^k * count / places - 1, words with other letters left out."""
-    words = [sequence[at : at + word] for at in range(len(sequence) - word + 1)]
-    words = [found for found in words if set(found) <= set(alphabet)]
-    if not words:
-        return np.zeros(len(alphabet) ** word)
-    every = ["".join(letters) for letters in product(alphabet, repeat=word)]
-    return np.array([len(every) * words.count(one) / len(words) - 1 for one in every])
+def _naive(sequence, alphabet, k, first=0, step=1):
+    """The definition: a^k * count / places - 1, k-mers with other letters left out."""
+    kmers = [sequence[at : at + k] for at in range(first, len(sequence) - k + 1, step)]
+    kmers = [found for found in kmers if set(found) <= set(alphabet)]
+    if not kmers:
+        return np.zeros(len(alphabet) ** k)
+    every = ["".join(letters) for letters in product(alphabet, repeat=k)]
+    return np.array([len(every) * kmers.count(one) / len(kmers) - 1 for one in every])
 
 
 @given(st.lists(st.text("ACGTNR", min_size=1, max_size=40), min_size=1, max_size=5))
@@ -26,6 +26,21 @@ def test_tetranucleotides(sequences):
     vectors = load_encoder("tetranucleotide").embed(sequences)
     expected = np.stack([_naive(sequence, BASES, 4) for sequence in sequences])
     np.testing.assert_allclose(vectors.numpy(), expected, rtol=1e-6)
+
+
+@given(st.lists(st.text("ACGTNR", min_size=1, max_size=40), min_size=1, max_size=5))
+def test_trinucleotides_by_codon_position(sequences):
+    vectors = load_encoder("codon_phase").embed(sequences)
+    expected = [np.concatenate([_naive(one, BASES, 3, first, 3) for first in range(3)]) for one in sequences]
+    np.testing.assert_allclose(vectors.numpy(), np.stack(expected), rtol=1e-6)
+
+
+def test_codon_usage_comes_first():
+    vector = load_encoder("codon_phase").embed(["ATGATGATG"])[0]
+    codons = ["".join(letters) for letters in product(BASES, repeat=3)]
+    for phase, codon in enumerate(("ATG", "TGA", "GAT")):
+        own = vector[64 * phase : 64 * (phase + 1)]
+        assert (own.argmax(), own.max()) == (codons.index(codon), 63)
 
 
 @given(st.lists(st.text(RESIDUES + "XBU", min_size=1, max_size=40), min_size=1, max_size=5))

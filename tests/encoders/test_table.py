@@ -23,6 +23,7 @@ def test_the_names_and_widths_that_the_project_promises():
         "esm2_8m": 320,
         "dnabert_s": 768,
         "tetranucleotide": 256,
+        "codon_phase": 192,
         "dipeptide": 400,
     }
 

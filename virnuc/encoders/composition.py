@@ -1,15 +1,20 @@
 """Composition encoders: what a classifier can do without a language model, and the DNA side of the default.
 
-A word of k letters from an alphabet of a letters is expected in 1 / a^k of the places. A vector holds, for each
-word, `a^k * count / places - 1`: the relative surplus over what chance would give. Its values are around 1 in
+A k-mer over an alphabet of a letters is expected in 1 / a^k of the places. A vector holds, for each k-mer,
+`a^k * count / places - 1`: the relative surplus over what chance would give. Its values are around 1 in
 size, like a language model's output, where bare frequencies would be around 0.003 and the published learning
-rate could not move a classifier. Words with a letter outside the alphabet (N, X) count neither as a word nor as a
+rate could not move a classifier. K-mers with a letter outside the alphabet (N, X) count neither as a k-mer nor as a
 place; a sequence without any place, one too short or all N, gives zeros: nothing is known of it.
+
+With three phases, k-mers that start at a codon's first, second and third base are counted apart, and each phase has its
+own places: the first 64 of 192 values are a frame's codon usage. The phase is counted from the sequence's first base,
+so the DNA must begin with a codon, as a frame's does; a whole chunk is read in a frame that the caller chooses.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,20 +30,20 @@ _PROTEIN_LETTERS = "".join(token for token in ESM_VOCABULARY if len(token) == 1)
 
 
 class CompositionEncoder(Encoder):
-    """Counts words of `word` letters of `alphabet`; the module's docstring has the formula."""
+    """Counts k-mers of `alphabet`; the module's docstring has the formula."""
 
-    def __init__(self, name: str, kind: str, alphabet: str, word: int) -> None:
-        """Make the encoder `name`, which has one value for each of `len(alphabet) ** word` words."""
-        self.alphabet, self.word = alphabet, word
+    def __init__(self, name: str, kind: str, alphabet: str, k: int, phases: int = 1) -> None:
+        """Make the encoder `name`, which has one value for each phase and each of `len(alphabet) ** k` k-mers."""
+        self.alphabet, self.k, self.phases = alphabet, k, phases
         allowed = sorted(set(IUPAC_BASES if kind == "dna" else _PROTEIN_LETTERS))
         codes = [alphabet.index(letter) if letter in alphabet else _OUTSIDE for letter in allowed]
         self._table = letter_table(allowed, codes)
         self._what = "a base or IUPAC code" if kind == "dna" else "a residue (upper case, no * or J)"
-        definition = f"{kind} {alphabet} {word} a^k*count/places-1"
+        definition = f"{kind} {alphabet} {k} a^k*count/places-1" + (f" in {phases} phases" if phases > 1 else "")
         self.provenance = EncoderProvenance(
             name=name,
             kind=kind,
-            dimension=len(alphabet) ** word,
+            dimension=phases * len(alphabet) ** k,
             weights="none",
             weight_digest=hashlib.sha256(definition.encode()).hexdigest(),
             precision="fp32",
@@ -65,16 +70,19 @@ class CompositionEncoder(Encoder):
         return vectors
 
     def _scaled_counts(self, tokens: Tokens, first: int, last: int) -> np.ndarray:
-        starts = tokens.starts[first : last + 1]
-        letters = tokens.flat[starts[0] : starts[-1]].astype(np.int64)
+        starts = tokens.starts[first : last + 1] - tokens.starts[first]
+        letters = tokens.flat[tokens.starts[first] : tokens.starts[last]].astype(np.int64)
         rows = np.repeat(np.arange(last - first), np.diff(starts))
-        places = max(len(letters) - self.word + 1, 0)
-        words, inside = np.zeros(places, dtype=np.int64), np.ones(places, dtype=bool)
-        for offset in range(self.word):
+        places = max(len(letters) - self.k + 1, 0)
+        kmers, inside = np.zeros(places, dtype=np.int64), np.ones(places, dtype=bool)
+        for offset in range(self.k):
             window = letters[offset : offset + places]
-            words = words * len(self.alphabet) + window
+            kmers = kmers * len(self.alphabet) + window
             inside &= (window != _OUTSIDE) & (rows[offset : offset + places] == rows[:places])
-        cells = rows[:places][inside] * self.dimension + words[inside]
-        counts = np.bincount(cells, minlength=(last - first) * self.dimension).reshape(last - first, self.dimension)
-        total = counts.sum(axis=1, keepdims=True)
-        return np.where(total > 0, self.dimension * counts / np.maximum(total, 1) - 1, 0.0).astype(np.float32)
+        phase = (np.arange(places) - starts[rows[:places]]) % self.phases
+        shape = (last - first, self.phases, len(self.alphabet) ** self.k)
+        cells = (rows[:places] * shape[1] + phase) * shape[2] + kmers
+        counts = np.bincount(cells[inside], minlength=math.prod(shape)).reshape(shape)
+        total = counts.sum(axis=2, keepdims=True)
+        scaled = np.where(total > 0, shape[2] * counts / np.maximum(total, 1) - 1, 0.0)
+        return scaled.reshape(last - first, self.dimension).astype(np.float32)

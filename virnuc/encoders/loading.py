@@ -36,8 +36,9 @@ def load_composition(spec: EncoderSpec, request: LoadRequest) -> Encoder:
         UsageError: weights were given for it.
     """
     if request.source is not None:
-        raise UsageError(f"--weights {spec.name}=...: {spec.name} counts words and has no weights")
-    return CompositionEncoder(spec.name, spec.kind, str(spec.architecture["alphabet"]), int(spec.architecture["word"]))
+        raise UsageError(f"--weights {spec.name}=...: {spec.name} counts k-mers and has no weights")
+    alphabet, k, phases = (spec.architecture[key] for key in ("alphabet", "k", "phases"))
+    return CompositionEncoder(spec.name, spec.kind, str(alphabet), int(k), int(phases))
 
 
 def load_esm(spec: EncoderSpec, request: LoadRequest) -> Encoder:

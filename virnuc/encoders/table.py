@@ -64,9 +64,10 @@ def _shipped(name: str) -> EncoderSpec:
     return EncoderSpec(name, "protein", load_esm, "MIT", directory=directory, shipped=True, max_residues=MAX_RESIDUES)
 
 
-def _composition(name: str, kind: str, alphabet: str, word: int) -> EncoderSpec:
-    architecture: dict[str, int | float | bool | str] = {"alphabet": alphabet, "word": word}
-    return EncoderSpec(name, kind, load_composition, "MIT", dimension=len(alphabet) ** word, architecture=architecture)
+def _composition(name: str, kind: str, alphabet: str, k: int, phases: int = 1) -> EncoderSpec:
+    architecture: dict[str, int | float | bool | str] = {"alphabet": alphabet, "k": k, "phases": phases}
+    dimension = phases * len(alphabet) ** k
+    return EncoderSpec(name, kind, load_composition, "MIT", dimension=dimension, architecture=architecture)
 
 
 _SPECS = (
@@ -98,6 +99,7 @@ _SPECS = (
     _shipped("esm2_tiny_deep"),
     _shipped("esm2_tiny"),
     _composition("tetranucleotide", "dna", BASES, 4),
+    _composition("codon_phase", "dna", BASES, 3, phases=3),
     _composition("dipeptide", "protein", RESIDUES, 2),
 )
 ENCODERS: dict[str, EncoderSpec] = {spec.name: spec for spec in _SPECS}
