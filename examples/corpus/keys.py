@@ -35,8 +35,9 @@ class GeneKey(NamedTuple):
 
     kind: str  # viral, prokaryote or eukaryote
     key: str  # coarse key of the genome: it decides the partition
-    series: str  # what the number counts in: "GeneID:", "XM_", "NZ_KB"; empty where the key is the genome
-    number: int  # of the gene (viral, eukaryote) or the scaffold
+    series: str  # what the number counts in: "GeneID:", "XM_", "NC_", "NZ_KB", or a project's own "NZ_ABCD"
+    number: int  # of the gene (viral, eukaryote), the replicon, the scaffold or the contig
+    name: str  # accession of the record without version; of a viral gene its GeneID
 
 
 def gene_key(header: str) -> GeneKey | None:
@@ -44,17 +45,20 @@ def gene_key(header: str) -> GeneKey | None:
     header = header.removeprefix(">")
     if match := _VIRAL_GENE.match(header):
         number = int(match[1])
-        return GeneKey(VIRAL, f"GeneID:{number // 1000}", "GeneID:", number)
+        return GeneKey(VIRAL, f"GeneID:{number // 1000}", "GeneID:", number, f"GeneID.{number}")
     if not (match := _OTHER_GENE.match(header)):
         return None
-    prefix, letters, number = match[1], match[2], int(match[3])
+    prefix, letters, digits = match.groups()
+    number, series, name = int(digits), prefix + letters, "".join(match.groups())
     if prefix in ("XM_", "NM_"):
-        return GeneKey(EUKARYOTE, f"{prefix}{number // 10000}", prefix, number)
+        return GeneKey(EUKARYOTE, f"{prefix}{number // 10000}", series, number, name)
     if prefix == "NC_":
-        return GeneKey(PROKARYOTE, f"NC_{match[3]}", "", number)
-    if len(letters) == 4:
-        return GeneKey(PROKARYOTE, f"NZ_{letters}", "", number)
-    return GeneKey(PROKARYOTE, f"NZ_{letters}{number // 1000}", f"{prefix}{letters}", number)
+        key = name
+    elif len(letters) == 4:
+        key = f"NZ_{letters}"
+    else:
+        key = f"NZ_{letters}{number // 1000}"
+    return GeneKey(PROKARYOTE, key, series, number, name)
 
 
 def partition(key: str) -> str:

