@@ -29,7 +29,7 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     """
     from entrypoints.progress import bar
     from model_registry.card import update_card
-    from model_registry.evidence import read_checkpoint
+    from model_registry.evidence import read_checkpoint, read_replicates
     from virnuc.evaluation.evaluation import EVALUATION_VERSION
     from virnuc.evaluation.evaluation import evaluate as evaluate_model
     from virnuc.features.mixture import open_features
@@ -53,6 +53,7 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
         columns=checkpoint.columns(),
         shuffled=shuffled,
         uncovered=uncovered,
+        replicates={seed: other.build() for seed, other in read_replicates(version, checkpoint).items()},
     )
     weights = {encoder["name"]: encoder["weights"] for encoder in features.encoders.values()}
     tracker.tags(
@@ -69,6 +70,9 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     if uncovered is not None:
         figures += f"; accuracy over all chunks {done.metrics['test/coverage/accuracy_of_all_chunks']:.4f}"
     say(f"evaluate   {version.name} version {version.version}: {figures}")
+    if (trainings := len(done.replicates.columns)) > 1:
+        mean, sd = (done.metrics[f"test/replicates/accuracy_{name}"] for name in ("mean", "sd"))
+        say(f"evaluate   {trainings} trainings of this side: accuracy {mean:.4f} on average, SD {sd:.4f}")
     for size, table in done.by_size.items():
         say(f"evaluate   {size} bp: {len(table):,} frames, accuracy {done.metrics[f'test/{size}bp/accuracy']:.4f}")
     return tracker.run_id
@@ -164,12 +168,15 @@ def _revisions(settings: EvaluateSettings, features: FeatureSet) -> str:
 
 
 def _log(done: Evaluation, checkpoint: Checkpoint, features: FeatureSet, tracker: Tracker) -> None:
-    from model_registry.evidence import AGREEMENT, PREDICTIONS, VALIDATION_PREDICTIONS
+    import pandas as pd
+
+    from model_registry.evidence import AGREEMENT, PREDICTIONS, REPLICATE_PREDICTIONS, VALIDATION_PREDICTIONS
     from virnuc.reports.figures import evaluation_drawings
 
     tracker.metrics({name: value for name, value in done.metrics.items() if value == value})
     tracker.frame(done.predictions, PREDICTIONS)
     tracker.frame(done.validation, VALIDATION_PREDICTIONS)
+    tracker.frame(pd.concat([done.predictions[["frame_id"]], done.replicates], axis=1), REPLICATE_PREDICTIONS)
     for size, table in list(done.by_size.items())[1:]:
         tracker.frame(table, f"predictions_{size}bp.parquet")
     for name, table in done.tables.items():

@@ -21,12 +21,13 @@ from mlflow.entities.model_registry import ModelVersion
 from virnuc.errors import DataError
 from virnuc.evaluation.comparison import SideEvidence, SpeedEvidence
 from virnuc.tracking import Tracker, download, find_finished, get_run, model_version, version_uri
-from virnuc.training.checkpoint import Checkpoint, load_checkpoint
+from virnuc.training.checkpoint import REPLICATES, Checkpoint, load_checkpoint
 
 PREDICTIONS = "predictions.parquet"
 VALIDATION_PREDICTIONS = "validation_predictions.parquet"
 UNCOVERED_PREDICTIONS = "uncovered_predictions.parquet"  # of chunks without a frame, a row a chunk
 UNPAIRED = "virnuc.unpaired"  # tag of a version that holds metrics from elsewhere instead of a model
+REPLICATE_PREDICTIONS = "predictions/replicates.parquet"  # `frame_id` and each training's score, `seed_<n>`
 AGREEMENT = "agreement.json"  # the checkpoint's metadata beside those of the features it was tested on
 _DIGESTS = ("features_digest", "split_digest", "commit", "dirty")
 
@@ -43,6 +44,28 @@ def read_checkpoint(version: ModelVersion) -> Checkpoint:
         raise DataError(f"{version_uri(version)}: its run {version.run_id} has no checkpoint; train it again")
     with tempfile.TemporaryDirectory() as temporary:
         return load_checkpoint(download(run.info.run_id, path, Path(temporary)))
+
+
+def read_replicates(version: ModelVersion, own: Checkpoint) -> dict[int, Checkpoint]:
+    """Return the classifiers of all trainings of a version's side by seed, its `own` among them.
+
+    A classifier whose seed is not recorded, as of one from elsewhere, has none.
+
+    Raises:
+        DataError: one of them is gone, or was trained on something else.
+    """
+    path = Path(get_run(version.run_id).data.tags.get("virnuc.checkpoint", ""))
+    found = {}
+    for seed in (record["seed"] for record in own.metadata.get("replicates", ())):
+        if seed == own.metadata["seed"]:
+            found[seed] = own
+            continue
+        with tempfile.TemporaryDirectory() as temporary:
+            place = f"{path.parent}/{REPLICATES}/{seed}/{path.name}"
+            found[seed] = load_checkpoint(download(version.run_id, place, Path(temporary)))
+        if found[seed].metadata != own.metadata | {"seed": seed}:
+            raise DataError(f"{version_uri(version)}: {place} is no replicate of this model; train it again")
+    return found
 
 
 def side_evidence(uri: str) -> SideEvidence:

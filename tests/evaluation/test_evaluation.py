@@ -19,6 +19,8 @@ from virnuc.features.shards import write_shard
 from virnuc.settings import SplitSettings
 from virnuc.splits.assignment import split as make_split
 
+SPREAD = ("accuracy_mean", "accuracy_sd", "accuracy_low", "accuracy_high")
+
 
 def write_features(directory, noise=1.0, skip=None):
     """VirNucPro's layout: 40 genomes of 2 classes, 12 frames each; column 0 tells the class, noisily."""
@@ -101,6 +103,23 @@ def test_metrics_come_again_from_the_stored_predictions(evaluation, tmp_path):
 
 def test_the_same_seed_gives_the_same_figures_to_the_last_digit(evaluation, features, split):
     assert evaluate(score, features, split, seed=1).metrics == evaluation.metrics
+
+
+def test_replicates_are_scored_row_by_row_and_their_spread_is_reported(features, split, evaluation):
+    scorers = {7: score, 8: lambda x: score(x + 0.5), 9: lambda x: score(x - 1.0)}
+    found = evaluate(score, features, split, seed=1, replicates=scorers)
+    right = []
+    for seed, scorer in scorers.items():
+        alone = predict(scorer, features, split, "test")
+        assert found.replicates[f"seed_{seed}"].tolist() == alone["score"].tolist()
+        right.append(skm.accuracy_score(alone["label"], alone["score"] >= 0.5))
+    assert list(found.replicates) == ["seed_7", "seed_8", "seed_9"] and len(set(right)) == 3
+    counted = {name: found.metrics[f"test/replicates/{name}"] for name in ("count", *SPREAD)}
+    expected = [3, np.mean(right), np.std(right, ddof=1), min(right), max(right)]
+    assert list(counted.values()) == pytest.approx(expected)
+    assert found.metrics["test/accuracy"] == evaluation.metrics["test/accuracy"]
+    one = evaluate(score, features, split, seed=1, replicates={7: score}).metrics
+    assert one["test/replicates/count"] == 1 and "test/replicates/accuracy_sd" not in one
 
 
 def test_batches_do_not_change_predictions(evaluation, features, split):

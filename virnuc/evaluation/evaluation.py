@@ -46,6 +46,7 @@ class Evaluation:
     tables: dict[str, pd.DataFrame]  # by stratum: group, length, lineage, organism
     temperature: float
     by_size: dict[int, pd.DataFrame] = field(default_factory=dict)  # for a mixture: predictions by chunk size in bp
+    replicates: pd.DataFrame = field(default_factory=pd.DataFrame)  # as `predictions`: scores, `seed_<n>`
 
 
 def evaluate(
@@ -57,6 +58,7 @@ def evaluate(
     columns: slice | None = None,
     shuffled: FeatureSet | None = None,
     uncovered: pd.DataFrame | None = None,
+    replicates: Mapping[int, Scorer] | None = None,
 ) -> Evaluation:
     """Score the frames of `part` and return predictions, metrics with intervals, controls and strata.
 
@@ -71,6 +73,7 @@ def evaluate(
         shuffled: Features of the same frames with shuffled sequences, for that control.
         uncovered: Chunks of `part` that have no frame, or a random sample of them, with `label`, `reason` and the viral
             `probability` that `predict` would give them (NaN for no answer).
+        replicates: All trainings of this side by their seed, `score` among them, in evaluation mode.
 
     Raises:
         DataError: the features lack a frame of the split, or a logit is not finite.
@@ -92,7 +95,9 @@ def evaluate(
     for size, table in by_size.items():
         found = metrics_of(table) | intervals_of(table, seed)
         metrics |= {name.replace("test/", f"test/{size}bp/", 1): value for name, value in found.items()}
-    return Evaluation(metrics, predictions, validation, strata(predictions, seed), temperature, by_size)
+    scores = score_replicates(replicates or {}, features, split, part, columns)
+    metrics |= _replicate_metrics(_labels(predictions), scores)
+    return Evaluation(metrics, predictions, validation, strata(predictions, seed), temperature, by_size, scores)
 
 
 def predict(score: Scorer, features: FeatureSet, split: Split, part: str, columns: slice | None = None) -> pd.DataFrame:
@@ -102,6 +107,35 @@ def predict(score: Scorer, features: FeatureSet, split: Split, part: str, column
         DataError: the features lack a frame of the split or give it another label, or a logit is not finite.
     """
     frames = split.frames(part)
+    return predictions_table(frames, _logits(score, features, _rows_of(frames, features), columns))
+
+
+def score_replicates(
+    replicates: Mapping[int, Scorer], features: FeatureSet, split: Split, part: str, columns: slice | None = None
+) -> pd.DataFrame:
+    """Return the viral score of each frame of one part by each replicate, in one pass over the features.
+
+    Returns:
+        A row a frame in the order of the split, a column `seed_<n>` for each replicate.
+
+    Raises:
+        DataError: as `predict`.
+    """
+    frames = split.frames(part)
+    if not replicates:
+        return pd.DataFrame(index=range(len(frames)))
+
+    def score_all(vectors: Tensor) -> Tensor:
+        return torch.stack([score(vectors) for score in replicates.values()], dim=1)  # [n, replicates, 2]
+
+    logits = _logits(score_all, features, _rows_of(frames, features), columns)
+    names = [f"seed_{seed}" for seed in replicates]
+    tables = [predictions_table(frames, logits[:, number]) for number in range(len(names))]
+    return pd.DataFrame({name: table["score"] for name, table in zip(names, tables, strict=True)})
+
+
+def _rows_of(frames: pd.DataFrame, features: FeatureSet) -> np.ndarray:
+    """Return the row of each frame in the features, which must give it the label that the split gives it."""
     rows = features.locate(frames["frame_id"].tolist())
     other = np.flatnonzero(features.labels[rows] != frames["label"].to_numpy())
     if len(other):
@@ -109,12 +143,12 @@ def predict(score: Scorer, features: FeatureSet, split: Split, part: str, column
             f"{features.directory}: frame {frames['frame_id'].iloc[other[0]]} has another label than in the split; "
             "features and split were not made from the same frames"
         )
-    return predictions_table(frames, _logits(score, features, rows, columns))
+    return rows
 
 
 @torch.inference_mode()
 def _logits(score: Scorer, features: FeatureSet, rows: np.ndarray, columns: slice | None) -> np.ndarray:
-    """Return the logits [n, 2] float64 of some rows of `features`."""
+    """Return what `score` gives for some rows of `features`, float64 on the CPU."""
     batches = [score(features.gather(rows[start : start + _BATCH], columns)) for start in range(0, len(rows), _BATCH)]
     return torch.cat(batches).double().cpu().numpy()
 
@@ -237,6 +271,16 @@ def _counts(predictions: pd.DataFrame, chunks: pd.DataFrame) -> dict[str, float]
         "true_nonviral": (~viral & ~called).sum(),
         "false_nonviral": (viral & ~called).sum(),
     }
+
+
+def _replicate_metrics(labels: np.ndarray, scores: pd.DataFrame) -> dict[str, float]:
+    """Return how far the accuracy of replicates spreads; one alone has no standard deviation."""
+    if scores.empty:
+        return {}
+    right = ((scores >= 0.5).to_numpy() == (labels == 1)[:, None]).mean(axis=0)  # [replicates]
+    spread = {"accuracy_sd": float(right.std(ddof=1))} if len(right) > 1 else {}
+    found = {"count": len(right), "accuracy_mean": right.mean(), "accuracy_low": right.min()}
+    return _under("test/replicates", found | {"accuracy_high": right.max()} | spread)
 
 
 def _threshold_metrics(validation: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, float]:

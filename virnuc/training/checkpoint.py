@@ -20,6 +20,7 @@ from virnuc.training.classifier import Classifier
 
 CHECKPOINT_VERSION = "2.0.0"
 READABLE_VERSIONS = ("1.0.0", CHECKPOINT_VERSION)  # 1: converted from VirNucPro's pickled modules, see `virnucpro`
+REPLICATES = "replicates"  # folder beside a checkpoint, with a folder for each other seed
 _SIZES = ("dna_dim", "protein_dim", "merged_dim", "input_dim", "hidden_dim", "num_class")
 
 
