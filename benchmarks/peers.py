@@ -36,7 +36,7 @@ import pandas as pd
 
 from virnuc.evaluation.intervals import binary_metrics, draw_genomes
 from virnuc.sequences.chunking import chunk_starts
-from virnuc.sequences.reading import read_genomes
+from virnuc.sequences.reading import read_records
 from virnuc.sequences.sources import find_sources
 from virnuc.splits.assignment import Split
 
@@ -101,11 +101,11 @@ def _draw_chunks(arguments: argparse.Namespace) -> pd.DataFrame:
     split = Split.open(Path(arguments.split))
     labels = split.table.iloc[split.rows["test"]].set_index("genome")["label"].to_dict()
     rows = [
-        (genome.accession, labels[genome.accession], genome.sequence[start : start + arguments.length])
+        (record.genome.name, labels[record.genome.name], record.sequence[start : start + arguments.length])
         for source in find_sources(Path(arguments.source))
-        for genome in read_genomes(source.path)
-        if genome.accession in labels and len(genome.sequence) >= arguments.length
-        for start in chunk_starts(len(genome.sequence), arguments.length).tolist()
+        for record in read_records(source.path)
+        if record.genome.name in labels and len(record.sequence) >= arguments.length
+        for start in chunk_starts(len(record.sequence), arguments.length).tolist()
     ]
     table = pd.DataFrame(rows, columns=["genome", "label", "letters"])
     fewest = int(table["label"].value_counts().min())

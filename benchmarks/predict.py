@@ -97,10 +97,10 @@ def _in_fresh_process(arguments: argparse.Namespace, count: int, directory: Path
 
 def _write_reads(path: Path, count: int, length: int) -> None:
     """Draw reads from all genomes, in proportion to their length, with a fixed seed."""
-    from virnuc.sequences.reading import read_genomes
+    from virnuc.sequences.reading import read_records
     from virnuc.sequences.sources import find_sources
 
-    genomes = [genome.sequence for source in find_sources(GENOMES) for genome in read_genomes(source.path)]
+    genomes = [genome.sequence for source in find_sources(GENOMES) for genome in read_records(source.path)]
     genomes = [sequence for sequence in genomes if len(sequence) >= length]
     draw = random.Random(42)
     chosen = draw.choices(genomes, weights=[len(sequence) for sequence in genomes], k=count)

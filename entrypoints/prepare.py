@@ -30,8 +30,15 @@ def prepare(settings: PrepareSettings, tracker: Tracker) -> Manifest:
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in manifest.counts["dropped"].items() if count)
     say(
         f"prepare    {manifest.counts['out']['frames']:,} frames of {counts['chunks']:,} chunks "
-        f"of {counts['genomes']:,} genomes in {settings.out}; dropped: {dropped or 'nothing'}"
+        f"of {counts['genomes']:,} genomes ({counts['records']:,} records) in {settings.out}; "
+        f"dropped: {dropped or 'nothing'}"
     )
+    if alone := manifest.details["records_by_source_of_genome"].get("record"):
+        say(
+            f"prepare    WARNING: {alone:,} records name no assembly, BioSample, WGS project, strain or isolate; each "
+            f"counts as a genome of its own. Where several belong to one genome, say so in "
+            f"{Path(settings.source) / 'genomes.tsv'} (columns record, genome, organism, lineage)"
+        )
     return manifest
 
 

@@ -23,6 +23,7 @@ def frames_table(genomes: int = 10, frames: int = 100) -> pd.DataFrame:
             rows.append(
                 {
                     "frame_id": f"G{number}_chunk_{frame // 2 + 1}{('F1', 'R2')[frame % 2]}",
+                    "record": f"G{number}",
                     "genome": f"G{number}",
                     "organism": f"Organism {number}",
                     "lineage": "Viruses; Riboviria" if viral else f"Cellular; {group}",

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from transformers import EsmConfig, EsmForMaskedLM
 
 from virnuc.runtime import derived_seed
-from virnuc.sequences.reading import read_genomes
+from virnuc.sequences.reading import read_records
 from virnuc.sequences.sources import GROUPS, find_sources
 from virnuc.splits.assignment import Split
 from virnuc.storage.files import sha256_file
@@ -142,10 +142,10 @@ def training_proteins(source: Path, split: Split) -> tuple[Proteins, Proteins]:
     watched = {name for name in genomes if derived_seed(split.metadata["seed"], "watch", name) % 10 == 0}
     collected: dict[bool, tuple[list[np.ndarray], list[int]]] = {False: ([], []), True: ([], [])}
     for file in find_sources(source):
-        for genome in read_genomes(file.path):
-            if genome.accession not in genomes:
+        for genome in read_records(file.path):
+            if genome.genome.name not in genomes:
                 continue
-            tokens, groups = collected[genome.accession in watched]
+            tokens, groups = collected[genome.genome.name in watched]
             for protein in set(genome.translations):
                 if len(protein) >= 30:
                     tokens.append(np.array([TOKEN.get(letter, TOKEN["X"]) for letter in protein]))

@@ -11,7 +11,7 @@ from serving import post, records, serving
 
 from virnuc.prediction.companion import WAYS
 from virnuc.sequences.chunking import chunk_starts
-from virnuc.sequences.reading import read_genomes
+from virnuc.sequences.reading import read_records
 from virnuc.splits.assignment import Split
 
 pytestmark = pytest.mark.e2e
@@ -178,7 +178,7 @@ def test_predict_returns_every_chunk_of_test_genomes_once(demo):
     with fasta.open("w") as stream:
         for group in ("viral", "bacteria", "plant"):
             path = demo.directory / "examples" / "refseq_mini" / f"{group}.1.genomic.gbff.gz"
-            for genome in [genome for genome in read_genomes(path) if genome.accession in unseen][:4]:
+            for genome in [genome for genome in read_records(path) if genome.genome.name in unseen][:4]:
                 stream.write(f">{genome.accession}\n{genome.sequence}\n")
                 chunks = len(chunk_starts(len(genome.sequence), 300))
                 expected |= {f"{genome.accession}_chunk_{number}" for number in range(1, chunks + 1)}
@@ -189,7 +189,7 @@ def test_predict_returns_every_chunk_of_test_genomes_once(demo):
     assert set(calls["status"]) <= {"scored", "no_open_frame", "ambiguous", "too_short"}
     mlflow.set_tracking_uri(demo.store)
     model = mlflow.pyfunc.load_model("models:/virnuc@champion")
-    first = next(read_genomes(fasta))
+    first = next(read_records(fasta))
     scored = model.predict(pd.DataFrame({"sequence": [first.sequence], "id": [first.accession]}))
     sequences = pd.read_csv(demo.directory / "data" / "calls" / "sequences.tsv", sep="\t")
     assert scored["probability"][0] == pytest.approx(sequences["probability"][0], abs=1e-6)
@@ -230,7 +230,7 @@ def test_accuracy_over_chunks_without_a_frame_is_that_of_predict(demo):
 def test_the_champion_over_http_answers_as_predict_does(demo):
     fasta = demo.directory / "served.fa"
     source = demo.directory / "examples" / "refseq_mini" / "viral.1.genomic.gbff.gz"
-    genomes = list(islice(read_genomes(source), 5))
+    genomes = list(islice(read_records(source), 5))
     fasta.write_text("".join(f">{genome.accession}\n{genome.sequence}\n" for genome in genomes))
     done = demo.run("predict", "--input", "served.fa", "--out", "data/served")
     assert done.returncode == 0, done.stderr

@@ -46,6 +46,7 @@ def _frame(group, number, row, generator):
     length = 1100 if (group, number, row) == ("plant", 0, 0) else generator.randint(5, 60)
     return {
         "frame_id": f"{group.upper()}{number}.1_chunk_{row + 1}F1",
+        "record": f"{group.upper()}{number}.1",
         "genome": f"{group.upper()}{number}.1",
         "organism": group,
         "lineage": group,

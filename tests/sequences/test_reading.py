@@ -5,14 +5,14 @@ import pytest
 from Bio import SeqIO
 
 from virnuc.errors import ParseError, UsageError
-from virnuc.sequences.reading import read_genomes
+from virnuc.sequences.reading import read_records
 
 
 def test_genbank_is_read_as_biopython_reads_it(genomes):
     path = genomes / "vertebrate_mammalian.1.genomic.gbff.gz"
     with gzip.open(path, "rt") as stream:
         expected = list(SeqIO.parse(stream, "genbank"))
-    read = list(read_genomes(path))
+    read = list(read_records(path))
     assert [genome.accession for genome in read] == [record.id for record in expected]
     for genome, record in zip(read, expected, strict=True):
         assert genome.sequence == str(record.seq).upper()
@@ -27,7 +27,7 @@ def test_fasta_and_fastq(tmp_path, zipped):
     for text in (">a first one\nacgu\nNN\n>b\nAC\n", "@a first one\nacguNN\n+\nIIIIII\n@b\nAC\n+\nII\n"):
         path = tmp_path / "reads"
         path.write_bytes(gzip.compress(text.encode()) if zipped else text.encode())
-        first, second = read_genomes(path)
+        first, second = read_records(path)
         assert (first.accession, first.organism, first.sequence) == ("a", "first one", "ACGTNN")
         assert (second.accession, second.sequence, second.translations) == ("b", "AC", ())
 
@@ -39,7 +39,7 @@ def test_a_genbank_file_cut_in_half_is_named_with_record_and_line(genomes, tmp_p
         path.write_bytes(text[:end])
         whole = text[:end].count(b"\n//")
         with pytest.raises(ParseError, match=rf"archaea\.gbff, record {whole + 1}, line \d+: "):
-            list(read_genomes(path))
+            list(read_records(path))
 
 
 def test_a_gzip_file_cut_in_half(genomes, tmp_path):
@@ -47,7 +47,7 @@ def test_a_gzip_file_cut_in_half(genomes, tmp_path):
     whole = (genomes / "archaea.1.genomic.gbff.gz").read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ParseError, match="gzip data is cut short"):
-        list(read_genomes(path))
+        list(read_records(path))
 
 
 def test_a_sequence_shorter_than_its_locus_line(genomes, tmp_path):
@@ -57,7 +57,7 @@ def test_a_sequence_shorter_than_its_locus_line(genomes, tmp_path):
     path = tmp_path / "other.gbff"
     path.write_text("".join(lines))
     with pytest.raises(ParseError, match="1680 bytes of sequence, LOCUS promised 1684"):
-        list(read_genomes(path))
+        list(read_records(path))
 
 
 @pytest.mark.parametrize(
@@ -78,13 +78,13 @@ def test_hostile_files_are_named(tmp_path, content, problem):
     path = tmp_path / "reads.fa"
     path.write_text(content)
     with pytest.raises(ParseError, match=r"reads\.fa") as caught:
-        list(read_genomes(path))
+        list(read_records(path))
     assert problem in str(caught.value)
 
 
 def test_a_missing_file(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
-        list(read_genomes(tmp_path / "nothing"))
+        list(read_records(tmp_path / "nothing"))
 
 
 def test_damage_inside_gzip(tmp_path):
@@ -96,4 +96,4 @@ def test_damage_inside_gzip(tmp_path):
     path = tmp_path / "a.fa.gz"
     path.write_bytes(bytes(data))
     with pytest.raises(ParseError):
-        list(read_genomes(path))
+        list(read_records(path))

@@ -1,6 +1,4 @@
 import hashlib
-import json
-from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -43,16 +41,6 @@ def test_the_same_seed_gives_the_same_split_and_another_seed_another(frames, def
     again = run(frames, tmp_path / "again")
     other = run(frames, tmp_path / "other", seed=7)
     assert again.digest == default.digest != other.digest
-
-
-def test_the_shipped_encoders_were_pretrained_on_the_training_part_alone(default):
-    """Otherwise the embedded default's accuracy would be that of genomes the encoder has seen."""
-    kept_apart = set(default.table.loc[default.table["part"] != "train", "genome"])
-    for name in ("esm2_tiny", "esm2_tiny_deep"):
-        record = json.loads((Path("examples/encoders") / name / "training.json").read_text())
-        assert record["split_digest"] == default.digest
-        assert set(record["genomes"]) == set(default.table.loc[default.table["part"] == "train", "genome"])
-        assert not kept_apart & set(record["genomes"])
 
 
 def test_metadata_tells_files_distributions_and_coverage(frames, default):

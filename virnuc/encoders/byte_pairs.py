@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from virnuc.encoders.interface import Tokens, name_sequences
 from virnuc.encoders.tokens import IUPAC_BASES, encode_letters, letter_table, pack_token_lists
 from virnuc.errors import EncoderError, UsageError
-from virnuc.sequences.reading import read_genomes
+from virnuc.sequences.reading import read_records
 
 SPECIAL_TOKENS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]  # ids 0 to 4
 _BASES = letter_table(IUPAC_BASES, range(len(IUPAC_BASES)))
@@ -74,7 +74,7 @@ def train_byte_pairs(genomes: Path, vocabulary: int) -> BytePairTokeniser:
 def _pieces(files: Sequence[Path]) -> Iterator[str]:
     for file in files:
         remaining = _TRAINING_BASES // len(files)
-        for genome in read_genomes(file):
+        for genome in read_records(file):
             sequence = genome.sequence[:remaining]
             yield from (sequence[start : start + _PIECE] for start in range(0, len(sequence), _PIECE))
             remaining -= len(sequence)

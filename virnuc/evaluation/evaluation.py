@@ -159,8 +159,8 @@ def _follow(score: Scorer, features: FeatureSet, split: Split, part: str, column
     frames = known[known["part"] == part].reset_index(drop=True)
     if frames.empty:
         raise DataError(f"{features.directory} has no frame of a genome in the {part} part of {split.directory}")
-    genomes = split.frames(part).drop_duplicates("genome").set_index("genome")[["organism", "lineage", "group"]]
-    frames = frames.join(genomes, on="genome").assign(length=features.chunk_size)
+    records = split.frames(part).drop_duplicates("record").set_index("record")[["organism", "lineage", "group"]]
+    frames = frames.join(records, on="record").assign(length=features.chunk_size)
     return predictions_table(frames, _logits(score, features, frames["row"].to_numpy(), columns))
 
 

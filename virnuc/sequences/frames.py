@@ -1,4 +1,4 @@
-"""Frames: the stop-free reading frames of a genome's chunks, and the Parquet shards that hold them.
+"""Frames: the stop-free reading frames of a record's chunks, and the Parquet shards that hold them.
 
 Chunks that gave no frame lie beside them, under `uncovered/` with a manifest of their own: the digest of the frames
 stays that of the frames, whatever becomes of the rest.
@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from virnuc.errors import DataError
 from virnuc.sequences.chunking import chunk_starts
 from virnuc.sequences.evidence import CodingEvidence
-from virnuc.sequences.reading import Genome
+from virnuc.sequences.genomes import GENOME_TABLE
+from virnuc.sequences.reading import Record
 from virnuc.sequences.translation import Translation
 from virnuc.storage.manifest import read_manifest
 
@@ -29,6 +30,7 @@ NO_OPEN_FRAME, NO_CDS_EVIDENCE = "no_open_frame", "no_cds_evidence"  # why a chu
 FRAME_SCHEMA = pa.schema(
     [
         ("frame_id", pa.string()),
+        ("record", pa.string()),
         ("genome", pa.string()),
         ("organism", pa.string()),
         ("lineage", pa.string()),
@@ -45,7 +47,7 @@ FRAME_SCHEMA = pa.schema(
 CHUNK_SCHEMA = pa.schema(
     [
         ("chunk_id", pa.string()),  # ACCESSION_chunk_K
-        *(FRAME_SCHEMA.field(name) for name in ("genome", "organism", "lineage", "group", "label")),
+        *(FRAME_SCHEMA.field(name) for name in ("record", "genome", "organism", "lineage", "group", "label")),
         *(FRAME_SCHEMA.field(name) for name in ("chunk_index", "chunk_start")),
         ("reason", pa.string()),  # no_open_frame or no_cds_evidence
         ("nucleotide", pa.string()),  # the whole chunk, forward strand
@@ -56,12 +58,15 @@ _ACGT = frozenset("ACGT")
 
 
 @dataclass
-class GenomeCounts:
-    """What became of one genome's chunks: `chunks` is the sum of `covered` and the three kinds dropped."""
+class RecordCounts:
+    """What became of one record's chunks: `chunks` is the sum of `covered` and the three kinds dropped."""
 
+    record: str
     genome: str
+    genome_found_in: str  # table, assembly, biosample, wgs, organism or record
     organism: str
     lineage: str
+    deposited: str  # ISO date, empty if unknown
     group: str
     source: str  # name of the file
     length: int  # bp
@@ -76,7 +81,8 @@ class GenomeCounts:
 
 def frame_shards(directory: Path) -> list[Path]:
     """Return the frame shards of a finished directory, in the order of its manifest."""
-    return [directory / shard.path for shard in read_manifest(directory, "frames").shards if shard.path != GENOMES]
+    shards = read_manifest(directory, "frames").shards
+    return [directory / shard.path for shard in shards if shard.path not in (GENOMES, GENOME_TABLE)]
 
 
 def uncovered_shards(directory: Path) -> list[Path]:
@@ -120,18 +126,18 @@ def _read(path: Path, schema: pa.Schema, what: str, columns: list[str] | None) -
     return table
 
 
-def cut_genome(genome: Genome, counts: GenomeCounts, chunk_size: int, evidence: str) -> tuple[Rows, Rows]:
-    """Return the rows of a genome's frames, by chunk, then F1 to R3, and of its chunks without one; count both."""
-    starts = chunk_starts(len(genome.sequence), chunk_size)
-    size = min(len(genome.sequence), chunk_size)
-    translation = Translation(genome.sequence)
-    clean = np.array([_ACGT.issuperset(genome.sequence[start : start + size]) for start in starts.tolist()], dtype=bool)
+def cut_record(record: Record, counts: RecordCounts, chunk_size: int, evidence: str) -> tuple[Rows, Rows]:
+    """Return the rows of a record's frames, by chunk, then F1 to R3, and of its chunks without one; count both."""
+    starts = chunk_starts(len(record.sequence), chunk_size)
+    size = min(len(record.sequence), chunk_size)
+    translation = Translation(record.sequence)
+    clean = np.array([_ACGT.issuperset(record.sequence[start : start + size]) for start in starts.tolist()], dtype=bool)
     opened = translation.is_open(starts, size) & clean[:, None]
     places = np.argwhere(opened)
     found = [translation.frame(int(starts[chunk]), size, index) for chunk, index in places.tolist()]
     keep = np.ones(len(found), dtype=bool)
     if evidence == "cds":
-        keep = CodingEvidence(genome.translations).supports([frame.protein for frame in found])
+        keep = CodingEvidence(record.translations).supports([frame.protein for frame in found])
     covered = np.zeros(len(starts), dtype=bool)
     covered[places[keep, 0]] = True
     stopped = clean & ~opened.any(axis=1)
@@ -141,16 +147,17 @@ def cut_genome(genome: Genome, counts: GenomeCounts, chunk_size: int, evidence: 
     counts.no_cds_evidence = int((clean & ~stopped & ~covered).sum())
     counts.open_frames, counts.frames = len(found), int(keep.sum())
     described = {
-        "genome": genome.accession,
-        "organism": genome.organism,
-        "lineage": genome.lineage,
+        "record": record.accession,
+        "genome": record.genome.name,
+        "organism": record.organism,
+        "lineage": record.lineage,
         "group": counts.group,
         "label": int(counts.group == "viral"),
     }
     kept = ((int(places[number, 0]), found[number]) for number in np.flatnonzero(keep).tolist())
     frames = (
         {
-            "frame_id": f"{genome.accession}_chunk_{chunk + 1}{frame.name}",
+            "frame_id": f"{record.accession}_chunk_{chunk + 1}{frame.name}",
             **described,
             "chunk_index": chunk + 1,
             "chunk_start": int(starts[chunk]),
@@ -163,12 +170,12 @@ def cut_genome(genome: Genome, counts: GenomeCounts, chunk_size: int, evidence: 
     )
     uncovered = (
         {
-            "chunk_id": f"{genome.accession}_chunk_{chunk + 1}",
+            "chunk_id": f"{record.accession}_chunk_{chunk + 1}",
             **described,
             "chunk_index": chunk + 1,
             "chunk_start": int(starts[chunk]),
             "reason": NO_OPEN_FRAME if stopped[chunk] else NO_CDS_EVIDENCE,
-            "nucleotide": genome.sequence[starts[chunk] : starts[chunk] + size],
+            "nucleotide": record.sequence[starts[chunk] : starts[chunk] + size],
         }
         for chunk in np.flatnonzero(clean & ~covered).tolist()
     )

@@ -5,7 +5,8 @@ well it does is judged on them. Only chunks with bases other than ACGT are lost.
 
 A source file is the unit of restart. Its shards are written first, then a record of what it gave under
 `.progress/`; a file whose record exists is not read again. When all files are done the draw of `--balance` is
-made, `genomes.parquet` is put together from the records, and the manifest is written last.
+made, `genomes.parquet` (counts of each record) and `genomes.tsv` (the table that `split --genomes` takes) are put
+together from those records, and the manifest is written last.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from itertools import islice
 from pathlib import Path
@@ -32,11 +33,12 @@ from virnuc.sequences.frames import (
     NO_OPEN_FRAME,
     SHARD_ROWS,
     UNCOVERED,
-    GenomeCounts,
-    cut_genome,
+    RecordCounts,
+    cut_record,
     read_frames,
 )
-from virnuc.sequences.reading import read_genomes
+from virnuc.sequences.genomes import GENOME_TABLE, TableRow, read_genome_table, write_genome_table
+from virnuc.sequences.reading import read_records
 from virnuc.sequences.sources import SourceFile, find_sources
 from virnuc.settings import PrepareSettings
 from virnuc.storage.files import atomic_path, exclusive, remove_leftovers, sha256_file, write_text
@@ -44,7 +46,7 @@ from virnuc.storage.manifest import Manifest, check_reusable, describe_shard, ha
 
 _PROGRESS = ".progress"
 _KINDS = ("shards", "uncovered")  # what a record names files of: frames, and chunks without one
-_PROGRESS_VERSION = 2  # of the records there; 2 names the shards of chunks without a frame too
+_PROGRESS_VERSION = 3  # of the records there; 3 names the genomes
 Progress = Callable[[Iterable[SourceFile], int], Iterable[SourceFile]]
 
 
@@ -66,13 +68,16 @@ def prepare(settings: PrepareSettings, progress: Progress) -> Manifest:
     parameters = {name: getattr(settings, name) for name in ("chunk_size", "evidence", "balance")}
     if settings.balance == "yes":
         parameters["seed"] = settings.seed
-    inputs = {source.path.name: sha256_file(source.path) for source in sources}
+    table = Path(settings.source) / GENOME_TABLE
+    named = [*(source.path for source in sources), *([table] if table.is_file() else [])]
+    inputs = {path.name: sha256_file(path) for path in named}
     with exclusive(out / ".lock"):
         if has_manifest(out):
             return _check_whole(out, check_reusable(out, parameters, inputs, "frames"))
         remove_leftovers(out)
         _check_same_command(out, {"version": _PROGRESS_VERSION} | parameters | inputs)
-        records = list(_process_sources(progress(sources, len(sources)), settings, out))
+        genomes = read_genome_table(table) if table.is_file() else {}
+        records = list(_process_sources(progress(sources, len(sources)), genomes, settings, out))
         manifest = _finish(out, settings, records, parameters, inputs)
         manifest.write(out)
         shutil.rmtree(out / _PROGRESS)
@@ -97,7 +102,9 @@ def _check_same_command(out: Path, command: dict[str, Any]) -> None:
     write_text(path, text)
 
 
-def _process_sources(sources: Iterable[SourceFile], settings: PrepareSettings, out: Path) -> Iterator[dict[str, Any]]:
+def _process_sources(
+    sources: Iterable[SourceFile], genomes: Mapping[str, TableRow], settings: PrepareSettings, out: Path
+) -> Iterator[dict[str, Any]]:
     """Yield what each source file gave, from its record where a former run finished it."""
     first: Counter[tuple[str, str]] = Counter()
     for source in sources:
@@ -105,28 +112,42 @@ def _process_sources(sources: Iterable[SourceFile], settings: PrepareSettings, o
         if path.is_file():
             record = json.loads(path.read_text(encoding="utf-8"))
         else:
-            record = _process(source, {kind: first[kind, source.group] for kind in _KINDS}, settings, out)
+            numbers = {kind: first[kind, source.group] for kind in _KINDS}
+            record = _process(source, genomes, numbers, settings, out)
             write_text(path, json.dumps(record))
         first.update({(kind, source.group): len(record[kind]) for kind in _KINDS})
         yield record
 
 
-def _process(source: SourceFile, first: dict[str, int], settings: PrepareSettings, out: Path) -> dict[str, Any]:
-    """Write the shards of one source file; return their names and the counts of its genomes."""
-    counted: list[GenomeCounts] = []
+def _process(
+    source: SourceFile, genomes: Mapping[str, TableRow], first: dict[str, int], settings: PrepareSettings, out: Path
+) -> dict[str, Any]:
+    """Write the shards of one source file; return their names and the counts of its records."""
+    counted: list[RecordCounts] = []
     frames = _Shards(out, source.group, first["shards"], FRAME_SCHEMA)
     uncovered = _Shards(out / UNCOVERED, source.group, first["uncovered"], CHUNK_SCHEMA)
-    for genome in read_genomes(source.path):
-        length = len(genome.sequence)
-        described = (genome.accession, genome.organism, genome.lineage, source.group, source.path.name, length)
-        counted.append(GenomeCounts(*described, chunks=-(-length // settings.chunk_size)))
-        with_frame, without = cut_genome(genome, counted[-1], settings.chunk_size, settings.evidence)
+    for record in read_records(source.path, genomes):
+        counted.append(
+            RecordCounts(
+                record=record.accession,
+                genome=record.genome.name,
+                genome_found_in=record.genome.found_in,
+                organism=record.organism,
+                lineage=record.lineage,
+                deposited=record.deposited,
+                group=source.group,
+                source=source.path.name,
+                length=len(record.sequence),
+                chunks=-(-len(record.sequence) // settings.chunk_size),
+            )
+        )
+        with_frame, without = cut_record(record, counted[-1], settings.chunk_size, settings.evidence)
         frames.extend(with_frame)
         uncovered.extend(without)
     return {
         "shards": frames.close(),
         "uncovered": uncovered.close(),
-        "genomes": [asdict(counts) for counts in counted],
+        "records": [asdict(counts) for counts in counted],
     }
 
 
@@ -164,23 +185,29 @@ def _finish(
     parameters: dict[str, Any],
     inputs: dict[str, str],
 ) -> Manifest:
-    genomes = [GenomeCounts(**row) for record in records for row in record["genomes"]]
+    counted = [RecordCounts(**row) for record in records for row in record["records"]]
     shards = [out / name for record in records for name in record["shards"]]
-    _check_genomes(genomes, settings)
-    before = sum(counts.frames for counts in genomes)
+    _check_records(counted, settings)
+    before = sum(counts.frames for counts in counted)
     if settings.balance == "yes":
         _balance(shards, out, settings.seed)
-    table = pa.Table.from_pylist([asdict(counts) for counts in genomes])
-    _write_parquet(out / GENOMES, table)
+    _write_parquet(out / GENOMES, pa.Table.from_pylist([asdict(counts) for counts in counted]))
+    described = {c.record: TableRow(c.genome, c.organism, c.lineage, c.deposited) for c in counted}
+    write_genome_table(out / GENOME_TABLE, described)
     rows = {path: pq.read_metadata(path).num_rows for path in shards}
-    totals = {name: sum(getattr(counts, name) for counts in genomes) for name in _totals()}
+    totals = {name: sum(getattr(counts, name) for counts in counted) for name in _totals()}
     uncovered = _finish_uncovered(out / UNCOVERED, records, totals, parameters, inputs)
     return Manifest(
         kind="frames",
         parameters=parameters,
         inputs=inputs,
         counts={
-            "in": {"genomes": len(genomes), "bases": totals["length"], "chunks": totals["chunks"]},
+            "in": {
+                "records": len(counted),
+                "genomes": len({counts.genome for counts in counted}),
+                "bases": totals["length"],
+                "chunks": totals["chunks"],
+            },
             "out": {"chunks": totals["covered"], "frames": sum(rows.values())},
             "dropped": {
                 "chunks_ambiguous_bases": totals["ambiguous_bases"],
@@ -191,9 +218,13 @@ def _finish(
             },
         },
         shards=tuple(
-            describe_shard(out, path, count) for path, count in [*rows.items(), (out / GENOMES, len(genomes))]
+            describe_shard(out, path, count)
+            for path, count in [*rows.items(), *((out / name, len(counted)) for name in (GENOMES, GENOME_TABLE))]
         ),
-        details={"uncovered_digest": uncovered.digest},
+        details={
+            "uncovered_digest": uncovered.digest,
+            "records_by_source_of_genome": dict(Counter(counts.genome_found_in for counts in counted)),
+        },
     )
 
 
@@ -221,18 +252,18 @@ def _finish_uncovered(
 
 
 def _totals() -> list[str]:
-    return [declared.name for declared in fields(GenomeCounts) if declared.type == "int"]
+    return [declared.name for declared in fields(RecordCounts) if declared.type == "int"]
 
 
-def _check_genomes(genomes: list[GenomeCounts], settings: PrepareSettings) -> None:
+def _check_records(records: list[RecordCounts], settings: PrepareSettings) -> None:
     seen: dict[str, str] = {}
-    for counts in genomes:
-        if counts.genome in seen:
+    for counts in records:
+        if counts.record in seen:
             raise DataError(
-                f"accession {counts.genome} is in {seen[counts.genome]} and again in {counts.source}; keep one of them"
+                f"accession {counts.record} is in {seen[counts.record]} and again in {counts.source}; keep one of them"
             )
-        seen[counts.genome] = counts.source
-    classes = {counts.group == "viral" for counts in genomes if counts.frames}
+        seen[counts.record] = counts.source
+    classes = {counts.group == "viral" for counts in records if counts.frames}
     if len(classes) < 2:
         missing = "frames at all" if not classes else "non-viral frames" if True in classes else "viral frames"
         hint = "; FASTA has no annotation: use --evidence open" if settings.evidence == "cds" else ""

@@ -1,6 +1,6 @@
-"""Reading genomes from GenBank, FASTA and FASTQ files, plain or gzipped, told apart by their content.
+"""Reading records from GenBank, FASTA and FASTQ files, plain or gzipped, told apart by their content.
 
-Everything in a file is checked here, once: what leaves this module is a `Genome` whose letters are upper-case
+Everything in a file is checked here, once: what leaves this module is a `Record` whose letters are upper-case
 IUPAC bases and whose accession can stand in an identifier.
 """
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -20,15 +21,18 @@ import dnaio
 import gb_io
 
 from virnuc.errors import ParseError, UsageError
+from virnuc.sequences.genomes import TABLE, GenomeName, TableRow, look_up, name_genome
 from virnuc.sequences.translation import IUPAC_LETTERS
 
 LONGEST_NAME = 200  # letters; a longer accession is a damaged header
 _NOT_DNA = re.compile(f"[^{''.join(sorted(IUPAC_LETTERS))}]")
 _GZIP_MAGIC = b"\x1f\x8b"
+_SUBMITTED = re.compile(r"Submitted \((\d\d?-[A-Za-z]{3}-\d{4})\)")
+_MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 
 
 @dataclass(frozen=True)
-class Genome:
+class Record:
     """One record of a sequence file."""
 
     accession: str
@@ -36,10 +40,16 @@ class Genome:
     lineage: str  # taxonomy from the root down, joined by "; "; empty where the file does not say
     sequence: str  # upper-case IUPAC letters, U written as T
     translations: tuple[str, ...]  # proteins of the annotated CDS features
+    genome: GenomeName  # the genome that it is a part of
+    deposited: str = ""  # ISO date of its first submission, else of its last change; empty where the file does not say
 
 
-def read_genomes(path: Path) -> Iterator[Genome]:
+def read_records(path: Path, genomes: Mapping[str, TableRow] | None = None) -> Iterator[Record]:
     """Yield the records of a sequence file in file order.
+
+    Args:
+        path: of the file.
+        genomes: what a table says of records; it goes before what the file says.
 
     Raises:
         UsageError: there is no such file.
@@ -49,7 +59,10 @@ def read_genomes(path: Path) -> Iterator[Genome]:
         raise UsageError(f"{path}: no such file")
     with _opened(path) as stream:
         fileformat = sequence_format(path)
-        yield from read_genbank(stream, path) if fileformat == "genbank" else read_reads(stream, path, fileformat)
+        records = read_genbank(stream, path) if fileformat == "genbank" else read_reads(stream, path, fileformat)
+        for record in records:
+            row = look_up(genomes, record.accession) if genomes else None
+            yield _as_in_table(record, row) if row else record
 
 
 def sequence_format(path: Path) -> str:
@@ -66,7 +79,7 @@ def sequence_format(path: Path) -> str:
     raise ParseError("empty, or neither GenBank, FASTA nor FASTQ; expected LOCUS, > or @ at its start", path)
 
 
-def read_genbank(stream: BinaryIO, path: Path) -> Iterator[Genome]:
+def read_genbank(stream: BinaryIO, path: Path) -> Iterator[Record]:
     """Yield the records of an open GenBank file; `path` is for messages."""
     count = 0
     with _parse_errors(path, lambda: count):
@@ -74,7 +87,8 @@ def read_genbank(stream: BinaryIO, path: Path) -> Iterator[Genome]:
             count += 1
             name = record.version or record.accession or record.name or ""
             organism, lineage = _taxonomy(record.source)
-            yield Genome(
+            strains = [value for feature in record.features if feature.kind == "source" for value in _strains(feature)]
+            yield Record(
                 accession=checked_name(name, path, count),
                 organism=organism,
                 lineage=lineage,
@@ -86,10 +100,12 @@ def read_genbank(stream: BinaryIO, path: Path) -> Iterator[Genome]:
                     for qualifier in feature.qualifiers
                     if qualifier.key == "translation"
                 ),
+                genome=name_genome(name, record.dblink or "", organism, dict.fromkeys(strains)),
+                deposited=_deposited(record),
             )
 
 
-def read_reads(stream: BinaryIO, path: Path, fileformat: str) -> Iterator[Genome]:
+def read_reads(stream: BinaryIO, path: Path, fileformat: str) -> Iterator[Record]:
     """Yield the records of an open file, `fasta` or `fastq`; `path` is for messages."""
     count = 0
     with _parse_errors(path, lambda: count):
@@ -97,7 +113,8 @@ def read_reads(stream: BinaryIO, path: Path, fileformat: str) -> Iterator[Genome
             count += 1
             name, _, description = record.name.replace("\t", " ").partition(" ")
             accession = checked_name(name, path, count)
-            yield Genome(accession, description.strip(), "", checked_dna(record.sequence, path, accession), ())
+            sequence = checked_dna(record.sequence, path, accession)
+            yield Record(accession, description.strip(), "", sequence, (), name_genome(accession))
 
 
 def checked_name(name: str, path: Path, record: int) -> str:
@@ -105,7 +122,7 @@ def checked_name(name: str, path: Path, record: int) -> str:
 
     Raises:
         ParseError: it is empty, too long, holds blanks or control characters, or `_chunk_`, which separates
-            the genome from the chunk in a frame's id.
+            the accession from the chunk in a frame's id.
     """
     if not name or len(name) > LONGEST_NAME or "_chunk_" in name or not name.isprintable() or " " in name:
         shown = name[:40] + "..." if len(name) > 40 else name
@@ -159,6 +176,39 @@ def _first_line(path: Path, record: int) -> int | None:
     with _opened(path) as stream:
         starts = (number for number, line in enumerate(stream, 1) if line.startswith(b"LOCUS"))
         return next(islice(starts, record - 1, None), None)
+
+
+def _as_in_table(record: Record, row: TableRow) -> Record:
+    return replace(
+        record,
+        genome=GenomeName(row.genome, TABLE),
+        organism=row.organism or record.organism,
+        lineage=row.lineage or record.lineage,
+        deposited=row.deposited or record.deposited,
+    )
+
+
+def _strains(source: gb_io.Feature) -> list[str]:
+    """Return strain and isolate of a record's source feature."""
+    return [qualifier.value or "" for qualifier in source.qualifiers if qualifier.key in ("strain", "isolate")]
+
+
+def _deposited(record: gb_io.Record) -> str:
+    """Return the date of the first `Submitted (DD-MON-YYYY)` among the references, else of the LOCUS line."""
+    journals = " ".join(reference.journal or "" for reference in record.references)
+    dates = [_date(text) for text in _SUBMITTED.findall(journals)]
+    if record.date is not None:
+        dates = [day for day in dates if day] or [record.date]
+    return min((day.isoformat() for day in dates if day), default="")
+
+
+def _date(text: str) -> date | None:
+    """Return a date of GenBank's, `14-JAN-1992`, whatever the locale."""
+    day, month, year = text.split("-")
+    try:
+        return date(int(year), _MONTHS.index(month.upper()) + 1, int(day))
+    except ValueError:
+        return None
 
 
 def _taxonomy(source: object) -> tuple[str, str]:

@@ -34,7 +34,7 @@ def sample_frames(source: Path, out: Path, rows: int, seed: int) -> Manifest:
             with atomic_path(out / name) as temporary:
                 pq.write_table(pa.Table.from_pandas(frames, schema=FRAME_SCHEMA, preserve_index=False), temporary)
         with atomic_path(out / GENOMES) as temporary:
-            genomes[genomes["genome"].isin(drawn["genome"])].to_parquet(temporary, index=False)
+            genomes[genomes["record"].isin(drawn["record"])].to_parquet(temporary, index=False)
         manifest = Manifest(
             kind="frames",
             parameters=parameters,
@@ -42,7 +42,7 @@ def sample_frames(source: Path, out: Path, rows: int, seed: int) -> Manifest:
             counts={"in": {"frames": len(table)}, "out": {"frames": rows}, "dropped": {"sample": len(table) - rows}},
             shards=tuple(
                 describe_shard(out, out / name, count)
-                for name, count in [*((name, len(part)) for name, part in shards), (GENOMES, drawn["genome"].nunique())]
+                for name, count in [*((name, len(part)) for name, part in shards), (GENOMES, drawn["record"].nunique())]
             ),
         )
         manifest.write(out)

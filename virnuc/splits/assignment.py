@@ -31,6 +31,7 @@ from virnuc.sequences.frames import (
     read_frames,
     uncovered_shards,
 )
+from virnuc.sequences.genomes import name_genome
 from virnuc.settings import SplitSettings
 from virnuc.splits.metadata import PARTS, describe_split
 from virnuc.storage.files import atomic_path, exclusive, remove_leftovers, write_text
@@ -40,8 +41,8 @@ from virnuc.storage.manifest import verify_shards as verify
 ASSIGNMENTS = "assignments.parquet"
 METADATA = "test_metadata.json"
 CHUNKS = "uncovered.parquet"  # chunks without a frame of the genomes for validation and testing
-COLUMNS = ("frame_id", "genome", "organism", "lineage", "group", "label", "length", "part")
-_REPEATED = ("genome", "organism", "lineage", "group", "part")  # kept once for all frames that share them
+COLUMNS = ("frame_id", "record", "genome", "organism", "lineage", "group", "label", "length", "part")
+_REPEATED = ("record", "genome", "organism", "lineage", "group", "part")  # kept once for all frames that share them
 _HASHED_AT_ONCE = 65_536  # lines
 
 
@@ -196,11 +197,11 @@ def _from_frames(source: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame
     """Return the table, the sequences beside it and the counts of each genome's chunks."""
     manifest = read_manifest(source, "frames")
     genomes = pd.read_parquet(source / GENOMES)
-    columns = ["frame_id", "genome", "organism", "lineage", "group", "label", "nucleotide", "protein"]
+    columns = ["frame_id", "record", "genome", "organism", "lineage", "group", "label", "nucleotide", "protein"]
     parts = [read_frames(path, columns).to_pandas().assign(file=path.name) for path in frame_shards(source)]
     table = pd.concat(parts, ignore_index=True)
-    lengths = genomes.set_index("genome")["length"].clip(upper=manifest.parameters["chunk_size"])
-    table["length"] = table["genome"].map(lengths)
+    lengths = genomes.set_index("record")["length"].clip(upper=manifest.parameters["chunk_size"])
+    table["length"] = table["record"].map(lengths)
     return table, table[["nucleotide", "protein"]], genomes
 
 
@@ -211,7 +212,7 @@ def _from_features(source: Path) -> tuple[pd.DataFrame, None, None]:
         pd.DataFrame(
             {
                 "frame_id": shard.ids,
-                "genome": [_genome_of(frame_id, shard.path) for frame_id in shard.ids],
+                "record": [_record_of(frame_id, shard.path) for frame_id in shard.ids],
                 "organism": "",
                 "lineage": "",
                 "group": shard.path.parent.name.removesuffix("_merged"),
@@ -222,14 +223,17 @@ def _from_features(source: Path) -> tuple[pd.DataFrame, None, None]:
         )
         for shard in features.shards
     ]
-    return pd.concat(parts, ignore_index=True), None, None
+    table = pd.concat(parts, ignore_index=True)
+    genomes = {record: name_genome(record).name for record in table["record"].unique()}
+    table["genome"] = table["record"].map(genomes)
+    return table, None, None
 
 
-def _genome_of(frame_id: str, path: Path) -> str:
-    genome, separator, _ = frame_id.rpartition("_chunk_")
+def _record_of(frame_id: str, path: Path) -> str:
+    record, separator, _ = frame_id.rpartition("_chunk_")
     if not separator:
-        raise DataError(f"{path}: the id {frame_id!r} is not ACCESSION_chunk_K, so its genome is not known")
-    return genome
+        raise DataError(f"{path}: the id {frame_id!r} is not ACCESSION_chunk_K, so its record is not known")
+    return record
 
 
 def _write(

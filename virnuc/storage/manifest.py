@@ -16,7 +16,9 @@ from typing import Any
 from virnuc.errors import DataError, UsageError
 from virnuc.storage.files import sha256_file, write_text
 
-FORMAT_VERSION = 1
+# Of each kind of directory. Frames, chunks and splits tell records and genomes apart since version 2.
+FORMAT_VERSIONS = {"frames": 2, "chunks": 2, "split": 2, "embeddings": 1, "features": 1, "calls": 1}
+_STAGES = {"frames": "prepare", "chunks": "prepare", "split": "split", "embeddings": "extract", "features": "extract"}
 MANIFEST = "manifest.json"
 
 
@@ -39,7 +41,11 @@ class Manifest:
     counts: dict[str, Any]  # what came in, what went out; `dropped` counts the rest by reason
     shards: tuple[Shard, ...]
     details: dict[str, Any] = field(default_factory=dict)  # facts that do not decide the content
-    format_version: int = FORMAT_VERSION
+    format_version: int = 0  # 0 takes the current one of the kind
+
+    def __post_init__(self) -> None:
+        """Fill in the format version."""
+        object.__setattr__(self, "format_version", self.format_version or FORMAT_VERSIONS[self.kind])
 
     @property
     def digest(self) -> str:
@@ -125,11 +131,23 @@ def _parse(path: Path) -> Manifest:
         manifest = Manifest(**document)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a manifest of virnuc ({error})") from error
-    if manifest.format_version != FORMAT_VERSION:
-        raise DataError(f"{path}: format version {manifest.format_version}; this virnuc reads {FORMAT_VERSION}")
+    if manifest.format_version != FORMAT_VERSIONS[manifest.kind]:
+        raise DataError(_outdated(path, manifest))
     for shard in manifest.shards:
         if Path(shard.path).is_absolute() or ".." in Path(shard.path).parts:
             raise DataError(f"{path}: names a file outside its directory: {shard.path}")
     if digest != manifest.digest:
         raise DataError(f"{path}: its digest does not fit its shards; it was edited; run the stage again")
     return manifest
+
+
+def _outdated(path: Path, manifest: Manifest) -> str:
+    """Say which version was found, and the command that makes the directory anew."""
+    stage = _STAGES.get(manifest.kind, "predict")
+    directory = path.parent.parent if manifest.kind == "chunks" else path.parent
+    given = "".join(f" --{name.replace('_', '-')}={value}" for name, value in sorted(manifest.parameters.items()))
+    return (
+        f"{path}: {manifest.kind} of format version {manifest.format_version}; this virnuc reads "
+        f"{FORMAT_VERSIONS[manifest.kind]}. Make them anew: delete {directory} and run "
+        f"python -m entrypoints.{stage} --source=DIR{given} --out={directory}"
+    )

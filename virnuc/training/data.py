@@ -95,23 +95,23 @@ def match(features: FeatureSet, split: Split, modality: str) -> Parts:
 
 
 def follow(features: FeatureSet, split: Split) -> pd.DataFrame:
-    """Assign the frames of a feature set by their genomes' parts in a split that was made from other chunks.
+    """Assign the frames of a feature set by their records' parts in a split that was made from other chunks.
 
     Returns:
-        A row for each frame whose genome the split has, in the order of their ids: `frame_id`, `label`, `row` (in the
-        features), `genome`, `part`.
+        A row for each frame whose record the split has, in the order of their ids: `frame_id`, `label`, `row` (in the
+        features), `record`, `genome`, `part`.
 
     Raises:
         DataError: the split does not keep genomes together, or has none of these.
     """
-    genomes = split.table.drop_duplicates(["genome", "part"]).set_index("genome")["part"]
-    if not genomes.index.is_unique:
+    records = split.table[["record", "genome", "part"]].drop_duplicates().set_index("record")
+    if not records.index.is_unique:
         raise DataError(f"{split.directory}: it does not keep genomes together, as a mixture needs; use --unit genome")
     table = pd.DataFrame(
         {"frame_id": features.ids.to_pandas(), "label": features.labels, "row": np.arange(len(features))}
     )
-    table["genome"] = table["frame_id"].str.rsplit("_chunk_", n=1).str[0]
-    table["part"] = table["genome"].map(genomes)
+    table["record"] = table["frame_id"].str.rsplit("_chunk_", n=1).str[0]
+    table = table.join(records, on="record")
     known = table.dropna(subset="part").sort_values("frame_id", ignore_index=True)
     if known.empty:
         raise DataError(f"{features.directory} and the split {split.directory} have no genome in common")
