@@ -1,6 +1,6 @@
 # make demo    the whole experiment on the embedded genomes, then a summary
 # make ui      look at its runs in the browser
-# make test    every test
+# make test    every test, with the branches that they cover; make test-fast leaves out those that run whole stages
 # make check   linters, types and import contracts
 # make rehearse   the real architectures with random weights: does it fit, what will it cost
 
@@ -8,8 +8,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH" MLFLOW_DISABLE_TELEMETRY=true
 PORT ?= 5000
+ON_ALL_CORES := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: demo ui test check rehearse format clean
+.PHONY: demo ui test test-fast check rehearse format clean
 
 demo: .venv/.installed
 	@$(RUN) mlflow run . --env-manager local --experiment-name virnuc --run-name main
@@ -21,7 +22,12 @@ ui: .venv/.installed
 	@$(RUN) mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
 
 test: .venv/.installed-test
-	@$(RUN) pytest
+	@$(RUN) coverage erase
+	@$(RUN) pytest $(ON_ALL_CORES) -m "not e2e" --cov --cov-report=
+	@$(RUN) pytest -m e2e --cov --cov-append
+
+test-fast: .venv/.installed-test
+	@$(RUN) pytest $(ON_ALL_CORES) -m "not e2e"
 
 check: .venv/.installed-test
 	@$(RUN) ruff check .

@@ -9,14 +9,15 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.shared import PROJECT
+
 hypothesis.settings.register_profile("any machine", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("any machine")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-PROJECT = Path(__file__).parents[1]
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest runs a process a core; read when torch is loaded
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.encoders.conftest import CASES
+from tests.shared.golden import CASES
 from virnuc import benchmarking
 from virnuc.benchmarking import Timing, benchmark, draw_sample, estimate_cost
 from virnuc.errors import MemoryShortageError, UsageError

@@ -7,14 +7,13 @@ import sys
 import tomllib
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 import yaml
 
 from entrypoints.command import Stage
+from tests.shared import PROJECT
 
-PROJECT = Path(__file__).parents[1]
 MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text())
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 STAGES = sorted(MLPROJECT["entry_points"])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-PROJECT = Path(__file__).parents[2]
+from tests.shared import PROJECT
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Demo:
 
 def environment() -> dict[str, str]:
     """Return the environment of a user in a fresh shell, with the virtual environment's programs first."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "OMP_"))}
     return {**kept, "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 

@@ -7,8 +7,8 @@ from itertools import islice
 import mlflow
 import pandas as pd
 import pytest
-from serving import post, records, serving
 
+from tests.shared.serving import post, records, serving
 from virnuc.prediction.companion import WAYS
 from virnuc.sequences.chunking import chunk_starts
 from virnuc.sequences.reading import read_records

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.encoders.conftest import CASES
+from tests.shared.golden import CASES
 from virnuc.encoders import load_encoder
 from virnuc.errors import EncoderError, UsageError
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import EsmConfig, EsmModel
 
-from tests.encoders.conftest import CASES
+from tests.shared.golden import CASES
 from virnuc.encoders import load_encoder
 
 TOLERANCE = 1e-5  # max absolute, float32; also the bound on what a batch's composition may change

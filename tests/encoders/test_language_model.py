@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.encoders.conftest import CASES
+from tests.shared.golden import CASES
 from virnuc.encoders import EncoderProvenance, load_encoder
 from virnuc.encoders.language_model import LanguageModelEncoder
 from virnuc.encoders.network import Network

@@ -1,37 +1,12 @@
 """Where weights come from: the hub's cache at a revision, and directories under the names they are recorded by."""
 
-import json
-
 import pytest
 from huggingface_hub import constants
-from safetensors.torch import save_file
 
-from tests.encoders.conftest import CASES
-from virnuc.encoders import ENCODERS, load_encoder, load_recorded
-from virnuc.encoders.checkpoint import RandomCheckpoint
-from virnuc.encoders.esm import EsmNetwork, EsmShape
+from tests.shared.golden import CASES
+from tests.shared.hub import OTHER, PINNED, fill_hub_cache
+from virnuc.encoders import load_encoder, load_recorded
 from virnuc.errors import EncoderError, UsageError
-
-PINNED = ENCODERS["esm2_8m"].revision
-OTHER = "f" * 40
-
-
-def fill_hub_cache(cache, name, seeds):
-    """Write what the hub's cache holds after downloads of `seeds`, random weights by commit; `main` is the last."""
-    spec = ENCODERS[name]
-    repository = cache / f"models--{spec.hub_id.replace('/', '--')}"
-    shapes = {
-        key: slot.shape
-        for key, slot in EsmNetwork(EsmShape.from_config(spec.architecture, name), 0.88, "layers").slots().items()
-    }
-    for commit, seed in seeds.items():
-        snapshot = repository / "snapshots" / commit
-        snapshot.mkdir(parents=True)
-        checkpoint = RandomCheckpoint(name, shapes, seed)
-        save_file({f"esm.{key}": checkpoint.read(key) for key in shapes}, snapshot / "model.safetensors")
-        (snapshot / "config.json").write_text(json.dumps(spec.architecture))
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import EsmTokenizer
 
-from tests.encoders.conftest import CASES
+from tests.shared.golden import CASES
 from virnuc.encoders import load_encoder
 from virnuc.encoders.tokens import ESM_VOCABULARY, plan_batches, tokenise_proteins
 from virnuc.errors import DataError

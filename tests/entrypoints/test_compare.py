@@ -4,24 +4,23 @@ import json
 import shlex
 import tempfile
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 import mlflow
 import pytest
-from constructed import side, sides
 from mlflow.tracking import MlflowClient
-from schema import violations
 
 from entrypoints.compare import compare
 from entrypoints.promote import promote
 from model_registry.evidence import AGREEMENT, PREDICTIONS
+from tests.shared.constructed import side, sides
+from tests.shared.verdict import breaks
 from virnuc.errors import DataError, GateRefusal, UsageError
 from virnuc.reports.rendering import HTML, MARKDOWN, VERDICT
 from virnuc.settings import CompareSettings, PromoteSettings
 
 POLICY = str(Path(__file__).parents[2] / "model_registry" / "policy.yaml")
-SCHEMA = json.loads(resources.files("virnuc.reports").joinpath("verdict.schema.json").read_text(encoding="utf-8"))
+
 SCORER = {"format_version": 1, "chunk_size": 300, "encoders": [], "trained": {"split_digest": "ab" * 32}}
 SLOW, FAST, WORSE = (f"models:/virnuc-{name}/1" for name in ("slow", "fast", "worse"))
 
@@ -104,7 +103,7 @@ def speedups(document):
 
 def test_each_of_several_candidates_has_its_own_verdict_on_one_page(models):
     document = compared(FAST, WORSE)
-    assert violations(document, SCHEMA, SCHEMA) == []
+    assert breaks(document) == []
     assert [verdict["outcome"] for verdict in document["verdicts"]] == ["PASS", "FAIL"]
     assert document["outcome"] == "FAIL"
     page, text = (Path("reports", name).read_text() for name in (HTML, MARKDOWN))

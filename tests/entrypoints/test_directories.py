@@ -9,9 +9,9 @@ import sys
 import pytest
 from mlflow.tracking import MlflowClient
 
-from tests.conftest import PROJECT
-from tests.encoders.conftest import CASES
-from tests.encoders.test_sources import OTHER, PINNED, fill_hub_cache
+from tests.shared import PROJECT
+from tests.shared.golden import CASES
+from tests.shared.hub import OTHER, PINNED, fill_hub_cache
 from virnuc.encoders import load_encoder
 from virnuc.storage.manifest import read_manifest
 

@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
-from samples import sample_frames, write_features
 
 from entrypoints.evaluate import evaluate
 from entrypoints.train import train
+from tests.shared.samples import sample_frames, write_features
 from virnuc.evaluation.evaluation import metrics_of
 from virnuc.settings import EvaluateSettings, SplitSettings, TrainSettings
 from virnuc.splits.assignment import split

@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
-from samples import MLPClassifier, sample_frames, write_features
 
 from entrypoints.compare import compare
 from entrypoints.evaluate import evaluate
 from entrypoints.import_model import import_model
 from entrypoints.promote import promote
 from entrypoints.train import train
+from tests.shared.samples import MLPClassifier, sample_frames, write_features
 from virnuc.errors import DataError, GateRefusal, UsageError
 from virnuc.settings import (
     CompareSettings,

@@ -8,8 +8,7 @@ import subprocess
 import sys
 import termios
 
-from samples import sample_frames, write_features
-
+from tests.shared.samples import sample_frames, write_features
 from virnuc.settings import SplitSettings
 from virnuc.splits.assignment import split
 

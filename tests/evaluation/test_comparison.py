@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from constructed import frames_table, predicted, side, sides
 
+from tests.shared.constructed import frames_table, predicted, side, sides
 from virnuc.errors import DataError
 from virnuc.evaluation.comparison import compare, speedup
 

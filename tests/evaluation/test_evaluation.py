@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from constructed import frames_table, predicted
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as skm
 
+from tests.shared.constructed import frames_table, predicted
 from virnuc.errors import DataError
 from virnuc.evaluation.calibration import at_threshold, fit_temperature, threshold_for, viral_probability
 from virnuc.evaluation.controls import permuted_labels, shuffle_sequences

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.encoders.conftest import CASES
+from tests.shared.golden import CASES
 from virnuc.encoders import load_encoder
 from virnuc.errors import DataError, UsageError
 from virnuc.features.extraction import extract

@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 import torch
-from samples import DNA_DIM, sample_frames, write_features
 
+from tests.shared.samples import DNA_DIM, sample_frames, write_features
 from virnuc.errors import DataError, DimensionError, UsageError
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.shards import read_shard, write_shard

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from constructed import frames_table, predicted, side, sides
 
 from model_registry.gate import Policy, judge, verdict_document
+from tests.shared.constructed import frames_table, predicted, side, sides
 from virnuc.errors import DataError, UsageError
 from virnuc.evaluation.comparison import compare
 from virnuc.reports.verdict import Origin

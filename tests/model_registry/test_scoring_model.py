@@ -12,12 +12,12 @@ import pytest
 import torch
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from serving import post, records, serving
 
 from entrypoints.predict import predict as predict_stage
 from model_registry.card import OVERRIDE, OVERRIDE_RULES, update_card
 from model_registry.health import about_version, check_champion, describe_version
 from model_registry.packaging import download_scorer, log_scoring_model
+from tests.shared.serving import post, records, serving
 from virnuc.encoders import load_encoder
 from virnuc.prediction.chunks import cut
 from virnuc.prediction.companion import Companion

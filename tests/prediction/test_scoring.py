@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,17 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from tests.shared.golden import CASES
 from virnuc.encoders import load_encoder
 from virnuc.errors import DataError, DimensionError, EncoderError, UsageError
 from virnuc.evaluation.evaluation import chunk_predictions
-from virnuc.prediction import packed as packing
+from virnuc.prediction import scorer as scorer_files
 from virnuc.prediction.calls import call_chunks, call_sequences, combine, partial_sums
 from virnuc.prediction.chunks import STATUSES, chunks_of, cut
 from virnuc.prediction.scorer import check_probe, load_scorer, save_scorer
 from virnuc.prediction.sequences import score_sequences
 from virnuc.sequences.translation import six_frames
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "esm2"
+GOLDEN = CASES["esm2"].directory
 DRAW = random.Random(7)
 CODING = "".join(DRAW.choice(["GCT", "GAA", "CTG", "AAA", "GGC", "CCG"]) for _ in range(100))
 STOPS = "TAATTAATTAA" * 27 + "TAA"
@@ -197,7 +197,7 @@ def test_an_encoder_with_other_weights_is_refused(packed, tmp_path):
 
 
 def test_a_probe_that_scores_otherwise_is_refused(packed, tmp_path, scorer):
-    path = copied(packed, tmp_path, probe={"sequence": packing.PROBE, "probability": 0.123})
+    path = copied(packed, tmp_path, probe={"sequence": scorer_files.PROBE, "probability": 0.123})
     with pytest.raises(DataError, match=r"away from its recorded 0\.123"):
         check_probe(scorer, path)
 
@@ -239,7 +239,7 @@ def test_small_weights_travel_inside_and_run_where_the_originals_are_gone(checkp
 
 
 def test_large_weights_are_referenced_and_checked(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "LARGEST_INSIDE", 10)
+    monkeypatch.setattr(scorer_files, "LARGEST_INSIDE", 10)
     own, encoder = with_language_model(checkpoint, language_model(tmp_path / "esm"))
     save_scorer(own, tmp_path / "scorer", 300, {encoder.name: str(tmp_path / "esm")})
     assert not (tmp_path / "scorer" / "encoders").exists()

@@ -3,8 +3,8 @@
 import shutil
 
 import pytest
-from test_reports import case, report
 
+from tests.shared.reports import case, report
 from virnuc.reports.figures import comparison_drawings
 from virnuc.reports.rendering import HTML
 

@@ -3,17 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
-import torch
-from samples import sample_frames, write_features
 
+from tests.shared.samples import sample_frames, write_features
 from virnuc.features.feature_set import FeatureSet
 from virnuc.settings import SplitSettings
 from virnuc.splits.assignment import split
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

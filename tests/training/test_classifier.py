@@ -7,8 +7,8 @@ import pickle
 
 import pytest
 import torch
-from samples import sample_frames, write_features
 
+from tests.shared.samples import sample_frames, write_features
 from virnuc.errors import DataError, DimensionError, IncompatibleCheckpointError, UsageError
 from virnuc.features.feature_set import FeatureSet
 from virnuc.settings import SplitSettings

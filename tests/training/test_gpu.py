@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from samples import quick, same_weights
 
+from tests.shared.samples import quick, same_weights
 from virnuc.training import data, train
 from virnuc.training.checkpoint import load_checkpoint
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from samples import quick, sample_frames, write_features
 
+from tests.shared.samples import quick, sample_frames, write_features
 from virnuc.errors import DataError, DimensionError, IncompatibleCheckpointError, UsageError
 from virnuc.features.mixture import open_features
 from virnuc.settings import SplitSettings

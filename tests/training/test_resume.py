@@ -8,8 +8,8 @@ import signal
 
 import pytest
 import torch
-from samples import quick, same_weights
 
+from tests.shared.samples import quick, same_weights
 from virnuc.errors import DataError
 from virnuc.features.feature_set import FeatureSet
 from virnuc.splits.assignment import Split

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from samples import DNA_DIM, quick, same_weights, sample_frames, write_features
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
+from tests.shared.samples import DNA_DIM, quick, same_weights, sample_frames, write_features
 from virnuc.errors import DataError, IncompatibleCheckpointError, UsageError
 from virnuc.features.feature_set import FeatureSet
 from virnuc.runtime import derived_seed

@@ -9,9 +9,9 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from samples import MLPClassifier
 from torch import nn
 
+from tests.shared.samples import MLPClassifier
 from virnuc.errors import DataError, IncompatibleCheckpointError, UsageError
 from virnuc.evaluation.intervals import METRICS
 from virnuc.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

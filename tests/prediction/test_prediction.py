@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from virnuc.errors import DataError, ParseError, UsageError
-from virnuc.prediction import running
+from virnuc.prediction import prediction
 from virnuc.prediction.chunks import chunks_of
 from virnuc.prediction.prediction import predict
 from virnuc.prediction.reading import check_sources, read_records
@@ -54,8 +54,8 @@ def tables(out):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(running, "CHUNKS_AT_ONCE", 16)
-    monkeypatch.setattr(running, "BATCHES_IN_PART", 2)
+    monkeypatch.setattr(prediction, "CHUNKS_AT_ONCE", 16)
+    monkeypatch.setattr(prediction, "BATCHES_IN_PART", 2)
 
 
 def test_every_chunk_comes_out_exactly_once_in_every_table(scorer, tmp_path, small_parts):
@@ -182,12 +182,12 @@ def test_progress_counts_every_base(scorer, tmp_path, small_parts):
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from virnuc.prediction import running
+from virnuc.prediction import prediction
 from virnuc.prediction.scorer import load_scorer
-running.CHUNKS_AT_ONCE, running.BATCHES_IN_PART = 16, 2
+prediction.CHUNKS_AT_ONCE, prediction.BATCHES_IN_PART = 16, 2
 print("ready", flush=True)
 source, scorer, out = sys.argv[1:]
-running.predict([source], load_scorer(Path(scorer)), "m", Path(out), progress=lambda bases: time.sleep(0.01))
+prediction.predict([source], load_scorer(Path(scorer)), "m", Path(out), progress=lambda bases: time.sleep(0.01))
 """
 
 
