@@ -1,247 +1,237 @@
-"""Pretrain the two small protein encoders that virnuc ships, from the embedded genomes.
+"""Pretrain the two small protein encoders that virnuc ships, on the corpus of a million genes.
 
-    python examples/encoders/pretrain.py esm2_tiny
-    python examples/encoders/pretrain.py esm2_tiny_deep
+    python -m examples.encoders.genes --deb FILE.deb
+    python -m examples.encoders.pretrain esm2_tiny
+    python -m examples.encoders.pretrain esm2_tiny_deep
 
-Only genomes of the training part of the default split (seed 42, unit genome) are read, and a tenth of those is
-held out to watch. Random windows of the annotated proteins are learned twice: masked-language modelling first,
-then tuning, in which a linear head on the pooled embedding tells the window's group while the masked letters go
-on being predicted. What was done is written beside the weights as `training.json`.
+Crops of a chunk's length are corrupted (masked and mutated letters) and read once; three losses are added: the hidden
+letters', the class of the gene from the mean embedding alone, and the class from the mean embedding beside the DNA's
+codon-phase composition, which asks of the protein what the DNA does not already tell. The deep encoder grows out of
+the small one: it starts from its weights at step `grows_at`, with further layers that change nothing at first, and
+goes on with the crops that come next.
+
+A run that is stopped goes on from its last state; batches are a function of seed and step, and nothing else is
+random, so that the weights are the same. What was done is written beside them as `training.json`.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import EsmConfig, EsmForMaskedLM
 
-from virnuc.runtime import derived_seed
-from virnuc.sequences.reading import read_records
-from virnuc.sequences.sources import GROUPS, find_sources
-from virnuc.splits.assignment import Split
-from virnuc.storage.files import sha256_file
+from examples.encoders.crops import COMPOSITION, Batch, Crops, Sampling
+from examples.encoders.genes import CLASSES, Genes
+from examples.encoders.model import MASK, Pretrainer, Shape, write_checkpoint
+from virnuc.encoders.table import load_encoder
+from virnuc.encoders.tokens import ESM_VOCABULARY
+from virnuc.storage.files import atomic_path, sha256_file
 
-ALPHABET = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
-TOKEN = {letter: number for number, letter in enumerate(ALPHABET)}
-UNPUBLISHED = ("contact_head", "rotary_embeddings")  # unused, and kept for each layer instead
-PUBLISHED = (  # what a published config.json tells
-    "vocab_size",
-    "mask_token_id",
-    "pad_token_id",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "layer_norm_eps",
-    "position_embedding_type",
-    "emb_layer_norm_before",
-    "token_dropout",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-)
-MASK, PAD = TOKEN["<mask>"], TOKEN["<pad>"]
+STATE_SECONDS = 120
+WATCH_STEPS = 500
+SNAPSHOT_STEPS = 1000
+WATCHED_BATCHES = 20
+WATCHED = Sampling(lengths=((0, 98, 98),), per_class=(32, 30, 2))  # held-out crops: half of them viral
+SHIPPED = Sampling()
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How one encoder is built and trained."""
 
-    hidden_size: int
-    layers: int
-    heads: int
-    masked_steps: int  # masked-language modelling alone
-    tuning_steps: int  # with the group's head
-    batch_size: int = 64  # windows
-    window: int = 98  # residues, as in a chunk of 300 bp
-    shortest: int = 50  # residues
-    masked: float = 0.15  # share of residues
-    lr: float = 2e-3
-    weight_decay: float = 0.05
-    group_weight: float = 1.0  # of the group's loss beside the masked letters'
-    dropout: float = 0.1
+    shape: Shape
+    steps: int  # the last one; a grown encoder counts on from where it began
+    grows_from: str = ""  # the encoder whose weights it starts with
+    grows_at: int = 0  # after so many of that encoder's steps
+    lr: float = 3e-3
+    warmup: int = 200  # steps
+    decay: float = 0.35  # share of its own steps in which the learning rate falls to 0
+    weight_decay: float = 0.01  # of matrices
+    clip: float = 1.0  # norm of the gradient
+    class_weights: tuple[float, float, float] = (3.2, 0.6, 1.0)  # of a crop's class in the supervised losses
+    sampling: Sampling = SHIPPED
     seed: int = 42
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of `step`: a rise, a plateau, a straight fall."""
+        done, own = step - self.grows_at, self.steps - self.grows_at
+        return self.lr * min(1.0, (done + 1) / self.warmup, (own - done) / (self.decay * own))
 
 
 RECIPES = {
-    "esm2_tiny": Recipe(hidden_size=64, layers=2, heads=4, masked_steps=300, tuning_steps=3500),
-    "esm2_tiny_deep": Recipe(hidden_size=80, layers=6, heads=5, masked_steps=300, tuning_steps=2200),
+    "esm2_tiny": Recipe(Shape(width=64, layers=1, heads=4), steps=9200),
+    "esm2_tiny_deep": Recipe(
+        Shape(width=64, layers=5, heads=4), steps=8200, grows_from="esm2_tiny", grows_at=7000, lr=2e-3, warmup=100
+    ),
 }
 
 
-@dataclass(frozen=True)
-class Proteins:
-    """Annotated proteins as token ids, each with the number of its group."""
+class Run:
+    """One encoder's training and its state on disk."""
 
-    tokens: list[np.ndarray]  # int64 `[residues]`
-    groups: np.ndarray  # int64 `[n]`, index into GROUPS
+    def __init__(self, name: str, recipe: Recipe, genes: Genes, held_out: Genes, directory: Path) -> None:
+        """Begin, or go on from the state in `directory`."""
+        self.name, self.recipe, self.directory = name, recipe, directory
+        self.crops, watched = Crops(genes, recipe.sampling, recipe.seed), Crops(held_out, WATCHED, recipe.seed)
+        self.watched = [watched.batch(number) for number in range(WATCHED_BATCHES)]
+        torch.manual_seed(recipe.seed)
+        self.net = Pretrainer(recipe.shape, len(CLASSES), COMPOSITION.dimension)
+        self.optimizer = torch.optim.AdamW(self._groups(), betas=(0.9, 0.98), fused=True)
+        self.step, self.seconds, self.history = 0, 0.0, list[dict[str, float]]()
+        if self._state().exists():
+            self._restore()
+        elif recipe.grows_from:
+            self._grow()
 
-    def windows(self, recipe: Recipe, generator: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw a batch of windows, half of them viral: ids `[batch, window + 2]` and groups `[batch]`."""
-        viral = self.groups == GROUPS.index("viral")
-        weights = np.array([len(tokens) for tokens in self.tokens], dtype=float)
-        weights = np.where(viral, weights / weights[viral].sum(), weights / weights[~viral].sum())
-        chosen = generator.choice(len(self.tokens), recipe.batch_size, p=weights / weights.sum())
-        batch = np.full((recipe.batch_size, recipe.window + 2), PAD)
-        for row, number in zip(batch, chosen, strict=True):
-            tokens = self.tokens[number]
-            length = min(len(tokens), int(generator.integers(recipe.shortest, recipe.window + 1)))
-            start = int(generator.integers(0, len(tokens) - length + 1))
-            row[: length + 2] = [TOKEN["<cls>"], *tokens[start : start + length], TOKEN["<eos>"]]
-        return torch.from_numpy(batch), torch.from_numpy(self.groups[chosen])
+    def _groups(self) -> list[dict[str, object]]:
+        matrices = [parameter for parameter in self.net.parameters() if parameter.ndim > 1]
+        vectors = [parameter for parameter in self.net.parameters() if parameter.ndim == 1]
+        return [
+            {"params": matrices, "weight_decay": self.recipe.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+
+    def _state(self) -> Path:
+        return self.directory / f"{self.name}.pt"
+
+    def _grow(self) -> None:
+        grown = torch.load(self.directory / f"{self.recipe.grows_from}-{self.recipe.grows_at}.pt", weights_only=True)
+        self.net.grow(grown["net"])
+        self.step = self.recipe.grows_at
+
+    def _restore(self) -> None:
+        state = torch.load(self._state(), weights_only=True)
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+
+    def save(self, path: Path) -> None:
+        """Write the state to `path`, whole or not at all."""
+        state = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+        with atomic_path(path) as temporary:
+            torch.save(state | {"step": self.step, "seconds": self.seconds, "history": self.history}, temporary)
+
+    def losses(self, batch: Batch) -> Tensor:
+        """Return the three losses, [3]: hidden letters, class alone, class beside the composition."""
+        letters, alone, beside = self.net(batch.corrupted, batch.hidden, batch.composition)
+        weights = torch.tensor(self.recipe.class_weights)
+        return torch.stack(
+            (
+                functional.cross_entropy(letters, batch.tokens[batch.hidden]),
+                functional.cross_entropy(alone, batch.classes, weights),
+                functional.cross_entropy(beside, batch.classes, weights),
+            )
+        )
+
+    def advance(self) -> None:
+        """Take one step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate(self.step)
+        self.optimizer.zero_grad()
+        self.losses(self.crops.batch(self.step)).sum().backward()
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip)
+        self.optimizer.step()
+        self.step += 1
+
+    @torch.inference_mode()
+    def watch(self) -> dict[str, float]:
+        """Return the loss of letters that are masked, and ROC-AUC of viral against others, on held-out crops."""
+        masked, alone, beside, viral = [], [], [], []
+        for batch in self.watched:
+            read = batch.tokens.masked_fill(batch.hidden, MASK)
+            letters, _, _ = self.net(read, batch.hidden, batch.composition)
+            masked.append(functional.cross_entropy(letters, batch.tokens[batch.hidden]).item())
+            _, by_protein, by_both = self.net(batch.tokens, batch.hidden, batch.composition)
+            alone.append(by_protein.softmax(1)[:, 0])
+            beside.append(by_both.softmax(1)[:, 0])
+            viral.append(batch.classes == 0)
+        truth = torch.cat(viral).numpy()
+        return {
+            "masked_loss": round(float(np.mean(masked)), 4),
+            "roc_auc_protein": round(float(roc_auc_score(truth, torch.cat(alone).numpy())), 4),
+            "roc_auc_with_codon_phase": round(float(roc_auc_score(truth, torch.cat(beside).numpy())), 4),
+        }
+
+    def finish(self) -> None:
+        """Train to the last step; save the state now and then, and snapshots that another may grow from."""
+        began = saved = time.monotonic()
+        while self.step < self.recipe.steps:
+            self.advance()
+            if self.step % WATCH_STEPS == 0 or self.step == self.recipe.steps:
+                self.history.append({"step": self.step, **self.watch()})
+                tqdm.write(json.dumps(self.history[-1]))
+            now = time.monotonic()
+            self.seconds, began = self.seconds + now - began, now
+            if now - saved > STATE_SECONDS or self.step == self.recipe.steps:
+                self.save(self._state())
+                saved = now
+            if self.step % SNAPSHOT_STEPS == 0:
+                self.save(self.directory / f"{self.name}-{self.step}.pt")
 
 
-class Tuner(torch.nn.Module):
-    """The encoder with its masked-language head and a linear head for the group."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__()
-        self.model = EsmForMaskedLM(configuration(recipe))
-        self.group = torch.nn.Linear(recipe.hidden_size, len(GROUPS))
-
-    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the letters' logits `[batch, length, 33]` and the groups' `[batch, 9]`."""
-        hidden = self.model.esm(tokens, attention_mask=tokens != PAD).last_hidden_state
-        residues = ((tokens > 3) & (tokens != PAD)).unsqueeze(-1)
-        pooled = (hidden * residues).sum(1) / residues.sum(1)
-        return self.model.lm_head(hidden), self.group(functional.dropout(pooled, 0.2, self.training))
-
-
-def configuration(recipe: Recipe) -> EsmConfig:
-    """Return the configuration in the layout of the published ESM-2 checkpoints."""
-    return EsmConfig(
-        vocab_size=len(ALPHABET),
-        mask_token_id=MASK,
-        pad_token_id=PAD,
-        hidden_size=recipe.hidden_size,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        intermediate_size=4 * recipe.hidden_size,
-        max_position_embeddings=1026,
-        layer_norm_eps=1e-5,
-        position_embedding_type="rotary",
-        emb_layer_norm_before=False,
-        token_dropout=True,
-        hidden_dropout_prob=recipe.dropout,
-        attention_probs_dropout_prob=0.0,
-    )
+def document(run: Run, genes: Genes, data: Path) -> dict[str, object]:
+    """Return what `training.json` says."""
+    recipes = {run.name: asdict(run.recipe)}
+    if run.recipe.grows_from:
+        recipes[run.recipe.grows_from] = asdict(RECIPES[run.recipe.grows_from])
+    per_step = sum(run.recipe.sampling.per_class)
+    return {
+        "data": "coding sequences of Debian's metaphlan2-data 2.6.0+ds-4, by examples/encoders/genes.py",
+        "data_sha256": {name: sha256_file(data / f"{name}.npz") for name in ("train", "held_out")},
+        "genes": json.loads((data / "genes.json").read_text(encoding="utf-8")),
+        "proteins_seen": {name: count for name, count in zip(CLASSES, run.crops.seen(run.step), strict=True)},
+        "crops_read": run.step * per_step,
+        "crops_read_by_itself": (run.step - run.recipe.grows_at) * per_step,
+        "recipes": recipes,
+        "letters_by_frequency": round(run.crops.frequency_loss(run.watched), 4),
+        "history": run.history,
+        "parameters": sum(parameter.numel() for parameter in run.net.esm.parameters()),
+        "cpu_minutes": round(run.seconds / 60),
+        "torch": torch.__version__,
+        "genomes": sorted(set(genes.keys[run.crops.long_enough].tolist())),
+    }
 
 
-def training_proteins(source: Path, split: Split) -> tuple[Proteins, Proteins]:
-    """Return the proteins of the training genomes: nine tenths to learn from, one tenth to watch."""
-    genomes = sorted(set(split.table.loc[split.table["part"] == "train", "genome"]))
-    watched = {name for name in genomes if derived_seed(split.metadata["seed"], "watch", name) % 10 == 0}
-    collected: dict[bool, tuple[list[np.ndarray], list[int]]] = {False: ([], []), True: ([], [])}
-    for file in find_sources(source):
-        for genome in read_records(file.path):
-            if genome.genome.name not in genomes:
-                continue
-            tokens, groups = collected[genome.genome.name in watched]
-            for protein in set(genome.translations):
-                if len(protein) >= 30:
-                    tokens.append(np.array([TOKEN.get(letter, TOKEN["X"]) for letter in protein]))
-                    groups.append(GROUPS.index(file.group))
-    learned, held_out = (Proteins(tokens, np.array(groups)) for tokens, groups in collected.values())
-    return learned, held_out
+def check_loader(run: Run, directory: Path) -> None:
+    """Hold virnuc's own loader to the network that was trained: the same embeddings of held-out crops.
 
-
-def losses(
-    tuner: Tuner, tokens: torch.Tensor, groups: torch.Tensor, recipe: Recipe, draw: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the masked letters' loss, the group's loss and the share of windows told viral or not rightly."""
-    hidden = (torch.rand(tokens.shape, generator=draw) < recipe.masked) & (tokens > 3)
-    letters, told = tuner(tokens.masked_fill(hidden, MASK))
-    viral = GROUPS.index("viral")
-    return (
-        functional.cross_entropy(letters.transpose(1, 2), tokens.masked_fill(~hidden, -100)),
-        functional.cross_entropy(told, groups),
-        ((told.softmax(-1)[:, viral] > 0.5) == (groups == viral)).float().mean(),
-    )
-
-
-def watch(tuner: Tuner, held_out: Proteins, recipe: Recipe) -> dict[str, float]:
-    """Return mean losses and accuracy on 20 batches of held-out windows, always the same ones."""
-    draw, generator = torch.Generator().manual_seed(recipe.seed), np.random.default_rng(recipe.seed)
-    tuner.eval()
+    Raises:
+        AssertionError: they differ.
+    """
+    batch = run.watched[0]
+    letters = [["".join(ESM_VOCABULARY[token] for token in row[1:-1])] for row in batch.tokens.tolist()]
+    encoder = load_encoder("esm:" + str(directory))
+    loaded = torch.cat([encoder.embed(protein) for protein in letters])
     with torch.inference_mode():
-        measured = [losses(tuner, *held_out.windows(recipe, generator), recipe, draw) for _ in range(20)]
-    tuner.train()
-    means = [round(float(torch.stack(values).mean()), 4) for values in zip(*measured, strict=True)]
-    return dict(zip(("masked_loss", "group_loss", "viral_accuracy"), means, strict=True))
-
-
-def pretrain(recipe: Recipe, learned: Proteins, held_out: Proteins) -> tuple[EsmForMaskedLM, list[dict[str, float]]]:
-    """Train one encoder; return it and what was watched every 250 steps."""
-    torch.manual_seed(recipe.seed)
-    draw, generator = torch.Generator().manual_seed(recipe.seed + 1), np.random.default_rng(recipe.seed + 1)
-    tuner = Tuner(recipe)
-    steps = recipe.masked_steps + recipe.tuning_steps
-    optimizer = torch.optim.AdamW(tuner.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps, pct_start=0.05)
-    history = []
-    for step in (bar := tqdm(range(1, steps + 1))):
-        masked_loss, group_loss, _ = losses(tuner, *learned.windows(recipe, generator), recipe, draw)
-        loss = masked_loss + (recipe.group_weight if step > recipe.masked_steps else 0.0) * group_loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(tuner.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 250 == 0 or step == steps:
-            history.append({"step": step, **watch(tuner, held_out, recipe)})
-            bar.write(json.dumps(history[-1]))
-    return tuner.model.eval(), history
-
-
-def write_checkpoint(model: EsmForMaskedLM, recipe: Recipe, out: Path) -> None:
-    """Write the encoder in the layout of the published ESM-2 checkpoints, without the heads that nothing needs."""
-    out.mkdir(parents=True, exist_ok=True)
-    state = {f"esm.{key}": value for key, value in model.esm.state_dict().items() if not key.startswith(UNPUBLISHED)}
-    head = recipe.hidden_size // recipe.heads
-    for layer in range(recipe.layers):
-        key = f"esm.encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq"
-        state[key] = 10000.0 ** (-torch.arange(0, head, 2) / head)
-    save_file(state, out / "model.safetensors", metadata={"format": "pt"})
-    config = {name: model.config.to_dict()[name] for name in PUBLISHED}
-    written = {"architectures": ["EsmForMaskedLM"], "model_type": "esm", **config, "torch_dtype": "float32"}
-    (out / "config.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+        trained = run.net.esm(batch.tokens)[:, 1:-1].mean(1)
+    torch.testing.assert_close(loaded, trained, rtol=1e-4, atol=1e-4)
 
 
 def main() -> None:
-    """Prepare and split the embedded genomes if need be, train one encoder, write it in the hub's layout."""
+    """Train one encoder and write it in the hub's layout."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=RECIPES)
-    parser.add_argument("--source", type=Path, default=Path("examples/refseq_mini"))
-    parser.add_argument("--split", type=Path, default=Path("data/test_set"), help="the default one")
+    parser.add_argument("--data", type=Path, default=Path("data/pretraining"), help="what genes.py wrote")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
-    recipe, split = RECIPES[arguments.name], Split.open(arguments.split)
-    learned, held_out = training_proteins(arguments.source, split)
-    model, history = pretrain(recipe, learned, held_out)
+    torch.set_num_threads(1)  # sums in one order, whatever the machine
+    genes, held_out = (Genes.load(arguments.data / f"{name}.npz") for name in ("train", "held_out"))
+    run = Run(arguments.name, RECIPES[arguments.name], genes, held_out, arguments.data)
+    run.finish()
     out = arguments.out / arguments.name
-    write_checkpoint(model, recipe, out)
-    record = {
-        "data": "annotated proteins of the training genomes of examples/refseq_mini",
-        "split_digest": split.digest,
-        "sources": {file.path.name: sha256_file(file.path) for file in find_sources(arguments.source)},
-        "genomes": sorted(set(split.table.loc[split.table["part"] == "train", "genome"])),
-        "proteins": {"learned": len(learned.tokens), "held_out": len(held_out.tokens)},
-        "recipe": asdict(recipe),
-        "history": history,
-        "parameters": sum(parameter.numel() for parameter in model.esm.parameters()),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "torch": torch.__version__,
-    }
-    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_checkpoint(run.net.esm, out)
+    check_loader(run, out)
+    text = json.dumps(document(run, genes, arguments.data), indent=1)
+    (out / "training.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
