@@ -29,7 +29,7 @@ from virnuc.encoders.loading import EXAMPLES
 from virnuc.encoders.memory import gemm_peak, seconds
 from virnuc.encoders.network import DTYPES
 from virnuc.encoders.spec import LoadRequest
-from virnuc.evaluation.evaluation import predict
+from virnuc.evaluation.predictions import predict
 from virnuc.features.extraction import extract
 from virnuc.features.feature_set import FeatureSet
 from virnuc.runtime import describe_hardware

@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from virnuc.evaluation.intervals import binary_metrics, draw_genomes
+from virnuc.evaluation.intervals import draw_genomes
+from virnuc.evaluation.metrics import binary_metrics
 
 SHOWN = ("accuracy", "precision", "recall", "f1", "mcc", "roc_auc", "pr_auc", "brier", "log_loss")
 DROP = "accuracy drop"

@@ -34,7 +34,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from virnuc.evaluation.intervals import binary_metrics, draw_genomes
+from virnuc.evaluation.intervals import draw_genomes
+from virnuc.evaluation.metrics import binary_metrics
 from virnuc.sequences.chunking import chunk_starts
 from virnuc.sequences.reading import read_records
 from virnuc.sequences.sources import find_sources

@@ -61,13 +61,13 @@ def _register_model(settings: ImportModelSettings, tracker: Tracker) -> ModelVer
 def _register_metrics(settings: ImportModelSettings, tracker: Tracker) -> ModelVersion:
     from model_registry.evidence import UNPAIRED
     from virnuc.encoders import ENCODERS
-    from virnuc.evaluation.intervals import METRICS
+    from virnuc.evaluation.metrics import KEYS
     from virnuc.tracking import ensure_registered, get_run
     from virnuc.training.virnucpro import read_external_metrics
 
     if settings.encoder not in ENCODERS:
         raise unknown_name("encoder", settings.encoder, ENCODERS)
-    metrics = read_external_metrics(Path(settings.metrics), METRICS)
+    metrics = read_external_metrics(Path(settings.metrics), KEYS)
     tracker.metrics({f"test/{name}": value for name, value in metrics.items()})
     tracker.file(Path(settings.metrics))
     tracker.tags({"model": settings.encoder})

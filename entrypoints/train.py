@@ -124,7 +124,7 @@ def _register(
     from model_registry.card import update_card
     from model_registry.packaging import log_scoring_model
     from virnuc.evaluation.calibration import fit_temperature
-    from virnuc.evaluation.evaluation import margins, predict
+    from virnuc.evaluation.predictions import margins, predict
     from virnuc.runtime import choose_device
     from virnuc.tracking import version_uri
     from virnuc.training.checkpoint import load_checkpoint

@@ -12,7 +12,8 @@ from tests.shared.constructed import frames_table, predicted
 from virnuc.errors import DataError
 from virnuc.evaluation.calibration import at_threshold, fit_temperature, threshold_for, viral_probability
 from virnuc.evaluation.controls import permuted_labels, shuffle_sequences
-from virnuc.evaluation.evaluation import PREDICTION_COLUMNS, chunk_predictions, chunks_of, evaluate, metrics_of, predict
+from virnuc.evaluation.evaluation import evaluate, metrics_of
+from virnuc.evaluation.predictions import PREDICTION_COLUMNS, chunk_predictions, chunks_of, predict
 from virnuc.evaluation.strata import MIN_FRAMES, strata
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.shards import write_shard

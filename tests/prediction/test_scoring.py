@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tests.shared.golden import CASES
 from virnuc.encoders import load_encoder
 from virnuc.errors import DataError, DimensionError, EncoderError, UsageError
-from virnuc.evaluation.evaluation import chunk_predictions
+from virnuc.evaluation.predictions import chunk_predictions
 from virnuc.prediction import scorer as scorer_files
 from virnuc.prediction.calls import call_chunks, call_sequences, combine, partial_sums
 from virnuc.prediction.chunks import STATUSES, chunks_of, cut

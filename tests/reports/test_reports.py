@@ -11,9 +11,10 @@ from tests.shared.constructed import frames_table, predicted, side, sides
 from tests.shared.reports import case, logged, report, reported
 from tests.shared.verdict import breaks
 from virnuc.evaluation.comparison import compare
+from virnuc.evaluation.metrics import METRICS
 from virnuc.reports.figures import comparison_drawings
 from virnuc.reports.rendering import HTML, MARKDOWN, VERDICT, svg, terminal_summary
-from virnuc.reports.sections import LABELS, sections
+from virnuc.reports.sections import sections
 
 
 @pytest.mark.parametrize("kind", ["pass", "fail", "several", "alone", "unpaired", "other split"])
@@ -80,7 +81,7 @@ def test_the_metrics_table_has_control_and_paired_differences_beside_the_sides()
     table = next(section for section in sections(document) if section.anchor == "metrics").tables[0]
     heads = ("Metric", "slow (baseline)", "fast (candidate)", "difference", "composition (control)", "difference")
     assert table.columns == heads
-    assert [row[0] for row in table.rows] == list(LABELS.values())
+    assert [row[0] for row in table.rows] == [metric.title for metric in METRICS]
     accuracy = table.rows[0]
     assert accuracy[3].startswith("-0.010 (")
     assert accuracy[5].startswith("-0.100 (")

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from virnuc.evaluation.comparison import SideEvidence, SpeedEvidence
-from virnuc.evaluation.evaluation import EVALUATION_VERSION, metrics_of, predictions_table
+from virnuc.evaluation.evaluation import EVALUATION_VERSION, metrics_of
+from virnuc.evaluation.predictions import predictions_table
 
 GROUPS = ("bacteria", "fungi", "plant", "vertebrate_other")
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.shared.samples import MLPClassifier
 from virnuc.errors import DataError, IncompatibleCheckpointError, UsageError
-from virnuc.evaluation.intervals import METRICS
+from virnuc.evaluation.metrics import KEYS
 from virnuc.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from virnuc.training.classifier import Classifier
 from virnuc.training.virnucpro import convert_checkpoint, read_external_metrics, read_model
@@ -149,7 +149,7 @@ def test_missing_and_cut_short(saved_as, tmp_path):
 def test_external_metrics(tmp_path):
     path = tmp_path / "metrics.json"
     path.write_text(json.dumps({"accuracy": 0.902, "mcc": -0.1, "f1": 1}))
-    assert read_external_metrics(path, METRICS) == {"accuracy": 0.902, "mcc": -0.1, "f1": 1.0}
+    assert read_external_metrics(path, KEYS) == {"accuracy": 0.902, "mcc": -0.1, "f1": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -160,4 +160,4 @@ def test_external_metrics_that_are_none(tmp_path, text):
     path = tmp_path / "metrics.json"
     path.write_text(text)
     with pytest.raises(DataError, match=r"metrics\.json"):
-        read_external_metrics(path, METRICS)
+        read_external_metrics(path, KEYS)

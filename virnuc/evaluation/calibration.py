@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
-from virnuc.evaluation.intervals import Floats
+from virnuc.evaluation.metrics import Floats
 
 FALSE_DISCOVERY_RATE = 0.05
 _RANGE = (-3.0, 3.0)  # of log(temperature); outside it the classifier is not miscalibrated but broken

@@ -16,8 +16,10 @@ import numpy as np
 import pandas as pd
 
 from virnuc.errors import DataError
-from virnuc.evaluation.evaluation import EVALUATION_VERSION, chunk_predictions, draws_of, metrics_of
-from virnuc.evaluation.intervals import METRICS, Draws, Floats, Interval, binary_metrics, mcnemar
+from virnuc.evaluation.evaluation import EVALUATION_VERSION, draws_of, metrics_of
+from virnuc.evaluation.intervals import Draws, Interval
+from virnuc.evaluation.metrics import KEYS, Floats, binary_metrics, mcnemar
+from virnuc.evaluation.predictions import chunk_predictions
 from virnuc.evaluation.strata import strata
 
 _TOLERANCE = 1e-9  # between a logged metric and the one computed again; storing a float64 costs none of it
@@ -228,7 +230,7 @@ def _unpaired(baseline: SideEvidence | None) -> Side | None:
     """Return a baseline of which only metrics are known, measured elsewhere: shown, never paired."""
     if baseline is None:
         return None
-    known = {name: baseline.metrics.get(f"test/{name}", np.nan) for name in METRICS}
+    known = {name: baseline.metrics.get(f"test/{name}", np.nan) for name in KEYS}
     return Side(baseline, {"frames": {name: Interval(value, np.nan, np.nan) for name, value in known.items()}}, {})
 
 
@@ -238,7 +240,7 @@ def _pair(baseline: _Sampled | None, missing: str, candidate: _Sampled) -> Pair:
     problems = _problems(baseline, candidate)
     if problems:
         return Pair(candidate.side, problems)
-    differences = {level: {name: candidate.minus(baseline, level, name) for name in METRICS} for level in LEVELS}
+    differences = {level: {name: candidate.minus(baseline, level, name) for name in KEYS} for level in LEVELS}
     return Pair(
         candidate.side,
         (),

@@ -8,32 +8,30 @@ comparison never has to believe a logged number. Keys are those of MLflow, in se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
-from virnuc.errors import DataError
 from virnuc.evaluation.calibration import at_threshold, fit_temperature, threshold_for, viral_probability
 from virnuc.evaluation.controls import permuted_labels
-from virnuc.evaluation.intervals import Draws, at_prevalence, binary_metrics, draw_genomes
+from virnuc.evaluation.intervals import Draws, draw_genomes
+from virnuc.evaluation.metrics import METRICS, Labels, at_prevalence, binary_metrics
+from virnuc.evaluation.predictions import (
+    Scorer,
+    chunk_predictions,
+    labels_of,
+    margins,
+    predict,
+    predict_followers,
+    score_replicates,
+)
 from virnuc.evaluation.strata import strata
 from virnuc.features.feature_set import FeatureSet
 from virnuc.splits.assignment import Split
-from virnuc.training.data import follow
 
 EVALUATION_VERSION = "2"  # raised whenever the same predictions would give other figures
 PREVALENCES = {"prevalence_05": 0.05, "prevalence_01": 0.01}
-CALIBRATED = ("brier", "ece", "log_loss")
-SHIFTING = ("accuracy", "precision", "f1", "mcc", "pr_auc")  # what changes with the share of viral frames
-IDENTITY = ("frame_id", "chunk", "genome", "organism", "lineage", "group", "label", "length")
-PREDICTION_COLUMNS = (*IDENTITY, "logit_nonviral", "logit_viral", "score", "calibrated")
-_BATCH = 4096  # frames scored at once
-
-Scorer = Callable[[Tensor], Tensor]  # features [n, d] float32 to logits [n, 2]: non-viral, viral
 
 
 @dataclass(frozen=True)
@@ -79,10 +77,10 @@ def evaluate(
         DataError: the features lack a frame of the split, or a logit is not finite.
     """
     validation = predict(score, features, split, "val", columns)
-    temperature = fit_temperature(_labels(validation), margins(validation))
+    temperature = fit_temperature(labels_of(validation), margins(validation))
     predictions = predict(score, features, split, part, columns)
     first, *others = features.members
-    further = {other.chunk_size: _follow(score, other, split, part, columns) for other in others}
+    further = {other.chunk_size: predict_followers(score, other, split, part, columns) for other in others}
     for table in (validation, predictions, *further.values()):
         table["calibrated"] = viral_probability(margins(table), temperature)
     metrics = metrics_of(predictions) | intervals_of(predictions, seed)
@@ -96,128 +94,22 @@ def evaluate(
         found = metrics_of(table) | intervals_of(table, seed)
         metrics |= {name.replace("test/", f"test/{size}bp/", 1): value for name, value in found.items()}
     scores = score_replicates(replicates or {}, features, split, part, columns)
-    metrics |= _replicate_metrics(_labels(predictions), scores)
+    metrics |= _replicate_metrics(labels_of(predictions), scores)
     return Evaluation(metrics, predictions, validation, strata(predictions, seed), temperature, by_size, scores)
-
-
-def predict(score: Scorer, features: FeatureSet, split: Split, part: str, columns: slice | None = None) -> pd.DataFrame:
-    """Return the uncalibrated predictions of one part, a row a frame in the order of the split.
-
-    Raises:
-        DataError: the features lack a frame of the split or give it another label, or a logit is not finite.
-    """
-    frames = split.frames(part)
-    return predictions_table(frames, _logits(score, features, _rows_of(frames, features), columns))
-
-
-def score_replicates(
-    replicates: Mapping[int, Scorer], features: FeatureSet, split: Split, part: str, columns: slice | None = None
-) -> pd.DataFrame:
-    """Return the viral score of each frame of one part by each replicate, in one pass over the features.
-
-    Returns:
-        A row a frame in the order of the split, a column `seed_<n>` for each replicate.
-
-    Raises:
-        DataError: as `predict`.
-    """
-    frames = split.frames(part)
-    if not replicates:
-        return pd.DataFrame(index=range(len(frames)))
-
-    def score_all(vectors: Tensor) -> Tensor:
-        return torch.stack([score(vectors) for score in replicates.values()], dim=1)  # [n, replicates, 2]
-
-    logits = _logits(score_all, features, _rows_of(frames, features), columns)
-    names = [f"seed_{seed}" for seed in replicates]
-    tables = [predictions_table(frames, logits[:, number]) for number in range(len(names))]
-    return pd.DataFrame({name: table["score"] for name, table in zip(names, tables, strict=True)})
-
-
-def _rows_of(frames: pd.DataFrame, features: FeatureSet) -> np.ndarray:
-    """Return the row of each frame in the features, which must give it the label that the split gives it."""
-    rows = features.locate(frames["frame_id"].tolist())
-    other = np.flatnonzero(features.labels[rows] != frames["label"].to_numpy())
-    if len(other):
-        raise DataError(
-            f"{features.directory}: frame {frames['frame_id'].iloc[other[0]]} has another label than in the split; "
-            "features and split were not made from the same frames"
-        )
-    return rows
-
-
-@torch.inference_mode()
-def _logits(score: Scorer, features: FeatureSet, rows: np.ndarray, columns: slice | None) -> np.ndarray:
-    """Return what `score` gives for some rows of `features`, float64 on the CPU."""
-    batches = [score(features.gather(rows[start : start + _BATCH], columns)) for start in range(0, len(rows), _BATCH)]
-    return torch.cat(batches).double().cpu().numpy()
-
-
-def _follow(score: Scorer, features: FeatureSet, split: Split, part: str, columns: slice | None) -> pd.DataFrame:
-    """Return the uncalibrated predictions on frames of another chunk size whose genomes are in `part`."""
-    known = follow(features, split)
-    frames = known[known["part"] == part].reset_index(drop=True)
-    if frames.empty:
-        raise DataError(f"{features.directory} has no frame of a genome in the {part} part of {split.directory}")
-    records = split.frames(part).drop_duplicates("record").set_index("record")[["organism", "lineage", "group"]]
-    frames = frames.join(records, on="record").assign(length=features.chunk_size)
-    return predictions_table(frames, _logits(score, features, frames["row"].to_numpy(), columns))
-
-
-def predictions_table(frames: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
-    """Return the table of predictions for `frames` (rows of a split's table) and their logits [n, 2] float64.
-
-    Raises:
-        DataError: a logit is not finite, or a frame id is not one.
-    """
-    wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
-    if len(wrong):
-        raise DataError(f"frame {frames['frame_id'].iloc[wrong[0]]}: the classifier gives a logit that is not finite")
-    table = frames.assign(chunk=chunks_of(frames["frame_id"]))[list(IDENTITY)]
-    table["logit_nonviral"], table["logit_viral"] = logits.T
-    table["score"] = viral_probability(margins(table))
-    return table.reset_index(drop=True)
-
-
-def chunks_of(frame_ids: pd.Series) -> pd.Series:
-    """Return the chunk of each frame id: `ACCESSION_chunk_KF1` and `ACCESSION_chunk_KR2` are of `ACCESSION_chunk_K`.
-
-    Raises:
-        DataError: an id has another form.
-    """
-    chunks = frame_ids.str.extract(r"^(.+_chunk_\d+)[FR][123]$", expand=False)
-    if chunks.isna().any():
-        raise DataError(f"frame id {frame_ids[chunks.isna()].iloc[0]!r} is not ACCESSION_chunk_K and F1..F3 or R1..R3")
-    return chunks
-
-
-def chunk_predictions(predictions: pd.DataFrame, column: str = "score") -> pd.DataFrame:
-    """Return a row a chunk, in order of first appearance, with VirNucPro's rule as its score.
-
-    A chunk is viral if its highest viral score is at least its highest non-viral score. `score` is 0.5 plus half of
-    the lead that the viral side has, so that a score of at least 0.5 says the same as the rule.
-    """
-    by_chunk = predictions.groupby("chunk", sort=False)
-    chunks = by_chunk[["genome", "organism", "lineage", "group", "label", "length"]].first()
-    viral = by_chunk[column].max().to_numpy()
-    nonviral = (1 - predictions[column]).groupby(predictions["chunk"], sort=False).max().to_numpy()
-    score = 0.5 + (viral - nonviral) / 2
-    chunks["score"] = np.where(viral >= nonviral, np.maximum(score, 0.5), np.minimum(score, np.nextafter(0.5, 0)))
-    return chunks.reset_index()
 
 
 def metrics_of(predictions: pd.DataFrame) -> dict[str, float]:
     """Return every metric that follows from the table of predictions alone, by MLflow key."""
-    labels, scores = _labels(predictions), predictions["score"].to_numpy()
+    labels, scores = labels_of(predictions), predictions["score"].to_numpy()
     chunks = chunk_predictions(predictions)
     metrics = _under("test", binary_metrics(labels, scores))
-    metrics |= _under("test/chunk", binary_metrics(_labels(chunks), chunks["score"].to_numpy()))
+    metrics |= _under("test/chunk", binary_metrics(labels_of(chunks), chunks["score"].to_numpy()))
     if "calibrated" in predictions:
         calibrated = binary_metrics(labels, predictions["calibrated"].to_numpy())
-        metrics |= _under("test/calibrated", {name: calibrated[name] for name in CALIBRATED})
+        metrics |= _under("test/calibrated", {m.key: calibrated[m.key] for m in METRICS if m.calibrated})
     for section, prevalence in PREVALENCES.items():
         shifted = at_prevalence(labels, scores, prevalence)
-        metrics |= _under(f"test/{section}", {name: shifted[name] for name in SHIFTING})
+        metrics |= _under(f"test/{section}", {m.key: shifted[m.key] for m in METRICS if m.shifting})
     return metrics | _under("test/count", _counts(predictions, chunks))
 
 
@@ -225,7 +117,7 @@ def intervals_of(predictions: pd.DataFrame, seed: int) -> dict[str, float]:
     """Return the ends of the 95 % intervals of frame and chunk metrics, bootstrapped over genomes."""
     found: dict[str, float] = {}
     for section, table in (("test/interval", predictions), ("test/chunk_interval", chunk_predictions(predictions))):
-        labels, scores = _labels(table), table["score"].to_numpy()
+        labels, scores = labels_of(table), table["score"].to_numpy()
         values = binary_metrics(labels, scores)
         draws = draws_of(table, seed)
         for name, drawn in draws.of(labels, scores).items():
@@ -236,22 +128,13 @@ def intervals_of(predictions: pd.DataFrame, seed: int) -> dict[str, float]:
 
 def draws_of(table: pd.DataFrame, seed: int) -> Draws:
     """Return the resampled genomes of a table of predictions, of frames or of chunks."""
-    return draw_genomes(table["genome"], _labels(table), seed)
+    return draw_genomes(table["genome"], labels_of(table), seed)
 
 
 def control_metrics(name: str, predictions: pd.DataFrame) -> dict[str, float]:
     """Return accuracy, MCC and ROC-AUC of the predictions of a control, under `test/control/`."""
-    metrics = binary_metrics(_labels(predictions), predictions["score"].to_numpy())
+    metrics = binary_metrics(labels_of(predictions), predictions["score"].to_numpy())
     return {f"test/control/{name}_{key}": metrics[key] for key in ("accuracy", "mcc", "roc_auc")}
-
-
-def margins(predictions: pd.DataFrame) -> np.ndarray:
-    """Return viral logit - non-viral logit of each row, float64 [n]."""
-    return (predictions["logit_viral"] - predictions["logit_nonviral"]).to_numpy(dtype=float)
-
-
-def _labels(table: pd.DataFrame) -> np.ndarray:
-    return table["label"].to_numpy(dtype=np.int8)
 
 
 def _under(section: str, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -273,7 +156,7 @@ def _counts(predictions: pd.DataFrame, chunks: pd.DataFrame) -> dict[str, float]
     }
 
 
-def _replicate_metrics(labels: np.ndarray, scores: pd.DataFrame) -> dict[str, float]:
+def _replicate_metrics(labels: Labels, scores: pd.DataFrame) -> dict[str, float]:
     """Return how far the accuracy of replicates spreads; one alone has no standard deviation."""
     if scores.empty:
         return {}
@@ -284,8 +167,8 @@ def _replicate_metrics(labels: np.ndarray, scores: pd.DataFrame) -> dict[str, fl
 
 
 def _threshold_metrics(validation: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, float]:
-    threshold = threshold_for(_labels(validation), validation["score"].to_numpy())
-    given = at_threshold(_labels(predictions), predictions["score"].to_numpy(), threshold)
+    threshold = threshold_for(labels_of(validation), validation["score"].to_numpy())
+    given = at_threshold(labels_of(predictions), predictions["score"].to_numpy(), threshold)
     return _under("test/threshold", {"value": threshold} | given)
 
 

@@ -1,9 +1,9 @@
-"""Metrics of a two-class classifier, and intervals that know that frames of one genome resemble each other.
+"""Intervals that know that frames of one genome resemble each other.
 
-Metrics are computed on pooled rows. Their uncertainty comes from a bootstrap that draws whole genomes with
-replacement, within each class, because the split fixes how many genomes of each class are tested. A bootstrap of
-rows would take a genome's hundred frames for a hundred independent witnesses and give intervals that are far too
-narrow; `benchmarks/intervals.py` measures by how much.
+The uncertainty of a metric comes from a bootstrap that draws whole genomes with replacement, within each class, because
+the split fixes how many genomes of each class are tested. A bootstrap of rows would take a genome's hundred frames for
+a hundred independent witnesses and give intervals that are far too narrow; `benchmarks/intervals.py` measures by how
+much.
 
 A draw is a row of integer weights, one a genome. Every metric of a draw follows from the weighted sums of a few
 numbers a genome, so 2,000 draws are one matrix product; only the two areas under curves walk over the sorted rows.
@@ -17,27 +17,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
-from sklearn import metrics as skm
 
-METRICS = (
-    "accuracy",
-    "precision",
-    "recall",
-    "specificity",
-    "f1",
-    "mcc",
-    "roc_auc",
-    "pr_auc",
-    "brier",
-    "ece",
-    "log_loss",
-)
+from virnuc.evaluation.metrics import METRICS, THRESHOLD, Floats, Labels
+
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-ECE_BINS = 15  # equal width in the viral probability
 _BLOCK = 200_000  # rows x draws at once while the areas under curves are computed: what a cache holds
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -57,12 +42,11 @@ class Draws:
     codes: NDArray[np.int64]  # [rows], index of each row's genome
     effective: float  # genomes of the class with fewest; see `_effective`
 
-    def of(self, labels: NDArray[np.int8], scores: Floats) -> dict[str, Floats]:
-        """Return the metrics in each draw, float64 [draws]; `labels` and `scores` have one entry a row.
-
-        The calibration error is not among them: it only grows by resampling, so its draws miss their own value.
-        """
-        return _count_metrics(self, labels, scores) | _curve_metrics(self, labels, scores)
+    def of(self, labels: Labels, scores: Floats) -> dict[str, Floats]:
+        """Return the metrics that can be resampled in each draw, float64 [draws]; one label and score a row."""
+        drawn = _resample(self, labels, scores)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return {metric.key: metric.drawn(drawn) for metric in METRICS if metric.drawn}
 
     def means(self, values: Floats) -> Floats:
         """Return the mean over rows of `values` [rows] in each draw, float64 [draws]."""
@@ -94,7 +78,7 @@ class Draws:
 
 
 def draw_genomes(
-    genomes: pd.Series, labels: NDArray[np.int8], seed: int, resamples: int = RESAMPLES, *, per_row: bool = False
+    genomes: pd.Series, labels: Labels, seed: int, resamples: int = RESAMPLES, *, per_row: bool = False
 ) -> Draws:
     """Draw genomes with replacement, within each class, `resamples` times.
 
@@ -120,56 +104,6 @@ def draw_genomes(
     return Draws(weights, codes.astype(np.int64), min(effective))
 
 
-def binary_metrics(labels: NDArray[np.int8], scores: Floats, weights: Floats | None = None) -> dict[str, float]:
-    """Return the metrics of `METRICS` for viral probabilities `scores`; a score of at least 0.5 is a viral call.
-
-    A metric that its data do not define (precision without a viral call, an area with one class) is NaN.
-    """
-    calls = scores >= 0.5
-    both = len(np.unique(labels)) == 2
-    given = {"sample_weight": weights}
-    return {
-        "accuracy": float(skm.accuracy_score(labels, calls, **given)),
-        "precision": float(skm.precision_score(labels, calls, zero_division=np.nan, **given)),
-        "recall": float(skm.recall_score(labels, calls, zero_division=np.nan, **given)),
-        "specificity": float(skm.recall_score(labels, calls, pos_label=0, zero_division=np.nan, **given)),
-        "f1": float(skm.f1_score(labels, calls, zero_division=np.nan, **given)),
-        "mcc": float(skm.matthews_corrcoef(labels, calls, **given)),
-        "roc_auc": float(skm.roc_auc_score(labels, scores, **given)) if both else np.nan,
-        "pr_auc": float(skm.average_precision_score(labels, scores, **given)) if both else np.nan,
-        "brier": float(skm.brier_score_loss(labels, scores, pos_label=1, **given)),
-        "ece": expected_calibration_error(labels, scores, weights),
-        "log_loss": float(skm.log_loss(labels, scores, labels=[0, 1], **given)),
-    }
-
-
-def at_prevalence(labels: NDArray[np.int8], scores: Floats, prevalence: float) -> dict[str, float]:
-    """Return the metrics as they would be if a share `prevalence` of the rows were viral."""
-    share = labels.mean()
-    weights = np.where(labels == 1, prevalence / share, (1 - prevalence) / (1 - share))
-    return binary_metrics(labels, scores, weights)
-
-
-def expected_calibration_error(labels: NDArray[np.int8], scores: Floats, weights: Floats | None = None) -> float:
-    """Return the mean distance between predicted and observed share of viral rows over `ECE_BINS` equal bins."""
-    weights = np.ones(len(scores)) if weights is None else weights
-    bins = np.minimum((scores * ECE_BINS).astype(np.int64), ECE_BINS - 1)
-    gaps = np.bincount(bins, weights=(scores - labels) * weights, minlength=ECE_BINS)
-    return float(np.abs(gaps).sum() / weights.sum())
-
-
-def mcnemar(baseline_right: NDArray[np.bool_], candidate_right: NDArray[np.bool_]) -> dict[str, float]:
-    """Return McNemar's exact test of two paired classifiers: rows that only one gets right, and the p-value.
-
-    It takes rows for independent, which frames of one genome are not; its p-value is too small and no rule uses it.
-    """
-    only_baseline = int((baseline_right & ~candidate_right).sum())
-    only_candidate = int((~baseline_right & candidate_right).sum())
-    total = only_baseline + only_candidate
-    p_value = float(stats.binomtest(only_candidate, total, 0.5).pvalue) if total else 1.0
-    return {"only_baseline": only_baseline, "only_candidate": only_candidate, "p_value": p_value}
-
-
 def _effective(sizes: NDArray[np.int64]) -> float:
     """Return how many genomes of one size would carry the weight of these: a large one among small ones decides alone.
 
@@ -178,29 +112,35 @@ def _effective(sizes: NDArray[np.int64]) -> float:
     return float(sizes.sum() ** 2 / (sizes.astype(float) ** 2).sum())
 
 
-def _count_metrics(draws: Draws, labels: NDArray[np.int8], scores: Floats) -> dict[str, Floats]:
-    """Return the metrics that follow from sums over rows: all but the areas under curves."""
-    viral, called = labels == 1, scores >= 0.5
+@dataclass(frozen=True)
+class Resampled:
+    """What metrics follow from, in each draw: sums over rows, float64 [draws], and areas under curves."""
+
+    tp: Floats  # viral rows that are called viral
+    fn: Floats  # viral rows that are called non-viral
+    fp: Floats  # non-viral rows that are called viral
+    tn: Floats  # non-viral rows that are called non-viral
+    squares: Floats  # squared distances between probability and label
+    losses: Floats  # negative log probabilities of the true label
+    areas: Floats  # under the ROC and the precision-recall curve, [2, draws]
+
+    @property
+    def rows(self) -> Floats:
+        """All rows."""
+        return self.tp + self.fn + self.fp + self.tn
+
+
+def _resample(draws: Draws, labels: Labels, scores: Floats) -> Resampled:
+    viral, called = labels == 1, scores >= THRESHOLD
     chosen = np.clip(np.where(viral, scores, 1 - scores), np.finfo(float).eps, 1)
-    columns = [viral & called, viral & ~called, ~viral & called, ~viral & ~called, (scores - labels) ** 2]
-    totals = draws.totals(np.stack([*columns, -np.log(chosen)], axis=1).astype(float))
-    tp, fn, fp, tn, squares, losses = totals.T
-    rows = tp + fn + fp + tn
-    with np.errstate(invalid="ignore", divide="ignore"):
-        margin = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-        return {
-            "accuracy": (tp + tn) / rows,
-            "precision": tp / (tp + fp),
-            "recall": tp / (tp + fn),
-            "specificity": tn / (tn + fp),
-            "f1": 2 * tp / (2 * tp + fp + fn),
-            "mcc": np.where(margin > 0, (tp * tn - fp * fn) / np.sqrt(margin), 0.0),
-            "brier": squares / rows,
-            "log_loss": losses / rows,
-        }
+    columns = [viral & called, viral & ~called, ~viral & called, ~viral & ~called]
+    columns += [(scores - labels) ** 2, -np.log(chosen)]
+    sums = draws.totals(np.stack(columns, axis=1).astype(float)).T
+    tp, fn, fp, tn, squares, losses = sums
+    return Resampled(tp, fn, fp, tn, squares, losses, _curve_areas(draws, labels, scores))
 
 
-def _curve_metrics(draws: Draws, labels: NDArray[np.int8], scores: Floats) -> dict[str, Floats]:
+def _curve_areas(draws: Draws, labels: Labels, scores: Floats) -> Floats:
     """Return the areas under the ROC and precision-recall curves, in blocks of draws that a cache holds.
 
     Both are sums over the thresholds at which viral rows are found, of the share of viral rows found there.
@@ -219,7 +159,7 @@ def _curve_metrics(draws: Draws, labels: NDArray[np.int8], scores: Floats) -> di
         false = np.cumsum(weights[:, draws.codes[other]], axis=1)
         false = np.concatenate([np.zeros((len(weights), 1)), false], axis=1)
         areas[:, start : start + block] = _areas(true, false[:, above], false[:, upto], false[:, -1])
-    return {"roc_auc": areas[0], "pr_auc": areas[1]}
+    return areas
 
 
 def _areas(true: Floats, above: Floats, upto: Floats, negatives: Floats) -> Floats:

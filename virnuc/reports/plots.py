@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn import metrics as skm
 
-from virnuc.evaluation.intervals import ECE_BINS, Floats
+from virnuc.evaluation.metrics import ECE_BINS, Floats
 
 INK, SOFT, GRID = "#1c2330", "#566072", "#e3e7ee"
 VIRAL, NON_VIRAL = "#AA3377", "#228833"

@@ -9,19 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-LABELS = {
-    "accuracy": "Accuracy",
-    "precision": "Precision",
-    "recall": "Recall",
-    "specificity": "Specificity",
-    "f1": "F1",
-    "mcc": "MCC",
-    "roc_auc": "ROC-AUC",
-    "pr_auc": "PR-AUC",
-    "brier": "Brier score ↓",
-    "ece": "Calibration error ↓",
-    "log_loss": "Log loss ↓",
-}
+from virnuc.evaluation.metrics import METRICS
+
 STRATA = {"group": "Group", "length": "Chunk length", "lineage": "Lineage", "organism": "Hardest organisms"}
 UNKNOWN = "—"
 Document = Mapping[str, Any]
@@ -120,11 +109,11 @@ def _metric_table(document: Document, level: str, heading: str) -> Table:
     columns, cells = ["Metric"], []
     for side in sides:
         columns.append(f"{side['name']} ({side['role']})")
-        cells.append([with_interval(side["metrics"][level][name]) for name in LABELS])
+        cells.append([with_interval(side["metrics"][level][metric.key]) for metric in METRICS])
         if side["id"] in shown:
             columns.append("difference")
-            cells.append([with_interval(shown[side["id"]][name], sign="+") for name in LABELS])
-    rows = zip(LABELS.values(), *cells, strict=True)
+            cells.append([with_interval(shown[side["id"]][metric.key], sign="+") for metric in METRICS])
+    rows = zip((metric.title for metric in METRICS), *cells, strict=True)
     return Table(heading, tuple(columns), tuple(rows))
 
 

@@ -1,0 +1,116 @@
+"""The accuracy drop between two models that were each trained several times, with what its two sources of chance cost.
+
+The same test genomes are met by every replicate, so both are drawn with replacement and crossed: a draw weighs genomes
+(within each class) and replicates (in pairs of one seed), and the drop is the mean over both (A. B. Owen, The
+pigeonhole bootstrap, Ann. Appl. Stat. 2007). With five replicates percentiles are too narrow, so they are taken
+further out, as far as Student's t lies outside the normal distribution and the standard error of few outside that of
+many ("expanded percentiles", T. Hesterberg 2015); the degrees of freedom of the sum of both variances are
+Satterthwaite's. `benchmarks/gate.py` measures how often the interval holds the true drop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from virnuc.evaluation.intervals import CONFIDENCE, draw_genomes
+from virnuc.evaluation.metrics import Floats, Labels
+
+DRAWS = 10_000
+POWER = 0.8
+_BLOCK = 1000  # draws at once
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Accuracy of the baseline minus that of the candidate, mean over replicates; NaN where data are too few."""
+
+    value: float
+    low: float  # ends of the 95 % interval
+    high: float
+    replicates: int
+    by_replicate: dict[str, float]  # the drop between the two trainings of each seed
+    training_spread: float  # standard deviation over replicates
+    training_error: float  # standard error of `value` by the choice of replicates
+    sampling_error: float  # and by that of test genomes
+    detectable: float  # true drop that this test tells from none in 80 % of cases
+
+
+def crossed_drop(genomes: pd.Series, labels: Labels, lost: pd.DataFrame, seed: int, draws: int = DRAWS) -> Drop:
+    """Return the drop and its interval.
+
+    Args:
+        genomes: The genome of each frame, [n].
+        labels: 1 viral, 0 non-viral, int8 [n].
+        lost: A column a pair of replicates, named by their seed, [n]: 1 where the baseline alone is right, -1 where the
+            candidate alone is, else 0.
+        seed: Of the draws.
+        draws: How many.
+    """
+    codes, names = pd.factorize(genomes, sort=True)
+    own = lost.mean().astype(float)
+    sums = np.stack([np.bincount(codes, weights=lost[name], minlength=len(names)) for name in lost], axis=1).astype(
+        float
+    )
+    value, replicates = float(own.mean()), lost.shape[1]
+    blocks = list(_draw(genomes, labels, sums, seed, draws))
+    effective = blocks[0].effective
+    by_genomes, crossed = (np.concatenate([getattr(b, name) for b in blocks]) for name in ("by_genomes", "crossed"))
+    sampling = float(by_genomes.var()) * effective / max(effective - 1, 1e-9)
+    training = float(own.var(ddof=1)) / replicates if replicates > 1 else 0.0
+    low = high = detectable = np.nan
+    if effective >= 2:
+        freedom = _freedom({effective - 1: sampling, replicates - 1: training})
+        reach = float(stats.t.isf((1 - CONFIDENCE) / 2, freedom))
+        error = np.sqrt(sampling + training)
+        low, high = _expanded(crossed, reach * error / max(float(crossed.std()), 1e-12))
+        detectable = float((reach + stats.norm.ppf(POWER)) * error)
+    return Drop(
+        value,
+        low,
+        high,
+        replicates,
+        {str(name): float(drop) for name, drop in own.items()},
+        float(own.std(ddof=1)) if replicates > 1 else np.nan,
+        float(np.sqrt(training)) if replicates > 1 else np.nan,
+        float(np.sqrt(sampling)),
+        detectable,
+    )
+
+
+@dataclass(frozen=True)
+class _Block:
+    by_genomes: Floats  # [draws], mean over all replicates
+    crossed: Floats  # [draws], over the drawn replicates
+    effective: float
+
+
+def _draw(genomes: pd.Series, labels: Labels, sums: Floats, seed: int, draws: int) -> Iterator[_Block]:
+    """Yield blocks of draws, so that memory does not grow with their number; `sums` is [genomes, replicates]."""
+    replicates = sums.shape[1]
+    for start in range(0, draws, _BLOCK):
+        count = min(_BLOCK, draws - start)
+        drawn = draw_genomes(genomes, labels, seed + start, count)
+        rows = drawn.totals(np.ones((len(genomes), 1)))
+        means = drawn.weights @ sums / rows
+        rng = np.random.default_rng([seed, start])
+        chosen = rng.multinomial(replicates, np.full(replicates, 1 / replicates), size=count) / replicates
+        yield _Block(means.mean(axis=1), (means * chosen).sum(axis=1), drawn.effective)
+
+
+def _freedom(variances: dict[float, float]) -> float:
+    """Return the degrees of freedom of a sum of independent variances, by their own (F. E. Satterthwaite, 1946)."""
+    total = sum(variances.values())
+    squares = sum(variance**2 / freedom for freedom, variance in variances.items() if variance)
+    return float(total**2 / squares) if squares else 1e9
+
+
+def _expanded(drawn: Floats, reach: float) -> tuple[float, float]:
+    """Return the quantiles of `drawn` that lie `reach` standard deviations out, if they were normal."""
+    tail = stats.norm.sf(reach)
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return float(low), float(high)
