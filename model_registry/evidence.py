@@ -62,7 +62,7 @@ def read_replicates(version: ModelVersion, own: Checkpoint) -> dict[int, Checkpo
             continue
         with tempfile.TemporaryDirectory() as temporary:
             place = f"{path.parent}/{REPLICATES}/{seed}/{path.name}"
-            found[seed] = load_checkpoint(download(version.run_id, place, Path(temporary)))
+            found[seed] = load_checkpoint(download(str(version.run_id), place, Path(temporary)))
         if found[seed].metadata != own.metadata | {"seed": seed}:
             raise DataError(f"{version_uri(version)}: {place} is no replicate of this model; train it again")
     return found
