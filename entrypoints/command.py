@@ -12,20 +12,48 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import Field, fields
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
 import click
 
-from virnuc.errors import Terminated, VirnucError
+from virnuc.errors import Terminated, UsageError, VirnucError
+from virnuc.settings import PARSERS, Settings, default_of, flag_name, plain
 
-S = TypeVar("S")
+S = TypeVar("S", bound=Settings)
 R = TypeVar("R")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+
+
+class _Command(click.Command):
+    """A command that answers wrong usage with one line, as it answers all other errors."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, and end with exit code 2 where that fails."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            click.echo(f"{self.name}: {error.format_message()}; see --help", err=True)
+            ctx.exit(error.exit_code)
+
+
+class _Parsed(click.ParamType):
+    """A list or a mapping, from text with commas."""
+
+    def __init__(self, kind: str) -> None:
+        self.name = "A,B,..." if kind.startswith("tuple") else "NAME=VALUE,..."
+        self._parse = PARSERS[kind]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the parsed value."""
+        try:
+            return self._parse(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Stage(Generic[S, R]):
@@ -36,9 +64,9 @@ class Stage(Generic[S, R]):
         self.settings = settings
         self._body = body
         self._tracked = tracked
-        self.command = click.Command(
+        self.command = _Command(
             name,
-            params=[_option(declared) for declared in fields(settings)],  # type: ignore[arg-type]
+            params=[_option(declared) for declared in fields(settings)],
             callback=self._from_command_line,
             help=body.__doc__,
             context_settings={"show_default": True, "help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -47,7 +75,7 @@ class Stage(Generic[S, R]):
     def run(self, settings: S, name: str | None = None) -> R:
         """Run the stage in its own run, a child if a run is active."""
         if not self._tracked:
-            return self._body(settings, None)
+            return self._body(settings)
         from virnuc.tracking import tracked_run
 
         with tracked_run(self.name, settings, name) as tracker:
@@ -79,7 +107,7 @@ class Stage(Generic[S, R]):
 def stage(settings: type[S], *, tracked: bool = True) -> Callable[[Callable[..., R]], Stage[S, R]]:
     """Make a stage from a function of its settings and a tracker.
 
-    With `tracked=False` no run is opened: the function gets None and opens one itself, if it wants any.
+    With `tracked=False` no run is opened: the function gets its settings alone and opens a run itself, if it wants any.
     """
 
     def decorate(body: Callable[..., R]) -> Stage[S, R]:
@@ -107,12 +135,15 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _option(declared: Any) -> click.Option:
-    described = declared.metadata
-    choices = described["choices"]
+def _option(declared: Field[Any]) -> click.Option:
+    choices, default = declared.metadata["choices"], default_of(declared)
+    kind: Any = click.Choice(choices) if choices else type(default)
+    if declared.type in PARSERS:
+        kind = _Parsed(str(declared.type))
     return click.Option(
-        [f"--{declared.name.replace('_', '-')}"],
-        default=declared.default,
-        type=click.Choice(choices) if choices else type(declared.default),
-        help=described["help"],
+        [flag_name(declared.name)],
+        default=plain(default),
+        type=kind,
+        metavar="[no|yes]" if kind is bool else None,
+        help=declared.metadata["help"],
     )

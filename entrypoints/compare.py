@@ -56,10 +56,9 @@ def _gather(settings: CompareSettings) -> Comparison:
     from model_registry.evidence import side_evidence, with_speed
     from virnuc.evaluation.comparison import compare as compare_sides
 
-    candidates = [side_evidence(uri) for uri in filter(None, settings.candidate.split(","))]
-    named = [one.uri for one in candidates]
-    if not named or len(set(named)) < len(named):
-        raise UsageError(f"--candidate {settings.candidate!r}: name one or several versions, each once")
+    candidates = [side_evidence(uri) for uri in settings.candidate]
+    if len({one.uri for one in candidates}) < len(candidates):
+        raise UsageError(f"--candidate {','.join(settings.candidate)}: two of them are the same version")
     missing, baseline = "", None
     try:
         baseline = side_evidence(settings.baseline)
@@ -67,7 +66,7 @@ def _gather(settings: CompareSettings) -> Comparison:
         missing = str(error)
     if baseline:
         candidates = with_speed(baseline, candidates, settings.benchmark)
-    controls = [side_evidence(uri) for uri in filter(None, settings.controls.split(","))]
+    controls = [side_evidence(uri) for uri in settings.controls]
     return compare_sides(baseline, candidates, controls, seed=settings.seed, missing=missing)
 
 
@@ -89,7 +88,7 @@ def _log_verdicts(
     tags = {"verdict": _short(document["outcome"]), "candidates": ",".join(side.uri for side in sides)}
     _log(document, files, tags, tracker)
     for side, verdict in zip(sides, document["verdicts"], strict=True):
-        with tracked_run("compare", replace(settings, candidate=side.uri), f"compare {side.encoder}") as child:
+        with tracked_run("compare", replace(settings, candidate=(side.uri,)), f"compare {side.encoder}") as child:
             _log({**document, "verdicts": [verdict]}, files, _tags(verdict, baseline, side), child)
 
 

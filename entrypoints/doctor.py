@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from entrypoints.command import say, stage
 from virnuc.errors import DataError, VirnucError
-from virnuc.settings import DoctorSettings, parse_revisions, parse_weights
+from virnuc.settings import DoctorSettings
 
 if TYPE_CHECKING:
     from model_registry.health import Check
@@ -18,7 +18,7 @@ OLDEST_TORCH = (2, 5)  # scaled_dot_product_attention with the backends used her
 
 
 @stage(DoctorSettings, tracked=False)
-def doctor(settings: DoctorSettings, _: None) -> list[Check]:
+def doctor(settings: DoctorSettings) -> list[Check]:
     """Check Python, torch and its device, attention, the encoders' weights, the MLflow store and the champion.
 
     Exit code 4 if a check fails; a warning says what to expect.
@@ -130,10 +130,9 @@ def _encoders(settings: DoctorSettings) -> list[Check]:
     from virnuc.encoders import load_encoder
 
     checks = []
-    weights, revisions = parse_weights(settings.weights), parse_revisions(settings.revisions)
-    for name in filter(None, settings.encoders.split(",")):
+    for name in settings.encoders:
         try:
-            facts = load_encoder(name.strip(), weights=weights, revisions=revisions).provenance
+            facts = load_encoder(name, weights=settings.weights, revisions=settings.revisions).provenance
             origin = f"{facts.weights} weights" + (f" of revision {facts.revision}" if facts.revision else "")
             detail = f"{origin}, {facts.dimension} values, {facts.parameters:,} parameters"
             checks.append(Check(f"encoder {facts.name}", PASS, detail))
@@ -152,7 +151,7 @@ def _store(settings: DoctorSettings) -> list[Check]:
 def _champion(settings: DoctorSettings) -> list[Check]:
     from model_registry.health import check_champion
 
-    return check_champion(weights=parse_weights(settings.weights))
+    return check_champion(weights=settings.weights)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from entrypoints.command import say, stage
 from virnuc.errors import DataError
-from virnuc.settings import EvaluateSettings, ExtractSettings, parse_weights
+from virnuc.settings import EvaluateSettings, ExtractSettings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,7 +128,7 @@ def _uncovered(settings: EvaluateSettings, uri: str, split: Split, tracker: Trac
         return None
     with tempfile.TemporaryDirectory() as temporary:
         directory = download_scorer(uri, Path(temporary))
-        scorer = load_scorer(directory, parse_weights(settings.weights), choose_device(settings.device).name)
+        scorer = load_scorer(directory, settings.weights, choose_device(settings.device).name)
     chunks = sample_chunks(split.uncovered("test"), settings.uncovered, settings.seed)
     scored = score_chunks(scorer, chunks)
     tracker.frame(scored, UNCOVERED_PREDICTIONS)
@@ -140,11 +140,11 @@ def _obstacle(settings: EvaluateSettings, features: FeatureSet, split: Split) ->
     from virnuc.encoders import ENCODERS
     from virnuc.evaluation.shuffling import has_sequences
 
-    if settings.shuffled == "no":
+    if not settings.shuffled:
         return "not asked for"
     if not has_sequences(split):
         return "the split keeps no sequences"
-    known = {*ENCODERS, *parse_weights(settings.weights)}
+    known = {*ENCODERS, *settings.weights}
     for encoder in features.encoders.values():
         name = encoder["name"]
         if "weight_digest" not in encoder:
@@ -160,11 +160,10 @@ def _precision(features: FeatureSet) -> str:
     return str(chosen[0]) if chosen else "fp32"
 
 
-def _revisions(settings: EvaluateSettings, features: FeatureSet) -> str:
+def _revisions(settings: EvaluateSettings, features: FeatureSet) -> dict[str, str]:
     """Return the hub's revisions that the features were extracted with, where the weights come from there again."""
-    given = parse_weights(settings.weights)
     recorded = {encoder["name"]: encoder.get("revision") for encoder in features.encoders.values()}
-    return ",".join(f"{name}={revision}" for name, revision in recorded.items() if revision and name not in given)
+    return {name: revision for name, revision in recorded.items() if revision and name not in settings.weights}
 
 
 def _log(done: Evaluation, checkpoint: Checkpoint, features: FeatureSet, tracker: Tracker) -> None:

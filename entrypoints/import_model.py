@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from entrypoints.command import say, stage
 from entrypoints.train import ASSUMED_CHUNK_SIZE, CHECKPOINTS
 from virnuc.errors import unknown_name
-from virnuc.settings import ImportModelSettings, parse_weights
+from virnuc.settings import ImportModelSettings
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -49,9 +49,7 @@ def _register_model(settings: ImportModelSettings, tracker: Tracker) -> ModelVer
         save_checkpoint(path, checkpoint)
         tracker.file(path, CHECKPOINTS)
         tracker.tags({"model": name, "checkpoint": f"{CHECKPOINTS}/{path.name}"})
-        version = log_scoring_model(
-            path, f"virnuc-{name}", chunk_size or ASSUMED_CHUNK_SIZE, parse_weights(settings.weights)
-        )
+        version = log_scoring_model(path, f"virnuc-{name}", chunk_size or ASSUMED_CHUNK_SIZE, settings.weights)
     tracker.client.set_registered_model_alias(version.name, "challenger", version.version)
     update_card(version_uri(version))
     say(f"import     registered {version.name} version {version.version}; run evaluate with it next")

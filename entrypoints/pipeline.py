@@ -22,13 +22,12 @@ from virnuc.settings import (
     CompareSettings,
     EvaluateSettings,
     ExtractSettings,
+    FeatureSource,
     PipelineSettings,
     PrepareSettings,
     PromoteSettings,
     SplitSettings,
     TrainSettings,
-    parse_revisions,
-    parse_weights,
 )
 
 if TYPE_CHECKING:
@@ -91,9 +90,11 @@ def run_on_frames(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any
     document: dict[str, Any] = {}
     try:
         document = compare.run(
-            CompareSettings(baseline, candidate, ",".join(control), timed, settings.policy, settings.seed, settings.out)
+            CompareSettings(
+                baseline, (candidate,), tuple(control), (timed,), settings.policy, settings.seed, settings.out
+            )
         )
-        if settings.promote == "yes":
+        if settings.promote:
             promote.run(PromoteSettings(candidate=candidate, policy=settings.policy))
     except GateRefusal as error:
         refusal = error
@@ -110,12 +111,12 @@ def _check_before_hours_are_spent(settings: PipelineSettings) -> None:
     from model_registry.gate import Policy
     from virnuc.encoders import check_sources, find_encoder
 
-    check_sources(parse_weights(settings.weights), parse_revisions(settings.revisions))
+    check_sources(settings.weights, settings.revisions)
     for name, kind in ((settings.dna_encoder, "dna"), (settings.baseline, "protein"), (settings.candidate, "protein")):
         if find_encoder(name).kind != kind:
             raise UsageError(f"{name} does not read {kind}; give an encoder that does")
     Policy.read(Path(settings.policy))
-    for later in (SplitSettings, ExtractSettings, TrainSettings, BenchmarkSettings):
+    for later in (SplitSettings, ExtractSettings, TrainSettings):
         _of(later, settings)
 
 
@@ -158,7 +159,7 @@ def _model_of(
     uri = _train(settings, places, features, companion=companions[dna])
     wanted = {"model": uri, "features_digest": manifest.digest, "evaluation_version": EVALUATION_VERSION}
     known = _finished("evaluate", wanted)
-    random = "random" in parse_weights(settings.weights).values()
+    random = "random" in settings.weights.values()
     if known:
         say(f"evaluate   {uri} was tested already: run {known}")
         tracker.tags({f"reused.evaluate_{names[1]}": known})
@@ -168,9 +169,9 @@ def _model_of(
                 EvaluateSettings,
                 settings,
                 model=uri,
-                features=features,
+                features=(FeatureSource(features),),
                 split=places.split,
-                shuffled="no" if random else "yes",
+                shuffled=not random,
                 uncovered=0 if random else EvaluateSettings.uncovered,
                 out=places.evaluations,
             ),
@@ -189,28 +190,28 @@ def _train(
         _of(
             TrainSettings,
             settings,
-            features=features,
+            features=(FeatureSource(features),),
             split=places.split,
             modality=modality,
             companion=companion,
             out=places.models,
         )
     )
-    assert version is not None  # registered, since TrainSettings.register is "yes"
+    assert version is not None  # registered, as TrainSettings.register says
     return version_uri(version)
 
 
 def _with_directories(settings: PipelineSettings, recorded: dict[str, str]) -> PipelineSettings:
     """Return settings that know where `esm:DIR` and its like are under the names that they are recorded by."""
-    pairs = [f"{name}={asked.partition(':')[2]}" for asked, name in recorded.items() if ":" in asked]
-    return replace(settings, weights=",".join(filter(None, [settings.weights, *pairs])))
+    directories = {name: asked.partition(":")[2] for asked, name in recorded.items() if ":" in asked}
+    return replace(settings, weights={**settings.weights, **directories})
 
 
 def _benchmark(settings: PipelineSettings, places: _Directories, tracker: Tracker) -> str:
     """Time both protein encoders, if that was not done already; return the id of the run that did."""
     from virnuc.storage.manifest import read_manifest
 
-    wanted = _of(BenchmarkSettings, settings, frames=places.frames)
+    wanted = _of(BenchmarkSettings, settings, frames=places.frames, precision=(settings.precision,))
     same = {"key": wanted.key, "frames_digest": read_manifest(Path(places.frames), "frames").digest}
     known = _finished("benchmark", same, "metrics.`bench/speedup` > 0")
     if known:
@@ -233,7 +234,7 @@ def _say_where(settings: PipelineSettings, candidate: str, tracker: Tracker, *, 
     report = Path(settings.out) / "validation_report.html"
     say("")
     say(f"report     {report} (and .md); speed in {Path(settings.out) / 'speed_benchmark.md'}")
-    if not refused and settings.promote != "yes":
+    if not refused and not settings.promote:
         say(f"promote    not told to: read the report, then python -m entrypoints.promote --candidate {candidate}")
     say(f"runs       make ui, then open http://127.0.0.1:5000/{tracker.ui_path}")
 

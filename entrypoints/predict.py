@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from entrypoints.command import say, stage
-from virnuc.settings import PredictSettings, parse_weights
+from virnuc.settings import PredictSettings
 
 if TYPE_CHECKING:
     from virnuc.storage.manifest import Manifest
 
 
 @stage(PredictSettings, tracked=False)
-def predict(settings: PredictSettings, _: None) -> Manifest:
+def predict(settings: PredictSettings) -> Manifest:
     """Call sequences viral or not with a registered model, in chunks; every chunk comes out exactly once.
 
     Chunks without an open reading frame are scored in the way that was best on the model's validation chunks, and
@@ -36,12 +36,12 @@ def predict(settings: PredictSettings, _: None) -> Manifest:
     with tempfile.TemporaryDirectory() as temporary:
         directory = download_scorer(version_uri(version), Path(temporary))
         device = choose_device(settings.device).name
-        scorer = load_scorer(directory, parse_weights(settings.weights), device)
+        scorer = load_scorer(directory, settings.weights, device)
         if settings.chunk_size:
             scorer = dataclasses.replace(scorer, chunk_size=settings.chunk_size)
         with counter("predict", "bp") as bar:
             manifest = predict_sequences(
-                settings.input.split(","),
+                settings.input,
                 scorer,
                 scorer_digest(directory),
                 Path(settings.out),
@@ -52,7 +52,7 @@ def predict(settings: PredictSettings, _: None) -> Manifest:
             )
     counts = manifest.counts
     say(f"predict    {counts['in']} in, {counts['out']} out; calls in {settings.out}, summary.html among them")
-    if settings.track == "yes":
+    if settings.track:
         with tracked_run("predict", settings, "predict") as tracker:
             tracker.tags({"model": version_uri(version)})
             for name in ("summary.html", "summary.md", "sequences.tsv"):

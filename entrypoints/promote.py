@@ -25,7 +25,7 @@ def promote(settings: PromoteSettings, tracker: Tracker) -> Promotion:
     from model_registry.promotion import promote as promote_version
     from model_registry.promotion import rollback
 
-    if settings.rollback == "yes":
+    if settings.rollback:
         done = rollback(settings.alias, getpass.getuser())
     else:
         policy = Policy.read(Path(settings.policy))

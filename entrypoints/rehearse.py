@@ -64,8 +64,8 @@ def _pipeline(settings: RehearseSettings) -> PipelineSettings:
     )
 
 
-def _random(settings: RehearseSettings) -> str:
-    return ",".join(f"{name}=random" for name in (settings.dna_encoder, settings.baseline, settings.candidate))
+def _random(settings: RehearseSettings) -> dict[str, str]:
+    return dict.fromkeys((settings.dna_encoder, settings.baseline, settings.candidate), "random")
 
 
 def _estimate(settings: RehearseSettings, tracker: Tracker) -> None:
@@ -81,9 +81,9 @@ def _estimate(settings: RehearseSettings, tracker: Tracker) -> None:
             sample=FEW,
             runs=1,
             warmup=1,
-            precision=settings.precision,
+            precision=(settings.precision,),
             device=settings.device,
-            weights=f"{settings.dna_encoder}=random",
+            weights={settings.dna_encoder: "random"},
             out=str(Path(settings.out) / "dna"),
         ),
         "benchmark dna",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from entrypoints.command import say, stage
 from virnuc.errors import UsageError
-from virnuc.settings import TrainSettings, parse_weights
+from virnuc.settings import TrainSettings
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -27,7 +26,7 @@ ASSUMED_CHUNK_SIZE = 300  # bp, where the features have no record of it
 
 
 @stage(TrainSettings, tracked=False)
-def train(settings: TrainSettings, _: None) -> ModelVersion | None:
+def train(settings: TrainSettings) -> ModelVersion | None:
     """Train the classifier on one feature set and register it as virnuc-<protein encoder>.
 
     Stopped at any moment, the same command goes on from the last finished epoch, in the same MLflow run, and ends
@@ -50,7 +49,7 @@ def train(settings: TrainSettings, _: None) -> ModelVersion | None:
         raise UsageError(f"--resume {settings.resume}: the training in {directory} is of run {found}")
     if known and known.finished and run_status(known.run_id) == "FINISHED":
         versions = versions_of(f"virnuc-{name}", known.run_id)
-        if versions or settings.register == "no":
+        if versions or not settings.register:
             which = f", {versions[0].name} version {versions[0].version}" if versions else ""
             say(f"train      {name} is trained already: run {known.run_id}{which}; delete {directory} to train again")
             return versions[0] if versions else None
@@ -93,7 +92,7 @@ def _train(
         f"loss {result.metrics['val/loss']:.4f}, accuracy {result.metrics['val/accuracy']:.4f}, "
         f"ROC-AUC {result.metrics['val/roc_auc']:.4f}"
     )
-    if settings.register == "no":
+    if not settings.register:
         return None
     version = _register(result, settings, features, split, tracker)
     say(f"train      registered {version.name} version {version.version}")
@@ -138,7 +137,7 @@ def _register(
         result.model,
         f"virnuc-{result.name}",
         chunk_size=recorded or ASSUMED_CHUNK_SIZE,
-        weights=parse_weights(settings.weights),
+        weights=settings.weights,
         temperature=fit_temperature(validation["label"].to_numpy("int8"), margins(validation)),
         companion=_companion(settings, split, tracker),
         seed=settings.seed,
@@ -189,9 +188,7 @@ def _directory(settings: TrainSettings, features: FeatureSet, split: Split, name
     """Return a directory of its own for each training that gives another model."""
     from virnuc.runtime import choose_device
 
-    unimportant = ("features", "split", "weights", "register", "resume", "out", "readers")
-    decisive = {key: value for key, value in asdict(settings).items() if key not in unimportant}
-    decisive |= {"device": choose_device(settings.device).name, "split": split.digest}
+    decisive = settings.decisive() | {"device": choose_device(settings.device).name, "split": split.digest}
     decisive["features"] = features.digest_of(settings.modality)
     key = hashlib.sha256(repr(sorted(decisive.items())).encode()).hexdigest()[:12]
     return Path(settings.out) / f"{features.encoders['dna']['name']}+{name}" / key

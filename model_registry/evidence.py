@@ -88,19 +88,21 @@ def side_evidence(uri: str) -> SideEvidence:
     return SideEvidence(**known | (_evaluated(found[0]) if found else {}))
 
 
-def with_speed(baseline: SideEvidence, candidates: Sequence[SideEvidence], run_ids: str) -> list[SideEvidence]:
+def with_speed(
+    baseline: SideEvidence, candidates: Sequence[SideEvidence], run_ids: Sequence[str]
+) -> list[SideEvidence]:
     """Return the candidates with both parts of one benchmark run each.
 
     Args:
         baseline: Whose encoder was timed beside theirs.
         candidates: Without speed.
-        run_ids: The runs to take, by commas; the newest that timed the two encoders for a candidate without one.
+        run_ids: The runs to take; the newest that timed the two encoders for a candidate without one.
 
     Raises:
         DataError: a run of `run_ids` is not there, unfinished, or timed other encoders.
     """
     chosen = {}
-    for run in map(get_run, filter(None, run_ids.split(","))):
+    for run in map(get_run, run_ids):
         timed = [run.data.tags.get(f"virnuc.{name}") for name in ("stage", "baseline", "candidate")]
         wanted = [["benchmark", baseline.encoder, candidate.encoder] for candidate in candidates]
         if timed not in wanted or run.info.status != "FINISHED":

@@ -25,7 +25,7 @@ from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
 from virnuc.prediction.sequences import score_sequences
 from virnuc.runtime import choose_device
 from virnuc.sequences.reading import checked_dna
-from virnuc.settings import parse_weights
+from virnuc.settings import parse_pairs
 
 LONGEST = 10_000_000  # letters of one sequence
 INVALID = "invalid"
@@ -38,7 +38,7 @@ class ScoringModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Load the scorer. VIRNUC_WEIGHTS (NAME=DIR,...) says where weights are that the model does not hold."""
         device = choose_device(os.environ.get("VIRNUC_DEVICE", "auto")).name
-        weights = parse_weights(os.environ.get("VIRNUC_WEIGHTS", ""))
+        weights = parse_pairs(os.environ.get("VIRNUC_WEIGHTS", ""))
         self.scorer: Scorer = load_scorer(Path(context.artifacts["scorer"]), weights, device)
 
     def predict(

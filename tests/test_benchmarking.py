@@ -100,14 +100,14 @@ def test_a_sample_is_seeded_and_in_order(frames):
 
 
 def test_different_precisions_are_marked_everywhere(frames):
-    mixed = benchmark(settings(frames, precision="fp32,bf16"))
+    mixed = benchmark(settings(frames, precision=("fp32", "bf16")))
     assert mixed.parameters["bench/same_precision"] == "no"
     assert "(differs)" in mixed.markdown()
     assert "does not compare the models" in mixed.markdown()
 
 
 def test_random_weights_are_marked(frames):
-    timed = benchmark(settings(frames, candidate="esm2_8m", weights="esm2_8m=random", sample=3))
+    timed = benchmark(settings(frames, candidate="esm2_8m", weights={"esm2_8m": "random"}, sample=3))
     assert timed.parameters["bench/candidate_weights"] == "random"
     assert "Random weights" in timed.markdown()
 

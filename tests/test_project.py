@@ -13,6 +13,7 @@ import yaml
 
 from entrypoints.command import Stage
 from tests.shared import PROJECT
+from virnuc.settings import default_of, plain
 
 MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text())
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
@@ -32,7 +33,7 @@ def test_every_module_of_a_stage_is_an_entry_point():
 @pytest.mark.parametrize("name", STAGES)
 def test_mlproject_and_settings_have_the_same_parameters_and_defaults(name):
     entry = MLPROJECT["entry_points"][name]
-    declared = {field.name: field.default for field in dataclasses.fields(stage_of(name).settings)}
+    declared = {field.name: plain(default_of(field)) for field in dataclasses.fields(stage_of(name).settings)}
     assert {key: value["default"] for key, value in entry["parameters"].items()} == declared
     expected = " ".join(f"--{key.replace('_', '-')}={{{key}}}" for key in declared)
     assert entry["command"] == f"MLFLOW_DISABLE_TELEMETRY=true python -m entrypoints.{name} {expected}"

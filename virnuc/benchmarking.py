@@ -25,7 +25,7 @@ from virnuc.encoders.tokens import plan_batches
 from virnuc.errors import MemoryShortageError, UsageError
 from virnuc.runtime import choose_device, choose_precision, describe_hardware
 from virnuc.sequences.frames import frame_shards, read_frames
-from virnuc.settings import BenchmarkSettings, parse_revisions, parse_weights
+from virnuc.settings import BenchmarkSettings
 
 Progress = Callable[[str, int, int], None]  # called with what is being timed, how many runs are done, and of how many
 _ID_BYTES = 40  # of a frame id in a shard
@@ -182,11 +182,14 @@ def benchmark(settings: BenchmarkSettings, progress: Progress = lambda what, don
     sequences = sample.nucleotide if kinds == {"dna"} else sample.protein
     sides: dict[str, SideResult] = {}
     failures: dict[str, str] = {}
-    weights, revisions = parse_weights(settings.weights), parse_revisions(settings.revisions)
     for side, name in list(names.items()):
         try:
             encoder = load_encoder(
-                name, weights=weights, device=device, precision=precisions[side], revisions=revisions
+                name,
+                weights=settings.weights,
+                device=device,
+                precision=precisions[side],
+                revisions=settings.revisions,
             )
             names[side] = encoder.name
             sides[side] = time_encoder(encoder, sequences, sample.ids, settings, device, progress)
@@ -250,12 +253,9 @@ def time_encoder(
     )
 
 
-def _precisions(wanted: str, device: str) -> dict[str, str]:
+def _precisions(wanted: tuple[str, ...], device: str) -> dict[str, str]:
     """Return the precision of each side; `same` means what the device does well, for both."""
-    parts = wanted.split(",")
-    if len(parts) > len(SIDES):
-        raise UsageError(f"--precision {wanted}: give one, or BASELINE,CANDIDATE")
-    asked = dict(zip(SIDES, parts * (len(SIDES) // len(parts)), strict=True))
+    asked = dict(zip(SIDES, wanted * (len(SIDES) // len(wanted)), strict=True))
     return {side: choose_precision("auto" if name == "same" else name, device).name for side, name in asked.items()}
 
 

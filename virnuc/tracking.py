@@ -12,7 +12,6 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from virnuc.errors import DataError, GateRefusal, Terminated, UsageError
+from virnuc.settings import Settings
 from virnuc.storage.files import exclusive
 
 EXPERIMENT = "virnuc"
@@ -53,9 +53,9 @@ class Tracker:
         experiment = self.client.get_run(self.run_id).info.experiment_id
         return f"#/experiments/{experiment}/runs?workflowType=machine_learning"
 
-    def settings(self, settings: Any) -> None:
+    def settings(self, settings: Settings) -> None:
         """Log a stage's settings as parameters `config/<name>`, apart from those that `mlflow run` logs itself."""
-        self.parameters({f"config/{name}": value for name, value in asdict(settings).items()})
+        self.parameters({f"config/{name}": value for name, value in settings.plain().items()})
 
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Log plain values as parameters."""
@@ -110,7 +110,7 @@ class Tracker:
 
 
 @contextmanager
-def tracked_run(stage: str, settings: Any, name: str | None = None) -> Iterator[Tracker]:
+def tracked_run(stage: str, settings: Settings, name: str | None = None) -> Iterator[Tracker]:
     """Open the run of a stage: the one that `mlflow run` made, a child of the active one, or a new one."""
     open_store()
     nested = mlflow.active_run() is not None

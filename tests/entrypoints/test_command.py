@@ -68,14 +68,21 @@ def test_a_wrong_encoder_name_is_answered_with_the_nearest_right_one(place, fram
 @pytest.mark.parametrize(
     ("stage", "arguments", "expected"),
     [
-        ("train", ["--epochs", "0"], "--epochs 0: use at least 1"),
+        ("train", ["--epochs", "0"], "--epochs 0: use a number of at least 1"),
         ("train", ["--companion", "models:/x_dna/1", "--modality", "dna"], "needs --modality merged"),
-        ("evaluate", ["--uncovered", "-1"], "--uncovered -1: use 0 or more"),
-        ("train", ["--lr", "-1"], "--lr -1.0: use a positive number"),
-        ("split", ["--test-fraction", "1.5"], "--test-fraction 1.5: use a share"),
+        ("evaluate", ["--uncovered", "-1"], "--uncovered -1: use a number of at least 0"),
+        ("train", ["--lr", "-1"], "--lr -1.0: use a number above 0"),
+        ("split", ["--test-fraction", "1.5"], "--test-fraction 1.5: use a number above 0 and below 1"),
         ("promote", [], "give either --candidate"),
         ("evaluate", ["--model", "virnuc"], "write models:/NAME@ALIAS"),
-        ("benchmark", ["--weights", "nonsense"], "write NAME=DIR or NAME=random"),
+        ("benchmark", ["--precision", "fp32,bf61"], "did you mean 'bf16'?"),
+        ("benchmark", ["--precision", "fp32,bf16,fp16"], "give one, or BASELINE,CANDIDATE"),
+        ("train", ["--features", "a@b"], "after @ the chunk size in bp is needed"),
+        ("train", ["--epochs", "many"], "'many' is not a valid integer"),
+        ("train", ["--register", "perhaps"], "'perhaps' is not a valid boolean"),
+        ("train", ["--epoch", "1"], "--epochs"),
+        ("compare", ["--candidate", ""], "name one or several versions"),
+        ("benchmark", ["--weights", "nonsense"], "write NAME=VALUE, several joined by commas"),
     ],
 )
 def test_values_that_cannot_be_meant(place, stage, arguments, expected):

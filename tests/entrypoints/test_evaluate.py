@@ -8,7 +8,7 @@ from entrypoints.evaluate import evaluate
 from entrypoints.train import train
 from tests.shared.samples import sample_frames, write_features
 from virnuc.evaluation.evaluation import metrics_of
-from virnuc.settings import EvaluateSettings, SplitSettings, TrainSettings
+from virnuc.settings import EvaluateSettings, FeatureSource, SplitSettings, TrainSettings
 from virnuc.splits.assignment import split
 from virnuc.tracking import download
 from virnuc.training.checkpoint import load_checkpoint
@@ -26,7 +26,7 @@ def test_each_chunk_size_has_predictions_and_metrics_of_its_own(place):
     for name, sample in drawn.items():
         write_features(place / name, *sample, manifest=False)
     parts = split(SplitSettings(source="long", out="split", test_fraction=0.3))
-    both = "long@300,short@150"
+    both = (FeatureSource("long", 300), FeatureSource("short", 150))
     train.run(TrainSettings(features=both, split="split", epochs=2, hidden_dim=8, lr=0.01, device="cpu"))
     run_id = evaluate.run(EvaluateSettings(model="models:/virnuc-fastesm650@challenger", features=both, split="split"))
     metrics, tags = MlflowClient().get_run(run_id).data.metrics, MlflowClient().get_run(run_id).data.tags

@@ -22,6 +22,7 @@ from virnuc.errors import DataError, GateRefusal, UsageError
 from virnuc.settings import (
     CompareSettings,
     EvaluateSettings,
+    FeatureSource,
     ImportModelSettings,
     PromoteSettings,
     SplitSettings,
@@ -64,14 +65,20 @@ def pickled(place, monkeypatch):
 
 
 def evaluated(model, features, virnucpro):
-    settings = EvaluateSettings(model=model, features=str(features), split=str(virnucpro.split.directory))
+    settings = EvaluateSettings(
+        model=model, features=(FeatureSource(str(features)),), split=str(virnucpro.split.directory)
+    )
     return MlflowClient().get_run(evaluate.run(settings))
 
 
 def trained(virnucpro, place):
     """The candidate: trained on VirNucPro's features and evaluated."""
     settings = TrainSettings(
-        features=str(virnucpro.fast), split=str(virnucpro.split.directory), epochs=1, hidden_dim=8, device="cpu"
+        features=(FeatureSource(str(virnucpro.fast)),),
+        split=str(virnucpro.split.directory),
+        epochs=1,
+        hidden_dim=8,
+        device="cpu",
     )
     version = train.run(settings)
     evaluated("models:/virnuc-fastesm650@challenger", virnucpro.fast, virnucpro)

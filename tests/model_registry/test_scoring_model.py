@@ -196,7 +196,7 @@ def test_a_tracked_prediction_logs_its_summary(registered, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.get_tracking_uri())
     (tmp_path / "a.fa").write_text("".join(f">s{n}\n{sequence}\n" for n, sequence in enumerate(SEQUENCES)))
-    predict_stage.run(PredictSettings(input="a.fa", model=registered, threshold=0.3, track="yes", out="calls"))
+    predict_stage.run(PredictSettings(input=("a.fa",), model=registered, threshold=0.3, track=True, out="calls"))
     (run,) = find_finished("predict", {"model": "models:/virnuc/1"})
     client = MlflowClient()
     logged = {file.path for folder in ("", "figures") for file in client.list_artifacts(run.info.run_id, folder)}

@@ -145,7 +145,7 @@ def test_a_finished_directory_is_reused_and_other_parameters_are_refused(small, 
 
 
 def test_killed_at_any_moment_it_finishes_with_the_same_bytes(small, tmp_path):
-    whole = run(small, tmp_path / "whole", balance="yes")
+    whole = run(small, tmp_path / "whole", balance=True)
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "entrypoints.prepare", "--source", small, "--out", out, "--balance", "yes"]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
@@ -154,7 +154,7 @@ def test_killed_at_any_moment_it_finishes_with_the_same_bytes(small, tmp_path):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    resumed = run(small, out, balance="yes")
+    resumed = run(small, out, balance=True)
     assert resumed == whole  # the chunks without a frame too: their digest is among the details
     for directory in (out, tmp_path / "whole"):
         verify_shards(directory / UNCOVERED, read_manifest(directory / UNCOVERED, "chunks"))
@@ -163,8 +163,8 @@ def test_killed_at_any_moment_it_finishes_with_the_same_bytes(small, tmp_path):
 
 def test_balance_draws_the_larger_class_down_to_the_smaller(small, tmp_path):
     run(small, tmp_path / "all")
-    run(small, tmp_path / "balanced", balance="yes")
-    run(small, tmp_path / "other", balance="yes", seed=7)
+    run(small, tmp_path / "balanced", balance=True)
+    run(small, tmp_path / "other", balance=True, seed=7)
     everything, balanced, other = (table(tmp_path / name) for name in ("all", "balanced", "other"))
     smaller = everything["label"].value_counts().min()
     assert balanced["label"].value_counts().to_dict() == {0: smaller, 1: smaller}

@@ -7,7 +7,7 @@ import torch
 from tests.shared.samples import quick, sample_frames, write_features
 from virnuc.errors import DataError, DimensionError, IncompatibleCheckpointError, UsageError
 from virnuc.features.mixture import open_features
-from virnuc.settings import SplitSettings
+from virnuc.settings import FeatureSource, SplitSettings, parse_features
 from virnuc.splits.assignment import split
 from virnuc.training import train
 from virnuc.training.checkpoint import load_checkpoint
@@ -23,11 +23,11 @@ def short(tmp_path):
 
 
 def mixture(sample, short):
-    return open_features(f"{sample.features.directory}@300,{short}@150")
+    return open_features(parse_features(f"{sample.features.directory}@300,{short}@150"))
 
 
 def test_one_directory_is_no_mixture(sample):
-    features = open_features(str(sample.features.directory))
+    features = open_features((FeatureSource(str(sample.features.directory)),))
     assert (features.digest, features.members) == (sample.features.digest, (features,))
 
 
@@ -76,14 +76,14 @@ def test_what_does_not_belong_together(sample, short, tmp_path):
     wrong = {"{},{}": "different chunk sizes", "{}@300,{}@300": "different", "{}@300,{}@short": "chunk size in bp"}
     for text, words in wrong.items():
         with pytest.raises(UsageError, match=words):
-            open_features(text.format(directory, short))
+            open_features(parse_features(text.format(directory, short)))
     ids, labels, vectors = sample_frames()
     write_features(tmp_path / "wide", ids, labels, torch.cat([vectors, vectors], dim=1))
     with pytest.raises(DimensionError, match=r"4\+8 values, but .* of 4\+20"):
-        open_features(f"{directory}@300,{tmp_path / 'wide'}@150")
+        open_features(parse_features(f"{directory}@300,{tmp_path / 'wide'}@150"))
     write_features(tmp_path / "deep", ids, labels, vectors, names=("tetranucleotide", "esm2_tiny_deep"))
     with pytest.raises(IncompatibleCheckpointError, match="protein encoder"):
-        open_features(f"{directory}@300,{tmp_path / 'deep'}@150")
+        open_features(parse_features(f"{directory}@300,{tmp_path / 'deep'}@150"))
 
 
 def test_split_must_keep_genomes_together(sample, short, tmp_path):

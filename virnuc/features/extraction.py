@@ -21,7 +21,7 @@ from virnuc.encoders import Encoder, EncoderProvenance, Tokens, find_encoder, lo
 from virnuc.errors import DataError, UsageError
 from virnuc.features.shards import read_shard, write_shard
 from virnuc.sequences.frames import frame_shards, read_frames
-from virnuc.settings import ExtractSettings, parse_revisions, parse_weights
+from virnuc.settings import ExtractSettings
 from virnuc.storage.directory import Claim, ShardedOutput
 from virnuc.storage.manifest import Manifest, read_manifest, verify_shards
 
@@ -113,10 +113,10 @@ def _embed_all(
     """Write one encoder's half; the encoder is given up when it is done, so that two never share the memory."""
     encoder = load_encoder(
         name,
-        weights=parse_weights(settings.weights),
+        weights=settings.weights,
         device=settings.device,
         precision=settings.precision,
-        revisions=parse_revisions(settings.revisions),
+        revisions=settings.revisions,
     )
     facts = encoder.provenance.asdict()
     parameters = {"encoder" if key == "name" else key: facts[key] for key in _DECIDES}

@@ -13,6 +13,7 @@ from pathlib import Path
 from virnuc.errors import DimensionError, IncompatibleCheckpointError, UsageError
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.scan import Progress
+from virnuc.settings import FeatureSource
 from virnuc.storage.manifest import Manifest
 
 
@@ -57,16 +58,13 @@ class Mixture(FeatureSet):
         return cls(first.directory, tuple(s for features in sets for s in features.shards), manifest, tuple(sets))
 
 
-def open_features(text: str, progress: Progress | None = None) -> FeatureSet:
-    """Open what `--features` names: a directory, or several for a mixture, joined by commas, each DIR or DIR@BP."""
+def open_features(sources: Sequence[FeatureSource], progress: Progress | None = None) -> FeatureSet:
+    """Open one feature set, or several as a mixture."""
     sets = []
-    for item in text.split(","):
-        directory, separator, size = item.partition("@")
-        if separator and not size.isdecimal():
-            raise UsageError(f"--features {item}: after @ the chunk size in bp is needed")
-        features = FeatureSet.open(Path(directory), progress)
-        if separator:
-            details = features.manifest.details | {"chunk_size": int(size)}
+    for source in sources:
+        features = FeatureSet.open(Path(source.directory), progress)
+        if source.chunk_size:
+            details = features.manifest.details | {"chunk_size": source.chunk_size}
             features = replace(features, manifest=replace(features.manifest, details=details))
         sets.append(features)
     return sets[0] if len(sets) == 1 else Mixture.of(sets)

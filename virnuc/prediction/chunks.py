@@ -15,6 +15,7 @@ import numpy as np
 
 from virnuc.sequences.chunking import chunk_starts
 from virnuc.sequences.translation import FRAME_NAMES, Translation
+from virnuc.settings import SHORTEST_CHUNK
 
 SCORED = "scored"  # by its open frames
 NO_OPEN_FRAME = "no_open_frame"  # by its longest stop-free stretch, its DNA or both
@@ -23,7 +24,6 @@ TOO_SHORT = "too_short"  # not scored: nothing in it is long enough
 STATUSES = (SCORED, NO_OPEN_FRAME, AMBIGUOUS, TOO_SHORT)
 ANSWERED = (SCORED, NO_OPEN_FRAME)
 
-SHORTEST_CHUNK = 30  # bp; the shortest that `--chunk-size` allows
 SHORTEST_STRETCH = 10  # codons
 MOST_AMBIGUOUS = 0.1  # share of a chunk's bases that may be other than ACGT; three times as many codons are hit
 

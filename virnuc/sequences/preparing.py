@@ -65,8 +65,8 @@ def prepare(settings: PrepareSettings, progress: Progress) -> Manifest:
     """
     sources = find_sources(Path(settings.source))
     out = Path(settings.out)
-    parameters = {name: getattr(settings, name) for name in ("chunk_size", "evidence", "balance")}
-    if settings.balance == "yes":
+    parameters = {name: settings.plain()[name] for name in ("chunk_size", "evidence", "balance")}
+    if settings.balance:
         parameters["seed"] = settings.seed
     table = Path(settings.source) / GENOME_TABLE
     named = [*(source.path for source in sources), *([table] if table.is_file() else [])]
@@ -189,7 +189,7 @@ def _finish(
     shards = [out / name for record in records for name in record["shards"]]
     _check_records(counted, settings)
     before = sum(counts.frames for counts in counted)
-    if settings.balance == "yes":
+    if settings.balance:
         _balance(shards, out, settings.seed)
     _write_parquet(out / GENOMES, pa.Table.from_pylist([asdict(counts) for counts in counted]))
     described = {c.record: TableRow(c.genome, c.organism, c.lineage, c.deposited) for c in counted}

@@ -26,22 +26,6 @@ from virnuc.training.epochs import Trainer, validate
 from virnuc.training.state import EarlyStopping, EpochRecord, Training, last_reported, mark_reported
 
 _log = logging.getLogger(__name__)
-# Settings that change nothing in the weights of an epoch.
-_NOT_DECISIVE = frozenset(
-    (
-        "features",
-        "split",
-        "checkpoint",
-        "device",
-        "register",
-        "resume",
-        "weights",
-        "companion",
-        "out",
-        "shuffle",
-        "readers",
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -125,10 +109,11 @@ def _begin(features: FeatureSet, split: Split, settings: TrainSettings, width: i
     rate = torch.tensor(settings.lr, device=device) if device.type == "cuda" else settings.lr
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=settings.momentum, fused=True)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, settings.step_size, settings.gamma)
-    fingerprint: dict[str, Any] = {
-        key: value for key, value in dataclasses.asdict(settings).items() if key not in _NOT_DECISIVE
+    fingerprint = settings.decisive() | {
+        "features": features.digest_of(settings.modality),
+        "split": split.digest,
+        "device": device.type,
     }
-    fingerprint |= {"features": features.digest_of(settings.modality), "split": split.digest, "device": device.type}
     return Training(model, optimizer, scheduler, EarlyStopping(settings.patience), fingerprint)
 
 

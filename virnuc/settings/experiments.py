@@ -1,0 +1,92 @@
+"""The parameters of what runs many stages: those of the stages, by the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from virnuc.errors import UsageError
+from virnuc.settings.options import (
+    Settings,
+    batch_tokens,
+    device,
+    like,
+    option,
+    out,
+    precision,
+    revisions,
+    seed,
+    weights,
+)
+from virnuc.settings.stages import BenchmarkSettings, CompareSettings, PrepareSettings, SplitSettings, TrainSettings
+
+
+@dataclass(frozen=True)
+class PipelineSettings(Settings):
+    """Genomes to verdict, for a baseline, a candidate and the composition control."""
+
+    source: str = like(PrepareSettings, "source", help="Directory of GenBank files named <group>.*, plain or gzipped.")
+    chunk_size: int = like(PrepareSettings, "chunk_size")
+    evidence: str = like(PrepareSettings, "evidence")
+    balance: bool = like(PrepareSettings, "balance")
+    test_fraction: float = like(SplitSettings, "test_fraction")
+    val_fraction: float = like(SplitSettings, "val_fraction")
+    unit: str = like(SplitSettings, "unit")
+    dna_encoder: str = option("dnabert_s", "Encoder of the frames' DNA, the same for both sides.")
+    baseline: str = option("esm2_3b", "Protein encoder on the slow side.")
+    candidate: str = option("fastesm650", "Protein encoder on the fast side.")
+    precision: str = precision()
+    batch_tokens: int = batch_tokens()
+    device: str = device()
+    weights: Mapping[str, str] = weights()
+    revisions: Mapping[str, str] = revisions()
+    epochs: int = like(TrainSettings, "epochs")
+    patience: int = like(TrainSettings, "patience")
+    lr: float = like(TrainSettings, "lr")
+    checkpoint: str = like(TrainSettings, "checkpoint")
+    sample: int = like(BenchmarkSettings, "sample", help="Frames in the benchmark's sample.")
+    runs: int = like(BenchmarkSettings, "runs", help="Timed runs of each encoder in the benchmark.")
+    warmup: int = like(BenchmarkSettings, "warmup", help="Warm-up batches of each encoder in the benchmark.")
+    policy: str = like(CompareSettings, "policy")
+    promote: bool = option(False, "Promote the candidate if the gate says PASS; read the report first.")
+    seed: int = seed("The one seed of the whole experiment.")
+    data: str = out("data", "Directory for frames, features, split, models and evaluations.")
+    out: str = out("reports/", "Directory for the reports.")
+
+    def __post_init__(self) -> None:
+        """Check that there are two sides; each stage checks its own parameters again."""
+        super().__post_init__()
+        if self.baseline == self.candidate:
+            raise UsageError(f"baseline and candidate are both {self.baseline}")
+
+
+@dataclass(frozen=True)
+class MainSettings(PipelineSettings):
+    """The pipeline on the embedded genomes, with the learning rate and epochs that a small set needs."""
+
+    source: str = like(PipelineSettings, "source", "examples/refseq_mini")
+    dna_encoder: str = like(PipelineSettings, "dna_encoder", "tetranucleotide")
+    baseline: str = like(PipelineSettings, "baseline", "esm2_tiny_deep")
+    candidate: str = like(PipelineSettings, "candidate", "esm2_tiny")
+    epochs: int = like(PipelineSettings, "epochs", 40)
+    lr: float = like(PipelineSettings, "lr", 0.002)
+    warmup: int = like(PipelineSettings, "warmup", 3)
+    promote: bool = like(PipelineSettings, "promote", True, "Promote the candidate if the gate says PASS.")
+
+
+@dataclass(frozen=True)
+class RehearseSettings(Settings):
+    """The real experiment's architectures with random weights on a few real frames."""
+
+    source: str = like(MainSettings, "source")
+    chunk_size: int = like(PrepareSettings, "chunk_size")
+    rows: int = option(64, "Frames to rehearse on; both classes and three parts need 16.", minimum=16)
+    frames: int = option(2_000_000, "Frames of the run to come, for the estimate of hours and disk.", minimum=1)
+    dna_encoder: str = like(PipelineSettings, "dna_encoder")
+    baseline: str = like(PipelineSettings, "baseline")
+    candidate: str = like(PipelineSettings, "candidate")
+    precision: str = precision()
+    device: str = device()
+    seed: int = seed("The one seed of the rehearsal.")
+    data: str = like(PipelineSettings, "data", "data/rehearsal")
+    out: str = like(PipelineSettings, "out", "reports/rehearsal/")

@@ -1,0 +1,209 @@
+"""What a parameter is: type, default, help text, range, and whether it decides a result, declared once at its field.
+
+A value is read from text once, here; from then on it travels as what it means. `plain` writes it back as text, for
+command lines, MLflow and manifests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import partial
+from typing import Any
+
+from virnuc.errors import UsageError, unknown_name
+
+
+@dataclass(frozen=True)
+class FeatureSource:
+    """A directory of one feature set."""
+
+    directory: str
+    chunk_size: int = 0  # bp; 0 where the directory's own record is to be taken
+
+    def __str__(self) -> str:
+        return f"{self.directory}@{self.chunk_size}" if self.chunk_size else self.directory
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A range of numbers; None is no bound."""
+
+    minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
+    below: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            (self.minimum is None or value >= self.minimum)
+            and (self.above is None or value > self.above)
+            and (self.maximum is None or value <= self.maximum)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        bounds = {"of at least": self.minimum, "above": self.above, "at most": self.maximum, "below": self.below}
+        return " and ".join(f"{words} {bound}" for words, bound in bounds.items() if bound is not None)
+
+
+def option(
+    default: Any, help: str, *, choices: tuple[str, ...] = (), decisive: bool = True, **limits: float | None
+) -> Any:
+    """Declare a parameter of a stage.
+
+    Args:
+        default: its value where none is given; allowed even outside the limits.
+        help: for the command line.
+        choices: the only values allowed, of each item where the value is a list.
+        decisive: whether another value can give another result.
+        limits: bounds of a number, as in `Limits`.
+    """
+    metadata = {"help": help, "choices": choices, "decisive": decisive, "limits": Limits(**limits)}
+    if isinstance(default, dict):
+        return field(default_factory=partial(dict, default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def like(stage: type[Settings], name: str, default: Any = MISSING, help: str = "") -> Any:
+    """Declare a parameter that another stage has too, with that one's default and help unless others are given."""
+    known = stage.__dataclass_fields__[name]
+    described = {key: value for key, value in known.metadata.items() if key != "limits"} | vars(
+        known.metadata["limits"]
+    )
+    return option(
+        default_of(known) if default is MISSING else default, **(described | ({"help": help} if help else {}))
+    )
+
+
+def default_of(declared: Field[Any]) -> Any:
+    """Return the default of a field."""
+    return declared.default if declared.default_factory is MISSING else declared.default_factory()
+
+
+def flag_name(name: str) -> str:
+    """Return a field's name as it is written on a command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The parameters of a stage.
+
+    Raises:
+        UsageError: a value that is not among its choices or outside its range.
+    """
+
+    def __post_init__(self) -> None:
+        """Check each value by itself; a stage adds what concerns several."""
+        for declared in fields(self):
+            _check(declared, getattr(self, declared.name))
+
+    def plain(self) -> dict[str, str | int | float]:
+        """Return all values by name, as a command line would have them: lists and mappings joined by commas."""
+        return {declared.name: plain(getattr(self, declared.name)) for declared in fields(self)}
+
+    def decisive(self) -> dict[str, str | int | float]:
+        """Return the plain values of the parameters that decide the result."""
+        return {name: value for name, value in self.plain().items() if _metadata(self, name)["decisive"]}
+
+
+def plain(value: Any) -> str | int | float:
+    """Return a parameter's value as a number or as the text that gives it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={source}" for name, source in value.items())
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return value  # a number or a text
+
+
+def parse_list(text: str) -> tuple[str, ...]:
+    """Read `A,B` into a tuple."""
+    return tuple(filter(None, map(str.strip, text.split(","))))
+
+
+def parse_pairs(text: str) -> dict[str, str]:
+    """Read `NAME=VALUE,NAME=VALUE` into a mapping.
+
+    Raises:
+        UsageError: an item without a name or a value.
+    """
+    pairs = {}
+    for item in parse_list(text):
+        name, _, value = map(str.strip, item.partition("="))
+        if not (name and value):
+            raise UsageError(f"{item!r}: write NAME=VALUE, several joined by commas")
+        pairs[name] = value
+    return pairs
+
+
+def parse_features(text: str) -> tuple[FeatureSource, ...]:
+    """Read `DIR,DIR@BP` into feature sources.
+
+    Raises:
+        UsageError: what follows an @ is no number.
+    """
+    sources = []
+    for item in parse_list(text):
+        directory, separator, size = item.partition("@")
+        if separator and not size.isdecimal():
+            raise UsageError(f"{item!r}: after @ the chunk size in bp is needed")
+        sources.append(FeatureSource(directory, int(size or 0)))
+    return tuple(sources)
+
+
+# How the text of a list or mapping is read, by its field's annotation; numbers, yes and no, and texts need nothing.
+PARSERS: Mapping[str, Callable[[str], Any]] = {
+    "tuple[str, ...]": parse_list,
+    "Mapping[str, str]": parse_pairs,
+    "tuple[FeatureSource, ...]": parse_features,
+}
+
+
+def _metadata(settings: Settings, name: str) -> Mapping[str, Any]:
+    return settings.__dataclass_fields__[name].metadata
+
+
+def _check(declared: Field[Any], value: Any) -> None:
+    choices, limits = declared.metadata["choices"], declared.metadata["limits"]
+    if value == default_of(declared):
+        return
+    for item in value if isinstance(value, tuple) else (value,):
+        if choices and item not in choices:
+            raise unknown_name(f"value of {flag_name(declared.name)}", str(item), choices)
+    if limits != Limits() and value not in limits:
+        raise UsageError(f"{flag_name(declared.name)} {value}: use a number {limits}")
+
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
+SHORTEST_CHUNK = 30  # bp
+
+# Parameters of several stages.
+chunk_size = partial(option, minimum=SHORTEST_CHUNK)
+seed = partial(option, 42, minimum=0, below=2**63)
+out = partial(option, decisive=False)
+device = partial(option, "auto", "Device to compute on: auto, cpu, cuda or cuda:N.")
+precision = partial(
+    option, "fp32", "Precision of the encoder: auto takes what the device does well and says why.", choices=PRECISIONS
+)
+batch_tokens = partial(
+    option,
+    16384,
+    "Tokens in a batch; nothing is padded. Halved when the device's memory is full.",
+    minimum=1,
+    decisive=False,
+)
+weights = partial(
+    option,
+    {},
+    "Where encoders' weights are, as NAME=DIR joined by commas; NAME=random builds the true architecture with seeded "
+    "random weights, for timing only. Without it: the hub cache.",
+)
+revisions = partial(
+    option,
+    {},
+    "Commits, branches or tags of encoders' hub repositories, as NAME=REVISION joined by commas, instead of the "
+    "table's pinned ones.",
+)

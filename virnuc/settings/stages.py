@@ -1,0 +1,293 @@
+"""The parameters of the stages that do one thing each."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from virnuc.errors import UsageError
+from virnuc.settings.options import (
+    PRECISIONS,
+    FeatureSource,
+    Settings,
+    batch_tokens,
+    chunk_size,
+    device,
+    option,
+    out,
+    precision,
+    revisions,
+    seed,
+    weights,
+)
+
+_REAL_FEATURES = (FeatureSource("data/features/dnabert_s+fastesm650"),)
+_POLICY = "model_registry/policy.yaml"
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise UsageError(message)
+
+
+@dataclass(frozen=True)
+class PrepareSettings(Settings):
+    """Genomes to frames."""
+
+    source: str = option("data/refseq", "Directory of GenBank or FASTA files named <group>.*, plain or gzipped.")
+    chunk_size: int = chunk_size(300, "Chunk length in bp.")
+    evidence: str = option(
+        "cds",
+        "cds keeps frames inside annotated coding sequences; open keeps every stop-free frame.",
+        choices=("cds", "open"),
+    )
+    balance: bool = option(False, "Draw as many frames of the larger class as the smaller one has.")
+    seed: int = seed("Seed of the draw that --balance makes.")
+    out: str = out("data/frames", "Directory for the frames.")
+
+
+@dataclass(frozen=True)
+class ExtractSettings(Settings):
+    """Frames to features."""
+
+    frames: str = option("data/frames", "Directory of frames, as `prepare` writes it.")
+    dna_encoder: str = option("dnabert_s", "Encoder of the frames' DNA.")
+    protein_encoder: str = option("fastesm650", "Encoder of the frames' proteins.")
+    precision: str = precision()
+    batch_tokens: int = batch_tokens()
+    device: str = device()
+    weights: Mapping[str, str] = weights()
+    revisions: Mapping[str, str] = revisions()
+    out: str = out("data/features", "Directory for all feature sets; this one goes into <dna>+<protein>.")
+
+
+@dataclass(frozen=True)
+class SplitSettings(Settings):
+    """Frames or features to assignments."""
+
+    source: str = option("data/frames", "Directory of frames or of one feature set (VirNucPro's own ones too).")
+    test_fraction: float = option(0.1, "Share of the frames for testing.", above=0, below=1)
+    val_fraction: float = option(0.1, "Share of the frames for validation.", above=0, below=1)
+    unit: str = option(
+        "genome",
+        "What is kept together: genome; file, as VirNucPro does; frame, which leaks and says so.",
+        choices=("genome", "file", "frame"),
+    )
+    seed: int = seed("Seed of the assignment.")
+    out: str = out("data/test_set", "Directory for the split.")
+
+    def __post_init__(self) -> None:
+        """Check that something is left to train on."""
+        super().__post_init__()
+        _check(
+            self.test_fraction + self.val_fraction < 1,
+            f"--test-fraction {self.test_fraction} and --val-fraction {self.val_fraction} leave nothing to train on",
+        )
+
+
+@dataclass(frozen=True)
+class TrainSettings(Settings):
+    """Features and a split to a classifier. The defaults are VirNucPro's published ones."""
+
+    features: tuple[FeatureSource, ...] = option(
+        _REAL_FEATURES,
+        "Directory of one feature set; several of other chunk sizes may follow, joined by commas (DIR or DIR@BP).",
+        decisive=False,  # their digest is
+    )
+    split: str = option(
+        "data/test_set",
+        "Directory of the split, made from the first feature set or its frames.",
+        decisive=False,  # its digest is
+    )
+    epochs: int = option(200, "Highest number of epochs.", minimum=1)
+    patience: int = option(7, "Epochs without a lower validation loss before training stops.", minimum=1)
+    batch_size: int = option(32, "Frames in a batch; batch normalisation needs 2.", minimum=2)
+    lr: float = option(0.0002, "Learning rate of SGD at the start.", above=0)
+    momentum: float = option(0.9, "Momentum of SGD.", minimum=0, below=1)
+    step_size: int = option(10, "Epochs between two decays of the learning rate.", minimum=1)
+    gamma: float = option(0.85, "Factor of each decay.", above=0, maximum=1)
+    hidden_dim: int = option(512, "Width of the hidden layer.", minimum=1)
+    dropout: float = option(0.5, "Dropout probability.", minimum=0, below=1)
+    modality: str = option("merged", "Which half of the features to use.", choices=("merged", "dna", "protein"))
+    companion: str = option(
+        "",
+        "Registered model of --modality dna, trained on the same split, as models:/NAME/VERSION. It is tried on "
+        "validation chunks without an open frame and scores such chunks where it does better.",
+    )
+    checkpoint: str = option(
+        "final",
+        "Weights to keep as the model: final, those that training ends with (the last epoch's, or the best epoch's if "
+        "it stopped early), or best.",
+        choices=("final", "best"),
+    )
+    shuffle: str = option(
+        "auto",
+        "full mixes all frames; block mixes blocks within a window, for features larger than the memory; auto decides.",
+        choices=("auto", "full", "block"),
+    )
+    readers: int = option(1, "Threads that read ahead; they change nothing in the result.", minimum=1, decisive=False)
+    seed: int = seed("Seed of initial weights, dropout and order of frames.")
+    device: str = device()
+    weights: Mapping[str, str] = weights(decisive=False)  # the features were made with theirs
+    register: bool = option(True, "Register the model as a version of virnuc-<protein encoder>.", decisive=False)
+    resume: str = option("", "Run id of a training run that was stopped; empty finds it by itself.", decisive=False)
+    out: str = out("data/models", "Directory for checkpoints and training logs.")
+
+    def __post_init__(self) -> None:
+        """Check that a companion is not asked for where it would not be used."""
+        super().__post_init__()
+        _check(
+            not self.companion or self.modality == "merged", f"--companion {self.companion}: needs --modality merged"
+        )
+
+
+@dataclass(frozen=True)
+class ImportModelSettings(Settings):
+    """A classifier or metrics from elsewhere to a registered baseline."""
+
+    checkpoint: str = option("", "VirNucPro's pickled model, or a model_<encoder>.pth that was trained elsewhere.")
+    metrics: str = option("", "JSON object of metrics measured elsewhere, by name: shown, never decisive.")
+    encoder: str = option("", "Protein encoder that the metrics are of; a checkpoint names its own.")
+    chunk_size: int = chunk_size(
+        0, "Chunk length in bp that the classifier takes; 0 takes what its checkpoint records."
+    )
+    weights: Mapping[str, str] = weights()
+
+    def __post_init__(self) -> None:
+        """Check that it is either a checkpoint or metrics of a named encoder."""
+        super().__post_init__()
+        _check(bool(self.checkpoint) != bool(self.metrics), "give either --checkpoint FILE or --metrics FILE")
+        _check(bool(self.metrics) == bool(self.encoder), "--encoder goes with --metrics: a checkpoint names its own")
+
+
+@dataclass(frozen=True)
+class EvaluateSettings(Settings):
+    """A registered model and a split's test part to metrics."""
+
+    model: str = option("models:/virnuc-fastesm650@challenger", "models:/NAME@ALIAS or models:/NAME/VERSION.")
+    features: tuple[FeatureSource, ...] = option(
+        _REAL_FEATURES,
+        "Directory of the feature set of the model's encoders; several of other chunk sizes as in train.",
+    )
+    split: str = option("data/test_set", "Directory of the split.")
+    shuffled: bool = option(True, "Test on frames with shuffled letters too, as a control.")
+    uncovered: int = option(
+        2000, "How many test chunks without a frame to score at most, drawn by the seed; 0 leaves them out.", minimum=0
+    )
+    device: str = device()
+    weights: Mapping[str, str] = weights()
+    seed: int = seed("Seed of the bootstrap, of the controls and of that draw.")
+    out: str = out("data/evaluations", "Directory for the features of the shuffled frames.")
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings(Settings):
+    """Two encoders and a sample of frames to embedding speed."""
+
+    baseline: str = option("esm2_3b", "Encoder on the slow side.")
+    candidate: str = option("fastesm650", "Encoder on the fast side.")
+    frames: str = option(
+        "data/frames",
+        "Directory of frames, as `prepare` writes it.",
+        decisive=False,  # their digest is
+    )
+    sample: int = option(1000, "Frames in the sample, drawn with the set's own lengths.", minimum=1)
+    runs: int = option(3, "Timed runs of each encoder; the median counts.", minimum=1)
+    warmup: int = option(50, "Warm-up batches of each encoder before the first timed run.", minimum=0)
+    precision: tuple[str, ...] = option(
+        ("same",),
+        "same takes one precision for both; PRECISION or BASELINE,CANDIDATE sets it, and differing is marked.",
+        choices=("same", *PRECISIONS),
+    )
+    batch_tokens: int = batch_tokens(decisive=True)
+    device: str = device()
+    weights: Mapping[str, str] = weights()
+    revisions: Mapping[str, str] = revisions()
+    seed: int = seed("Seed of the sample.")
+    out: str = out("reports/", "Directory for speed_benchmark.md.")
+
+    def __post_init__(self) -> None:
+        """Check that there is a precision for each side."""
+        super().__post_init__()
+        _check(
+            len(self.precision) in (1, 2), f"--precision {','.join(self.precision)}: give one, or BASELINE,CANDIDATE"
+        )
+
+    @property
+    def key(self) -> str:
+        """Digest of what decides a measurement."""
+        return hashlib.sha256(repr(sorted(self.decisive().items())).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class CompareSettings(Settings):
+    """Registered models to a verdict on each candidate."""
+
+    baseline: str = option("models:/virnuc-esm2_3b@challenger", "The slow side: models:/NAME@ALIAS or /VERSION.")
+    candidate: tuple[str, ...] = option(
+        ("models:/virnuc-fastesm650@challenger",),
+        "The fast side; several, joined by commas, are judged each for itself.",
+    )
+    controls: tuple[str, ...] = option(
+        (), "Models to show beside them, unjudged, by commas: models:/virnuc-dipeptide@challenger."
+    )
+    benchmark: tuple[str, ...] = option(
+        (), "Run id of the benchmark to take speeds from, by commas for several candidates; empty takes the newest."
+    )
+    policy: str = option(_POLICY, "The rules of the gate.")
+    seed: int = seed("Seed of the bootstrap.")
+    out: str = out("reports/", "Directory for validation_report.md, .html and verdict.json.")
+
+    def __post_init__(self) -> None:
+        """Check that there are candidates, each named once."""
+        super().__post_init__()
+        _check(
+            0 < len(self.candidate) == len(set(self.candidate)),
+            f"--candidate {','.join(self.candidate)!r}: name one or several versions, each once",
+        )
+
+
+@dataclass(frozen=True)
+class PromoteSettings(Settings):
+    """A verdict to a champion."""
+
+    candidate: str = option("", "models:/NAME@ALIAS or /VERSION of the model to promote.")
+    alias: str = option("champion", "Alias in the registered model `virnuc` that moves.")
+    policy: str = option(_POLICY, "The rules of the gate, as they must still read.")
+    override: str = option("", "Reason for promoting against the verdict; recorded on the version for ever.")
+    rollback: bool = option(False, "Put the previous champion back.")
+
+    def __post_init__(self) -> None:
+        """Check that it is either a promotion or a rollback."""
+        super().__post_init__()
+        _check(self.rollback != bool(self.candidate), "give either --candidate models:/NAME/VERSION or --rollback yes")
+
+
+@dataclass(frozen=True)
+class PredictSettings(Settings):
+    """Sequences and a model to calls."""
+
+    input: tuple[str, ...] = option(
+        ("-",), "FASTA or FASTQ, plain or gzipped; several joined by commas; - reads standard input."
+    )
+    model: str = option("models:/virnuc@champion", "models:/NAME@ALIAS or models:/NAME/VERSION.")
+    chunk_size: int = chunk_size(0, "Chunk length in bp; 0 takes the model's own.")
+    threshold: float = option(0.5, "Lowest viral probability that is called a virus.", minimum=0, maximum=1)
+    batch_tokens: int = batch_tokens()
+    device: str = device()
+    weights: Mapping[str, str] = weights()
+    track: bool = option(False, "Log the prediction as a run.", decisive=False)
+    out: str = out("data/calls", "Directory for the calls.")
+
+
+@dataclass(frozen=True)
+class DoctorSettings(Settings):
+    """Checks of this machine and of the store."""
+
+    encoders: tuple[str, ...] = option(
+        ("esm2_tiny_deep", "esm2_tiny", "tetranucleotide"), "Encoders whose weights to look for, by commas."
+    )
+    weights: Mapping[str, str] = weights()
+    revisions: Mapping[str, str] = revisions()
+    device: str = device()
