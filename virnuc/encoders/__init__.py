@@ -2,7 +2,7 @@
 
 from virnuc.encoders.interface import Encoder, EncoderProvenance, Progress, Tokens
 from virnuc.encoders.spec import EncoderSpec
-from virnuc.encoders.table import ENCODERS, check_sources, find_encoder, load_encoder, load_recorded
+from virnuc.encoders.table import ENCODERS, check_sources, find_encoder, load_encoder, load_recorded, recorded_directory
 
 __all__ = [
     "ENCODERS",
@@ -15,4 +15,5 @@ __all__ = [
     "find_encoder",
     "load_encoder",
     "load_recorded",
+    "recorded_directory",
 ]

@@ -24,12 +24,13 @@ class EncoderProvenance:
     name: str
     kind: str  # dna or protein
     dimension: int
-    weights: str  # hub, local, shipped, random, or none where there is nothing to load
+    weights: str  # hub, local, package, shipped, random, or none where there is nothing to load
     weight_digest: str  # SHA-256 over the names, shapes and bytes of the tensors that are used
     precision: str
     licence: str
     hub_id: str | None = None
     revision: str | None = None
+    package: str | None = None  # name==version of the package that carries the weights
     token_dropout_scale: float | None = None  # factor on the token embeddings, ESM family only
     rotary: str | None = None  # file, or computed where the file has no inv_freq at all; ESM family only
     max_residues: int | None = None  # longer sequences are cut here, and counted
@@ -114,6 +115,10 @@ class Encoder(ABC):
             EncoderError: an embedding is not finite, or a single sequence does not fit into memory.
         """
         return self.embed_tokens(self.tokenise(sequences, ids), batch_tokens=batch_tokens, progress=progress)
+
+    def tokens_at_once(self, batch_tokens: int) -> int:
+        """Return how many tokens a batch really has at most where `batch_tokens` are asked for."""
+        return batch_tokens
 
     def flops(self, tokens: Tokens) -> int:
         """Return the floating-point operations that embedding `tokens` takes; 0 for one that only counts."""

@@ -20,8 +20,6 @@ PROBES = {
     "dna": "ATGAAAACCGCGTATATTGCGAAACAGCGCCAGATTAGCTTTGTGAAAAGCCATTTTAGCCGCCAGCTGGAAGAACGCCTGGGC",
 }
 _PROBE_VALUES = 8
-# A CPU is fastest while a batch's activations stay in its cache; more tokens at once gain nothing there.
-CPU_BATCH_TOKENS = 1024
 
 Tokeniser = Callable[[Sequence[str], Sequence[str] | None], Tokens]
 
@@ -66,7 +64,7 @@ class LanguageModelEncoder(Encoder):
         """
         vectors = torch.empty(len(tokens), self.dimension)
         waiting: tuple[np.ndarray, Tensor] | None = None
-        for rows in plan_batches(tokens.lengths, self._budget(batch_tokens)):
+        for rows in plan_batches(tokens.lengths, self.tokens_at_once(batch_tokens)):
             computed = self._compute(tokens, rows)
             if waiting is not None:
                 self._store(vectors, tokens, *waiting, progress)
@@ -75,8 +73,9 @@ class LanguageModelEncoder(Encoder):
             self._store(vectors, tokens, *waiting, progress)
         return vectors
 
-    def _budget(self, batch_tokens: int) -> int:
-        return min(batch_tokens, CPU_BATCH_TOKENS) if self.device.type == "cpu" else batch_tokens
+    def tokens_at_once(self, batch_tokens: int) -> int:
+        """Return how many tokens a batch really has at most: a CPU has its own limit."""
+        return min(batch_tokens, self.network.cpu_batch_tokens) if self.device.type == "cpu" else batch_tokens
 
     def _compute(self, tokens: Tokens, rows: np.ndarray) -> Tensor:
         """Embed one batch; when memory is full, its halves one after the other."""

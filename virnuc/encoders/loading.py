@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from virnuc.encoders import esm, mosaicbert
+from virnuc.encoders import esm, mosaicbert, unirep
 from virnuc.encoders.byte_pairs import BytePairTokeniser, train_byte_pairs
 from virnuc.encoders.checkpoint import Checkpoint, FileCheckpoint, RandomCheckpoint, read_json, rotary_frequencies
 from virnuc.encoders.composition import CompositionEncoder
@@ -22,6 +22,7 @@ from virnuc.encoders.sources import RANDOM, locate
 from virnuc.encoders.spec import EncoderSpec, LoadRequest
 from virnuc.encoders.tokens import tokenise_proteins
 from virnuc.errors import EncoderError, MemoryShortageError, UsageError
+from virnuc.storage.files import sha256_file
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 _RANDOM_SEED = 0
@@ -89,6 +90,25 @@ def load_mosaicbert(spec: EncoderSpec, request: LoadRequest) -> Encoder:
         digest = sha256(digest.encode() + (directory / "tokenizer.json").read_bytes()).hexdigest()
     provenance = _provenance(spec, request, network, _origin(spec, directory, weights, digest))
     return LanguageModelEncoder(network, tokeniser, provenance, request.device)
+
+
+def load_unirep(spec: EncoderSpec, request: LoadRequest) -> Encoder:
+    """Load a UniRep model.
+
+    Raises:
+        EncoderError: a file that is missing, damaged, or of another model.
+    """
+    directory, weights = locate(spec, request)
+    checkpoint = unirep.UniRepCheckpoint(directory) if directory else None
+    sizes = {"width": checkpoint.width, "layers": checkpoint.layers} if checkpoint else spec.architecture
+    with torch.device("meta"):
+        network = unirep.UniRepNetwork(int(sizes["width"]), int(sizes["layers"]))
+    digest = _fill(network, checkpoint, spec, request)
+    if directory is not None:
+        digest = sha256_file(directory / unirep.WEIGHTS)
+    package = {"package": spec.packaged.requirement if spec.packaged and weights == "package" else None}
+    provenance = _provenance(spec, request, network, package | _origin(spec, directory, weights, digest))
+    return LanguageModelEncoder(network, unirep.tokenise, provenance, request.device)
 
 
 def _config(spec: EncoderSpec, directory: Path | None) -> tuple[dict[str, Any], str]:

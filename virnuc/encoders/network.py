@@ -39,6 +39,8 @@ class Network(nn.Module):
 
     dimension: int
     vocabulary: int  # number of token ids
+    # A CPU is fastest while a batch's activations stay in its cache; more tokens at once gain nothing there.
+    cpu_batch_tokens = 1024
 
     @abstractmethod
     def slots(self) -> dict[str, Slot]:

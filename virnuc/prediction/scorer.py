@@ -15,10 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
 from safetensors.torch import load_file, save_file
 
-from virnuc.encoders import ENCODERS, Encoder, load_recorded
+from virnuc.encoders import Encoder, load_recorded, recorded_directory
 from virnuc.errors import DataError
 from virnuc.prediction.companion import STRETCH, Companion
 from virnuc.prediction.scoring import Scorer
@@ -221,7 +220,7 @@ def _write_config(directory: Path, config: Mapping[str, Any]) -> None:
 
 def _save_encoder(kind: str, trained: Mapping[str, Any], directory: Path, weights: Mapping[str, str]) -> dict[str, Any]:
     """Copy an encoder's files if they are small and at hand; return what scorer.json says of it."""
-    source = _directory(trained, weights)
+    source = recorded_directory(trained, weights)
     files = sorted(path for pattern in _ENCODER_FILES for path in source.glob(pattern)) if source else []
     has_weights = any(path.suffix == ".safetensors" for path in files)
     if not has_weights or sum(path.stat().st_size for path in files) > LARGEST_INSIDE:
@@ -233,24 +232,8 @@ def _save_encoder(kind: str, trained: Mapping[str, Any], directory: Path, weight
     return {**trained, "kind": kind, "inside": f"encoders/{kind}"}
 
 
-def _directory(trained: Mapping[str, Any], weights: Mapping[str, str]) -> Path | None:
-    """Return where an encoder's weights are on this machine, without asking the network; None if nowhere."""
-    name, spec = trained["name"], ENCODERS.get(trained["name"])
-    if trained["weights"] in ("random", "none"):
-        return None
-    if name in weights:
-        return Path(weights[name])
-    if spec is None or spec.directory is not None:
-        return spec.directory if spec else None
-    for file in ("model.safetensors", "model.safetensors.index.json"):
-        cached = try_to_load_from_cache(str(spec.hub_id), file, revision=trained.get("revision"))
-        if isinstance(cached, str):
-            return Path(cached).parent
-    return None
-
-
 def _is_at_hand(entry: Mapping[str, Any], weights: Mapping[str, str]) -> bool:
-    return entry["inside"] is not None or entry["weights"] == "none" or _directory(entry, weights) is not None
+    return entry["inside"] is not None or entry["weights"] == "none" or recorded_directory(entry, weights) is not None
 
 
 def _load_encoder(trained: Mapping[str, Any], directory: Path, weights: Mapping[str, str], device: str) -> Encoder:
