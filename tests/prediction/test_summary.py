@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from virnuc.prediction import summary
 from virnuc.prediction.prediction import predict
-from virnuc.prediction.summary import About
+from virnuc.prediction.summary import About, window_means
 from virnuc.storage.manifest import read_manifest
 
 DRAW = random.Random(3)
@@ -102,10 +101,8 @@ def test_figures_say_their_numbers(out, calls):
         assert b"<svg" in (out / "figures" / f"{name}.svg").read_bytes()
 
 
-def test_a_window_is_the_mean_of_its_chunks(out, calls, monkeypatch):
-    monkeypatch.setattr(summary, "_WINDOWS", 7)
-    drawn = pd.DataFrame({"record": [1], "chunks": [300]})
-    windows = summary._windows(out, drawn)
+def test_a_window_is_the_mean_of_its_chunks(out, calls):
+    windows = window_means(out, pd.DataFrame({"record": [1], "chunks": [300]}), most=7)
     own = calls[calls["record"] == 1]
     bounds = [-(-window * 300 // 7) for window in range(8)]  # first chunk, from 0, of each
     for row, first, last in zip(windows.itertuples(), bounds, bounds[1:], strict=False):

@@ -164,19 +164,29 @@ def _drawings(out: Path, seen: _Seen, threshold: float) -> dict[str, Drawing]:
     drawings = {"histogram": histogram(spread, viral, _BINS, threshold)}
     drawn = seen.longest[seen.longest["chunks"] >= _FEWEST_CHUNKS].head(_DRAWN)
     if len(drawn):
-        drawings["stretches"] = stretches(drawn, _windows(out, drawn), threshold)
+        drawings["stretches"] = stretches(drawn, window_means(out, drawn), threshold)
     return drawings
 
 
-def _windows(out: Path, drawn: pd.DataFrame) -> pd.DataFrame:
-    """Return mean probabilities along the drawn sequences, each cut into at most `_WINDOWS` runs of chunks."""
+def window_means(out: Path, drawn: pd.DataFrame, most: int = _WINDOWS) -> pd.DataFrame:
+    """Return mean probabilities along sequences, each cut into windows of neighbouring chunks.
+
+    Args:
+        out: directory with calls.parquet.
+        drawn: the sequences, with their columns record and chunks.
+        most: windows of a sequence; one with fewer chunks has a window for each.
+
+    Returns:
+        A row a window: record, window, start and end in bp, probability (NaN where no chunk has one), n chunks with a
+        probability, open if one of them has an open frame.
+    """
     chunks, parts = drawn.set_index("record")["chunks"], []
     columns = ["record", "chunk", "start", "end", "probability", "status"]
     for batch in pq.ParquetFile(out / "calls.parquet").iter_batches(columns=columns):
         table = batch.to_pandas()
         table = table[table["record"].isin(chunks.index)]
         own = table["record"].map(chunks)
-        window = (table["chunk"] - 1) * np.minimum(own, _WINDOWS) // own
+        window = (table["chunk"] - 1) * np.minimum(own, most) // own
         parts.append(table.assign(window=window, n=table["probability"].notna(), open=table["status"] == SCORED))
         parts = [_added(parts)]
     added = parts[0]
