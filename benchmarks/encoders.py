@@ -26,13 +26,12 @@ from transformers import EsmConfig, EsmModel
 
 from virnuc.encoders import ENCODERS, Encoder, Tokens
 from virnuc.encoders.loading import EXAMPLES
-from virnuc.encoders.memory import gemm_peak, seconds
-from virnuc.encoders.network import DTYPES
 from virnuc.encoders.spec import LoadRequest
+from virnuc.encoders.timing import gemm_peak, seconds
 from virnuc.evaluation.predictions import predict
 from virnuc.features.extraction import extract
 from virnuc.features.feature_set import FeatureSet
-from virnuc.runtime import describe_hardware
+from virnuc.runtime import DTYPES, describe_hardware
 from virnuc.sequences.preparing import prepare
 from virnuc.settings import ExtractSettings, MainSettings, PrepareSettings, SplitSettings, TrainSettings
 from virnuc.splits.assignment import split

@@ -29,7 +29,7 @@ from virnuc.storage.manifest import Manifest, describe_shard
 IMPORTS = 20  # seconds that a worker gets to import torch before all begin
 PROGRAM = """
 import json, sys, time
-from virnuc.encoders.memory import peak_memory_gb
+from virnuc.runtime import peak_memory_gb
 from virnuc.features.extraction import extract
 from virnuc.settings import ExtractSettings
 frames, out, protein, wait_until = sys.argv[1:]

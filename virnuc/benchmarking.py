@@ -20,10 +20,10 @@ import pyarrow as pa
 import torch
 
 from virnuc.encoders import Encoder, Tokens, find_encoder, load_encoder
-from virnuc.encoders.memory import gemm_peak, peak_memory_gb, reset_peak_memory, seconds
+from virnuc.encoders.timing import gemm_peak, seconds
 from virnuc.encoders.tokens import plan_batches
 from virnuc.errors import MemoryShortageError, UsageError
-from virnuc.runtime import choose_device, choose_precision, describe_hardware
+from virnuc.runtime import choose_device, choose_precision, describe_hardware, peak_memory_gb, reset_peak_memory
 from virnuc.sequences.frames import frame_shards, read_frames
 from virnuc.settings import BenchmarkSettings
 

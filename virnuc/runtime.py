@@ -1,9 +1,11 @@
-"""The one place that picks device and precision and says why, and that seeds what is random."""
+"""The one place that picks device and precision and says why, that asks for memory, and that seeds what is random."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
+import resource
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -11,8 +13,13 @@ from pathlib import Path
 import torch
 
 from virnuc.errors import UsageError
+from virnuc.settings.options import PRECISIONS
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
+# Of weights outside linear layers; int8 holds those of linear layers in 8 bits.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
+_CONTROL_GROUP = Path("/sys/fs/cgroup")  # where a container reads its limits
+_BF16_CAPABILITY = (8, 0)  # Ampere; torch also counts the slow emulation of older GPUs as support
 
 
 @dataclass(frozen=True)
@@ -37,8 +44,11 @@ def choose_device(wanted: str = "auto") -> Choice:
         kind = torch.device(wanted).type
     except RuntimeError as error:
         raise UsageError(f"there is no device called {wanted!r}; use auto, cpu, cuda or cuda:N") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {wanted!r} was asked for, but torch sees no CUDA device; use --device cpu")
+    if kind not in ("cpu", "cuda"):
+        raise UsageError(f"virnuc does not compute on {wanted!r}; use auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and (torch.device(wanted).index or 0) >= torch.cuda.device_count():
+        present = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise UsageError(f"--device {wanted}: there is no such device; this machine has {', '.join(present)}")
     return Choice(wanted, "asked for")
 
 
@@ -54,26 +64,56 @@ def choose_precision(wanted: str, device: str) -> Choice:
     if wanted not in PRECISIONS:
         raise UsageError(f"there is no precision called {wanted!r}; use one of {', '.join(PRECISIONS)}")
     if wanted == "auto":
-        if kind == "cuda" and torch.cuda.is_bf16_supported():
+        if kind == "cuda" and torch.cuda.get_device_capability(device) >= _BF16_CAPABILITY:
             return Choice("bf16", "auto: this GPU has bf16 tensor cores")
-        return Choice("fp32", f"auto: fp32 is the fast full precision of {kind}")
+        return Choice("fp32", f"auto: fp32 is the fast full precision of this {kind} device")
     if wanted == "int8" and kind != "cpu":
         raise UsageError("precision int8 is for the CPU (dynamic quantisation); on a GPU use bf16")
     return Choice(wanted, "asked for")
 
 
-def available_memory() -> int:
-    """Return the bytes that can be used without swapping, page cache included; a container's limit counts too."""
-    with open("/proc/meminfo", encoding="utf-8") as lines:
-        sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-    available = sizes["MemAvailable"]
-    group = Path("/sys/fs/cgroup")
+def available_memory(device: str = "cpu") -> int:
+    """Return the bytes that can be used on `device` without swapping.
+
+    Of a CPU the page cache counts as free, and a container's limit counts too; of a GPU what torch's own cache holds
+    counts as free, which the driver tells as taken.
+    """
+    if torch.device(device).type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
     try:
-        limit = int((group / "memory.max").read_text())
-        usage = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        with open("/proc/meminfo", encoding="utf-8") as lines:
+            sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+        available = sizes["MemAvailable"]
+    except (OSError, KeyError):  # no Linux
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = int((_CONTROL_GROUP / "memory.max").read_text())
+        usage = dict(line.split() for line in (_CONTROL_GROUP / "memory.stat").read_text().splitlines())
         return min(available, limit - int(usage["anon"]))
     except (OSError, ValueError, KeyError):  # no limit: `max`, or no such file
         return available
+
+
+def reset_peak_memory(device: str) -> None:
+    """Let `peak_memory_gb` begin anew."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists():
+        clear.write_text("5")  # resets the process's high-water mark, see proc(5)
+
+
+def peak_memory_gb(device: str) -> float:
+    """Return the highest memory in use since the reset: allocated on a GPU, resident on a CPU, in GB."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024 / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def derived_seed(seed: int, *purpose: str | int) -> int:

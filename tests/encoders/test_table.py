@@ -78,7 +78,7 @@ def test_a_composition_encoder_takes_no_weights():
 def test_a_model_larger_than_the_memory_is_refused_before_it_is_built(monkeypatch):
     from virnuc.encoders import loading
 
-    monkeypatch.setattr(loading, "available_memory_gb", lambda device: 8.0)
+    monkeypatch.setattr(loading, "available_memory", lambda device: 8e9)
     with pytest.raises(MemoryShortageError, match=r"needs 11\.3 GB.*8\.0 GB left"):
         load_encoder("esm2_3b", weights={"esm2_3b": "random"})
 
@@ -87,7 +87,7 @@ def test_loading_never_holds_two_copies():
     """A fresh process loads 0.6 GB of weights; its memory grows by little more than that."""
     program = """
 from virnuc.encoders import load_encoder
-from virnuc.encoders.memory import peak_memory_gb
+from virnuc.runtime import peak_memory_gb
 load_encoder("esm2_8m", weights={"esm2_8m": "random"})
 before = peak_memory_gb("cpu")
 encoder = load_encoder("esm2_150m", weights={"esm2_150m": "random"})

@@ -117,8 +117,8 @@ class Encoder(ABC):
         return self.embed_tokens(self.tokenise(sequences, ids), batch_tokens=batch_tokens, progress=progress)
 
     def tokens_at_once(self, batch_tokens: int) -> int:
-        """Return how many tokens a batch really has at most where `batch_tokens` are asked for."""
-        return batch_tokens
+        """Return how many tokens a batch really has at most where `batch_tokens` are asked for; 0 without batches."""
+        return 0
 
     def flops(self, tokens: Tokens) -> int:
         """Return the floating-point operations that embedding `tokens` takes; 0 for one that only counts."""

@@ -16,18 +16,17 @@ from virnuc.encoders.checkpoint import Checkpoint, FileCheckpoint, RandomCheckpo
 from virnuc.encoders.composition import CompositionEncoder
 from virnuc.encoders.interface import Encoder, EncoderProvenance
 from virnuc.encoders.language_model import LanguageModelEncoder
-from virnuc.encoders.memory import available_memory_gb
 from virnuc.encoders.network import Network, fill
 from virnuc.encoders.sources import RANDOM, locate
 from virnuc.encoders.spec import EncoderSpec, LoadRequest
 from virnuc.encoders.tokens import tokenise_proteins
 from virnuc.errors import EncoderError, MemoryShortageError, UsageError
+from virnuc.runtime import WEIGHT_BYTES, available_memory
 from virnuc.storage.files import sha256_file
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 _RANDOM_SEED = 0
 NAME_DIGITS = 12  # of the weights' digest in the name of an encoder from a directory
-_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}  # of a weight
 
 
 def load_composition(spec: EncoderSpec, request: LoadRequest) -> Encoder:
@@ -136,12 +135,11 @@ def _fill(network: Network, checkpoint: Checkpoint | None, spec: EncoderSpec, re
 
 def _check_memory(network: Network, spec: EncoderSpec, request: LoadRequest) -> None:
     """Refuse a model that cannot fit before anything is allocated: a full CPU memory kills without a word."""
-    needed = _weights(network) * _BYTES[request.precision] / 1e9
-    available = available_memory_gb(request.device)
-    if available is not None and needed > available:
+    needed, available = _weights(network) * WEIGHT_BYTES[request.precision], available_memory(request.device)
+    if needed > available:
         raise MemoryShortageError(
-            f"{spec.name} needs {needed:.1f} GB for its weights in {request.precision}, but {request.device} has "
-            f"{available:.1f} GB left; use a lower precision or a machine with more memory"
+            f"{spec.name} needs {needed / 1e9:.1f} GB for its weights in {request.precision}, but {request.device} has "
+            f"{available / 1e9:.1f} GB left; use a lower precision or a machine with more memory"
         )
 
 

@@ -20,8 +20,7 @@ from virnuc.encoders.checkpoint import Checkpoint
 from virnuc.encoders.linear import Linear, for_inference
 from virnuc.encoders.packing import Packing
 from virnuc.errors import EncoderError
-
-DTYPES = {"fp32": torch.float32, "int8": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from virnuc.runtime import DTYPES
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from virnuc.encoders.interface import Encoder
-from virnuc.encoders.network import DTYPES
+from virnuc.runtime import DTYPES
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,11 @@ def _embed_all(
     manifest = output.finished()
     if manifest is None:
         _fill(output, encoder, shards, settings.batch_tokens, progress)
-        details = {"provenance": facts, "device": settings.device, "batch_tokens": settings.batch_tokens}
+        details = {
+            "provenance": facts,
+            "device": settings.device,
+            "batch_tokens": encoder.tokens_at_once(settings.batch_tokens),
+        }
         rows = {shard.half: shard.rows for shard in shards}
         manifest = output.finish(rows, _count(shards, encoder.provenance), details)
     return _Half(output.directory, manifest)

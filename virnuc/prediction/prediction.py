@@ -74,7 +74,7 @@ def predict(
         out: directory for the tables.
         about: what the summary says of the model.
         threshold: lowest viral probability of a virus.
-        batch_tokens: tokens in a batch, padding included.
+        batch_tokens: tokens in a batch.
         progress: told how many bases were finished.
 
     Raises:
@@ -83,7 +83,7 @@ def predict(
         DataError: `out` was made with another model, other parameters or other sequences.
     """
     parameters = {"model": model_digest, "chunk_size": scorer.chunk_size, "threshold": threshold}
-    parameters |= {"temperature": scorer.temperature, "batch_tokens": batch_tokens}
+    parameters |= {"temperature": scorer.temperature, "batch_tokens": scorer.tokens_at_once(batch_tokens)}
     parameters["no_open_frame"] = scorer.way
     check_sources(sources)
     stream = _Stream(read_records(sources), scorer.chunk_size)

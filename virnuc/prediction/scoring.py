@@ -61,6 +61,10 @@ class Scorer:
             raise DataError("a classifier of proteins alone can have no companion: there is no DNA encoder to share")
         return self.encoders[0]
 
+    def tokens_at_once(self, batch_tokens: int) -> list[int]:
+        """Return how many tokens a batch of each encoder really has at most."""
+        return [encoder.tokens_at_once(batch_tokens) for encoder in self.encoders]
+
     def score(self, chunks: Sequence[str], batch_tokens: int = BATCH_TOKENS) -> pd.DataFrame:
         """Return a row for each chunk of upper-case IUPAC letters, in their order.
 

@@ -23,7 +23,7 @@ def score_sequences(
         scorer: scores the chunks, at its own chunk size.
         sequences: upper-case IUPAC letters.
         threshold: lowest viral probability of a virus.
-        batch_tokens: tokens in a batch, padding included.
+        batch_tokens: tokens in a batch.
     """
 
     def chunks() -> Iterator[tuple[int, int, str]]:
