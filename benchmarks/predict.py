@@ -123,7 +123,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     encoders = tuple(load_encoder(name) for name in (arguments.dna_encoder, arguments.protein_encoder))
     classifier = Classifier(sum(encoder.dimension for encoder in encoders)).eval()
     companion = Companion(Classifier(encoders[0].dimension).eval())
-    scorer = Scorer(classifier, encoders, arguments.length, companion=companion, way=MEAN)
+    scorer = Scorer(classifier, encoders, arguments.length, companion=companion, fallback=MEAN)
     scorer.score(["ACGT" * 125] * 8)  # warm-up
     memory, profile = _Memory(Path(arguments.source)), cProfile.Profile()
     with tempfile.TemporaryDirectory() as directory:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from virnuc.features.feature_set import FeatureSet
     from virnuc.prediction.fallback import CompanionSource
-    from virnuc.prediction.scorer import WayRecord
+    from virnuc.prediction.scorer import FallbackRecord
     from virnuc.splits.assignment import Split
     from virnuc.tracking import Tracker
     from virnuc.training import TrainingResult
@@ -142,7 +142,7 @@ def _register(
         companion=_companion(settings, split, tracker),
         seed=settings.seed,
         device=choose_device(settings.device).name,
-        on_way=lambda record: _log_way(record, result.name, tracker),
+        on_fallback=lambda record: _log_fallback(record, result.name, tracker),
     )
     tracker.client.set_registered_model_alias(version.name, "challenger", version.version)
     update_card(version_uri(version))
@@ -166,13 +166,13 @@ def _companion(settings: TrainSettings, split: Split, tracker: Tracker) -> Compa
     return CompanionSource(read_checkpoint(version), version_uri(version), chunks, split.lacks_chunks)
 
 
-def _log_way(record: WayRecord, name: str, tracker: Tracker) -> None:
-    tracker.tags({"no_open_frame": record.way, "no_open_frame_reason": record.reason})
-    tracker.metrics({f"val/no_open_frame/accuracy_{way}": value for way, value in record.accuracy.items()})
+def _log_fallback(record: FallbackRecord, name: str, tracker: Tracker) -> None:
+    tracker.tags({"no_open_frame": record.fallback, "no_open_frame_reason": record.reason})
+    tracker.metrics({f"val/no_open_frame/accuracy_{fallback}": value for fallback, value in record.accuracy.items()})
     tracker.metrics({"val/no_open_frame/chunks": float(record.chunks)})
-    measured = ", ".join(f"{way} {value:.4f}" for way, value in record.accuracy.items())
+    measured = ", ".join(f"{fallback} {value:.4f}" for fallback, value in record.accuracy.items())
     found = record.reason or f"accuracy of {record.chunks:,} validation chunks: {measured}"
-    say(f"train      {name}: chunks without an open frame are scored by {record.way} ({found})")
+    say(f"train      {name}: chunks without an open frame are scored by {record.fallback} ({found})")
 
 
 def _run(settings: TrainSettings, run_id: str, name: str) -> AbstractContextManager[Tracker]:

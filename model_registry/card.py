@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from virnuc.errors import DataError
-from virnuc.prediction.scorer import CONFIG, read_config, read_way
+from virnuc.prediction.scorer import CONFIG, read_config, read_fallback
 from virnuc.reports.rendering import HTML
 from virnuc.tracking import find_finished, find_runs, model_version, version_uri
 
@@ -45,7 +45,7 @@ def update_card(model_uri: str) -> str:
     card = _TEMPLATES.get_template("model_card.md.j2").render(
         scorer=scorer,
         trained=trained,
-        way=read_way(scorer),
+        fallback=read_fallback(scorer),
         metrics=evaluation.data.metrics if evaluation else {},
         left_out=evaluation.data.tags.get("virnuc.uncovered_chunks", "") if evaluation else "",
         validation=training if "val/accuracy" in training else {},

@@ -19,7 +19,7 @@ from model_registry.card import SCORER
 from virnuc.prediction.calls import THRESHOLD
 from virnuc.prediction.chunks import STATUSES
 from virnuc.prediction.fallback import CompanionSource, add_companion
-from virnuc.prediction.scorer import PROBE, WayRecord, read_config, save_scorer
+from virnuc.prediction.scorer import PROBE, FallbackRecord, read_config, save_scorer
 from virnuc.prediction.scoring import BATCH_TOKENS
 from virnuc.training.checkpoint import load_checkpoint
 
@@ -59,7 +59,7 @@ def log_scoring_model(
     companion: CompanionSource | None = None,
     seed: int = 42,
     device: str = "cpu",
-    on_way: Callable[[WayRecord], None] = lambda record: None,
+    on_fallback: Callable[[FallbackRecord], None] = lambda record: None,
 ) -> ModelVersion:
     """Log the scoring model to the active run and register it as a new version of `registered_name`.
 
@@ -69,10 +69,10 @@ def log_scoring_model(
         chunk_size: bp of the training chunks.
         weights: where encoders' weights are, as a directory for a name; those up to 50 MB go into the model.
         temperature: divides the logits.
-        companion: tried on validation chunks without an open frame, and kept if it is the better way to score them.
+        companion: tried on validation chunks without an open frame, and kept if it scores them better.
         seed: of the sample of those chunks.
         device: to try it on.
-        on_way: told what was measured of the companion.
+        on_fallback: called with the measurements that chose the fallback.
 
     Raises:
         EncoderError: weights are at hand, but they are not those of the training.
@@ -82,7 +82,7 @@ def log_scoring_model(
         scorer = Path(temporary) / SCORER
         save_scorer(load_checkpoint(checkpoint_path), scorer, chunk_size, weights, temperature)
         if companion is not None:
-            on_way(add_companion(scorer, companion, seed, weights, device))
+            on_fallback(add_companion(scorer, companion, seed, weights, device))
         # MLflow scores the example at once, for which it would fetch weights of gigabytes that are not at hand.
         scorable = read_config(scorer)["probe"]["probability"] is not None
         model = mlflow.pyfunc.log_model(

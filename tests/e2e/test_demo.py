@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from tests.shared.serving import post, records, serving
-from virnuc.prediction.companion import WAYS
+from virnuc.prediction.companion import FALLBACKS
 from virnuc.sequences.chunking import chunk_starts
 from virnuc.sequences.reading import read_records
 from virnuc.splits.assignment import Split
@@ -58,7 +58,7 @@ def test_one_parent_run_with_a_child_run_a_stage(demo):
 
 def test_metric_keys_are_the_same_for_all_models(demo):
     for stage, wanted in (
-        ("train", EPOCH_KEYS | {f"val/no_open_frame/accuracy_{way}" for way in WAYS}),
+        ("train", EPOCH_KEYS | {f"val/no_open_frame/accuracy_{fallback}" for fallback in FALLBACKS}),
         ("evaluate", {"test/accuracy", "test/roc_auc", "test/mcc", "test/control/shuffled_accuracy"}),
     ):
         first, *others = [run for run in demo.runs(stage) if run.data.tags["virnuc.model"] != COMPANION]
@@ -219,7 +219,7 @@ def test_accuracy_over_chunks_without_a_frame_is_that_of_predict(demo):
     whole = coverage["covered"] * coverage["accuracy_of_covered_chunks"] + right.sum()
     assert coverage["accuracy_of_all_chunks"] == pytest.approx(whole / (coverage["covered"] + len(chunks)))
     measured = trained(demo, "esm2_tiny").data
-    accuracy = {way: measured.metrics[f"val/no_open_frame/accuracy_{way}"] for way in WAYS}
+    accuracy = {fallback: measured.metrics[f"val/no_open_frame/accuracy_{fallback}"] for fallback in FALLBACKS}
     assert accuracy[measured.tags["virnuc.no_open_frame"]] == max(accuracy.values())
     assert set(calls.loc[stopped, "scored_by"]) == {measured.tags["virnuc.no_open_frame"]}
     card = demo.client.get_model_version_by_alias("virnuc", "champion").description

@@ -31,7 +31,7 @@ from virnuc.training.classifier import Classifier
 
 DRAW = random.Random(5)
 SEQUENCES = ["".join(DRAW.choices("ACGT", k=length)) for length in (300, 900, 450, 60, 20)]
-WAYS_TAKEN = []
+MEASURED = []
 COLUMNS = ["probability", "label", "status", "chunks", "strongest_chunk", "frame"]
 
 
@@ -72,7 +72,7 @@ def registered(tmp_path_factory):
     save_checkpoint(home / "model.pth", composition_checkpoint())
     with mlflow.start_run():
         version = log_scoring_model(
-            home / "model.pth", "virnuc", chunk_size=300, companion=companion_source(), on_way=WAYS_TAKEN.append
+            home / "model.pth", "virnuc", chunk_size=300, companion=companion_source(), on_fallback=MEASURED.append
         )
     MlflowClient().set_registered_model_alias("virnuc", "champion", version.version)
     yield "models:/virnuc@champion"
@@ -106,8 +106,8 @@ def test_it_answers_as_predict_does(model, called):
 
 
 def test_the_companion_answers_for_chunks_without_an_open_frame(registered, model, tmp_path):
-    (record,) = WAYS_TAKEN
-    assert record.way == "companion" and record.accuracy["companion"] == 1 > record.accuracy["stretch"]
+    (record,) = MEASURED
+    assert record.fallback == "companion" and record.accuracy["companion"] == 1 > record.accuracy["longest_orf"]
     alone = Companion(
         companion_source().checkpoint.build(), load_scorer(download_scorer(registered, tmp_path)).companion.temperature
     )
@@ -118,7 +118,7 @@ def test_the_companion_answers_for_chunks_without_an_open_frame(registered, mode
     assert answer["probability"][0] == pytest.approx(wanted, abs=1e-6)
     card = update_card(registered)
     assert "a companion that reads its DNA alone" in card and "models:/virnuc-tetranucleotide_dna/1" in card
-    assert f"companion {1:.3f}" in card and f"stretch {record.accuracy['stretch']:.3f}" in card
+    assert f"companion {1:.3f}" in card and f"longest_orf {record.accuracy['longest_orf']:.3f}" in card
 
 
 def test_batches_of_a_data_frame_give_the_same(model, called):

@@ -1,4 +1,4 @@
-"""Chunks without an open frame: scored as by hand, in the way that validation chose, by files that belong together."""
+"""Chunks without an open frame: scored as by hand, by the fallback that validation chose."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import torch
 from virnuc.encoders import load_encoder
 from virnuc.errors import DataError, DimensionError, IncompatibleCheckpointError
 from virnuc.prediction.chunks import cut
-from virnuc.prediction.companion import WAYS, Companion
+from virnuc.prediction.companion import FALLBACKS, Companion
 from virnuc.prediction.fallback import CompanionSource, add_companion, called_right, sample_chunks, score_chunks
 from virnuc.prediction.prediction import predict
-from virnuc.prediction.scorer import check_probe, load_scorer, read_way, save_scorer
+from virnuc.prediction.scorer import check_probe, load_scorer, read_fallback, save_scorer
 from virnuc.prediction.sequences import score_sequences
 from virnuc.sequences.translation import reverse_complement
 
@@ -49,9 +49,9 @@ MIXED = [
 
 @pytest.fixture
 def together(scorer, companion_checkpoint):
-    """The scorer with its companion, for each way."""
+    """The scorer with its companion, for each fallback."""
     companion = Companion(companion_checkpoint.build(), temperature=1.7)
-    return {way: replace(scorer, companion=companion, way=way) for way in WAYS}
+    return {fallback: replace(scorer, companion=companion, fallback=fallback) for fallback in FALLBACKS}
 
 
 def by_hand(chunk, checkpoint, temperature):
@@ -65,23 +65,23 @@ def by_hand(chunk, checkpoint, temperature):
 
 def test_the_companion_scores_chunks_without_an_open_frame_and_no_others(scorer, together, companion_checkpoint):
     alone = scorer.score(MIXED)
-    tables = {way: own.score(MIXED) for way, own in together.items()}
+    tables = {fallback: own.score(MIXED) for fallback, own in together.items()}
     stopped = alone["status"] == "no_open_frame"
     assert stopped.sum() == 9 and set(alone["status"]) == set(STATUSES)
-    for way, table in tables.items():
+    for fallback, table in tables.items():
         assert table["status"].tolist() == alone["status"].tolist()
         pd.testing.assert_frame_equal(table[~stopped], alone[~stopped])
-        assert set(table.loc[stopped, "scored_by"]) == {way}
+        assert set(table.loc[stopped, "scored_by"]) == {fallback}
         assert set(table.loc[alone["status"] == "scored", "scored_by"]) == {"frames"}
         assert set(table.loc[alone["status"].isin(["ambiguous", "too_short"]), "scored_by"]) == {""}
         assert ((table["probability"] >= 0.5) == (table["score2"] >= table["score1"]))[stopped].all()
-    pd.testing.assert_frame_equal(tables["stretch"], alone)
+    pd.testing.assert_frame_equal(tables["longest_orf"], alone)
     for number in np.flatnonzero(stopped):
         own = by_hand(MIXED[number], companion_checkpoint, 1.7)
-        stretch = alone.loc[number, ["score1", "score2"]].to_numpy(float)
-        for way, wanted in (("companion", own), ("mean", (own + stretch) / 2)):
-            assert tables[way].loc[number, ["score1", "score2"]].to_numpy(float) == pytest.approx(wanted, abs=1e-6)
-            assert tables[way]["probability"][number] == pytest.approx(wanted[1], abs=1e-6)
+        orf = alone.loc[number, ["score1", "score2"]].to_numpy(float)
+        for fallback, wanted in (("companion", own), ("mean", (own + orf) / 2)):
+            assert tables[fallback].loc[number, ["score1", "score2"]].to_numpy(float) == pytest.approx(wanted, abs=1e-6)
+            assert tables[fallback]["probability"][number] == pytest.approx(wanted[1], abs=1e-6)
     assert tables["companion"].loc[stopped, "frame"].eq("").all()
     assert tables["companion"].loc[stopped, "frames"].eq(0).all()
     assert tables["mean"].loc[stopped, "frame"].tolist() == alone.loc[stopped, "frame"].tolist()
@@ -99,13 +99,13 @@ def test_predict_and_the_answer_to_a_request_agree_and_say_who_scored(together, 
     scorer = replace(together["companion"], chunk_size=120)
     predict([str(tmp_path / "a.fa")], scorer, "m", tmp_path / "out")
     calls = pd.read_csv(tmp_path / "out" / "calls.tsv", sep="\t", keep_default_na=False)
-    ways = {"scored": "frames", "no_open_frame": "companion"}
-    assert calls["scored_by"].tolist() == [ways[status] for status in calls["status"]]
+    expected = {"scored": "frames", "no_open_frame": "companion"}
+    assert calls["scored_by"].tolist() == [expected[status] for status in calls["status"]]
     assert set(calls["scored_by"]) == {"frames", "companion"}
     summary, direct = pd.read_parquet(tmp_path / "out" / "sequences.parquet"), score_sequences(scorer, sequences)
     assert summary["probability"].to_numpy() == pytest.approx(direct["probability"].to_numpy(), abs=1e-9)
-    with pytest.raises(DataError, match="no_open_frame=companion, not stretch"):
-        predict([str(tmp_path / "a.fa")], replace(scorer, way="stretch"), "m", tmp_path / "out")
+    with pytest.raises(DataError, match="no_open_frame=companion, not longest_orf"):
+        predict([str(tmp_path / "a.fa")], replace(scorer, fallback="longest_orf"), "m", tmp_path / "out")
 
 
 def chunks_called(scorer, *, wrong=0):
@@ -122,42 +122,46 @@ def copied(packed, tmp_path):
     return shutil.copytree(packed, tmp_path / "scorer")
 
 
-@pytest.mark.parametrize("best", WAYS)
+@pytest.mark.parametrize("best", FALLBACKS)
 def test_the_way_that_calls_most_validation_chunks_rightly_is_chosen_and_kept(
     together, copied, companion_checkpoint, best
 ):
-    bare = {"stretch": together["stretch"], "companion": together["companion"]}
+    bare = {"longest_orf": together["longest_orf"], "companion": together["companion"]}
     source = CompanionSource(companion_checkpoint, "models:/virnuc-x_dna/3", chunks_called(together[best], wrong=3))
     record = add_companion(copied, source, seed=1)
     loaded = load_scorer(copied)
     again = score_chunks(loaded, source.chunks)
-    assert record.accuracy[record.way] == max(record.accuracy.values()) == called_right(again).mean()
-    for way in bare:
-        wanted = called_right(score_chunks(bare[way], source.chunks)).mean()
-        assert record.accuracy[way] == wanted  # no temperature changes these two calls
+    assert record.accuracy[record.fallback] == max(record.accuracy.values()) == called_right(again).mean()
+    for fallback in bare:
+        wanted = called_right(score_chunks(bare[fallback], source.chunks)).mean()
+        assert record.accuracy[fallback] == wanted  # no temperature changes these two calls
     if best != "mean":
-        assert record.way == best and record.accuracy[best] == 1 - 3 / 40
+        assert record.fallback == best and record.accuracy[best] == 1 - 3 / 40
     assert (record.chunks, record.viral, record.genomes) == (40, source.chunks["label"].sum(), 10)
     config = json.loads((copied / "scorer.json").read_text())
-    assert read_way(config) == record and set(again["scored_by"]) == {record.way}
-    assert (copied / "companion.safetensors").exists() == (record.way != "stretch") == (config["companion"] is not None)
+    assert read_fallback(config) == record and set(again["scored_by"]) == {record.fallback}
+    assert (
+        (copied / "companion.safetensors").exists()
+        == (record.fallback != "longest_orf")
+        == (config["companion"] is not None)
+    )
     assert check_probe(loaded, copied) == 0
     if config["companion"]:
         assert config["companion"]["origin"] == "models:/virnuc-x_dna/3"
         stopped = config["companion"]["probe"]["sequence"]
-        assert loaded.score([stopped])["scored_by"].tolist() == [record.way]
+        assert loaded.score([stopped])["scored_by"].tolist() == [record.fallback]
 
 
 def test_what_cannot_be_measured_is_said(copied, together, companion_checkpoint, monkeypatch):
     chunks = chunks_called(together["companion"])
     one_class = chunks[chunks["label"] == 1]
     record = add_companion(copied, CompanionSource(companion_checkpoint, "m", one_class), seed=1)
-    assert record.way == "stretch" and "not of both classes" in record.reason
+    assert record.fallback == "longest_orf" and "not of both classes" in record.reason
     config = json.loads((copied / "scorer.json").read_text())
     (copied / "scorer.json").write_text(json.dumps(config | {"probe": {**config["probe"], "probability": None}}))
     record = add_companion(copied, CompanionSource(companion_checkpoint, "m", chunks), seed=1)
-    assert record.way == "stretch" and "not at hand" in record.reason
-    assert load_scorer(copied).way == "stretch"
+    assert record.fallback == "longest_orf" and "not available" in record.reason
+    assert load_scorer(copied).fallback == "longest_orf"
 
 
 @pytest.fixture
@@ -189,7 +193,7 @@ def test_companions_of_other_encoders_splits_and_halves_are_refused(copied, toge
     for change, match in (
         ({"modality": "merged"}, "reads more than DNA"),
         ({"split_digest": "1" * 64}, "trained on another split"),
-        ({"split_digest": None}, "not known on which"),
+        ({"split_digest": None}, "its split is not recorded"),
         ({"encoders": {}}, "with name None"),
         ({"encoders": {**metadata["encoders"], "dna": dna}}, "with weight_digest ffff"),
     ):
@@ -203,10 +207,21 @@ def test_a_scorer_is_not_made_with_a_companion_that_does_not_fit(scorer, checkpo
     with pytest.raises(DimensionError, match="companion takes 656 values, but tetranucleotide gives 256"):
         replace(scorer, companion=Companion(checkpoint.build()))
     with pytest.raises(DataError, match="cannot be scored by 'companion'"):
-        replace(scorer, way="companion")
+        replace(scorer, fallback="companion")
 
 
-def test_a_scorer_of_format_1_still_scores_by_the_stretch(packed, copied, scorer):
+def test_a_scorer_of_format_2_has_other_names_for_the_same(packed, copied, scorer):
+    config = json.loads((packed / "scorer.json").read_text()) | {"format_version": 2}
+    config["no_open_frame"]["way"] = "stretch"
+    config["no_open_frame"]["accuracy"] = {"stretch": 0.5, "mean": 0.25}
+    del config["no_open_frame"]["fallback"]
+    (copied / "scorer.json").write_text(json.dumps(config))
+    record = read_fallback(config)
+    assert (record.fallback, record.accuracy) == ("longest_orf", {"longest_orf": 0.5, "mean": 0.25})
+    pd.testing.assert_frame_equal(load_scorer(copied).score(MIXED), scorer.score(MIXED))
+
+
+def test_a_scorer_of_format_1_scores_by_the_longest_open_reading_frame(packed, copied, scorer):
     config = json.loads((packed / "scorer.json").read_text())
     for name in ("companion", "no_open_frame"):
         del config[name]

@@ -42,8 +42,8 @@ def naive(chunk):
     opened = [(f.name, f.nucleotide, f.protein) for f in frames if "*" not in f.protein]
     if opened:
         return "scored", opened
-    stretches = [(f.name, f.nucleotide, part) for f in frames for part in f.protein.split("*")]
-    longest = max(stretches, key=lambda stretch: len(stretch[2]))
+    runs = [(f.name, f.nucleotide, part) for f in frames for part in f.protein.split("*")]
+    longest = max(runs, key=lambda run: len(run[2]))
     return ("no_open_frame", [longest]) if len(longest[2]) >= 10 else ("too_short", [])
 
 

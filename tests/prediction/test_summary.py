@@ -97,7 +97,7 @@ def test_figures_say_their_numbers(out, calls):
     viral = (opened["Prediction"] == "virus").sum()
     assert f"{viral} of {len(opened)} chunks with an open frame are called viral" in page
     assert re.search(r"Share of each length: contig \d+% viral, <b>bold</b>\|pipe \d+% viral", page)
-    for name in ("histogram", "stretches"):
+    for name in ("histogram", "regions"):
         assert b"<svg" in (out / "figures" / f"{name}.svg").read_bytes()
 
 

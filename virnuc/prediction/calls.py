@@ -1,4 +1,4 @@
-"""Calls: what is said of each chunk, and of each sequence as the sum of its chunks.
+"""Calls: viral or not, for each chunk and for each sequence from its chunks.
 
 Columns of VirNucPro keep their names and meaning: `Sequence_ID`, `Prediction`, `score1` (non-viral) and `score2`
 (viral), and `Modified_ID` and `Is_Virus` in the file that ends in `_highestscore.csv`.
@@ -15,8 +15,13 @@ from virnuc.settings import PredictSettings
 
 VIRAL, NON_VIRAL = "virus", "others"  # VirNucPro's words
 THRESHOLD = PredictSettings.threshold  # lowest viral probability of a virus
-_SURE = 1e-6  # a chunk cannot be surer than this, or one would outvote all others
-BY_PRECEDENCE = (SCORED, NO_OPEN_FRAME, AMBIGUOUS, TOO_SHORT)  # a sequence has the first that one of its chunks has
+_LEAST = 1e-6  # probabilities are kept this far from 0 and 1, so that no single chunk outweighs all others
+BY_PRECEDENCE = (
+    SCORED,
+    NO_OPEN_FRAME,
+    AMBIGUOUS,
+    TOO_SHORT,
+)  # a sequence has the first of these that any of its chunks has
 
 
 def call_chunks(scores: pd.DataFrame, threshold: float = THRESHOLD) -> pd.Series:
@@ -35,7 +40,7 @@ def partial_sums(chunks: pd.DataFrame) -> pd.DataFrame:
     sums = pd.DataFrame({"chunks": grouped.size()})
     for status in STATUSES:
         sums[status] = (chunks["status"] == status).groupby(chunks["record"]).sum()
-    sums["log_odds"] = logit(chunks["probability"].clip(_SURE, 1 - _SURE)).groupby(chunks["record"]).sum()
+    sums["log_odds"] = logit(chunks["probability"].clip(_LEAST, 1 - _LEAST)).groupby(chunks["record"]).sum()
     answered = chunks.dropna(subset="probability")
     best = answered.loc[answered.groupby("record")["probability"].idxmax()].set_index("record")
     sums["highest"] = best["probability"]

@@ -1,8 +1,9 @@
 """Chunks of sequences to the pieces that are embedded, every chunk with a status.
 
-A chunk is embedded once for each of its open frames. One without an open frame is embedded once, by the longest
-stretch without a stop codon in any of its six frames (unless a companion scores it, see `companion`), and is marked,
-because it is not what the classifier saw in training. The stretch gives the protein, the whole frame around it the DNA.
+A chunk is embedded once for each of its open frames. One without an open frame is embedded once, by its longest open
+reading frame: the longest run of codons without a stop in any of its six frames (unless a companion scores it, see
+`companion`). It is marked, because the classifier has seen no such chunk in training. The longest open reading frame
+gives the protein, the whole reading frame around it the DNA.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from virnuc.sequences.translation import FRAME_NAMES, Translation
 from virnuc.settings import SHORTEST_CHUNK
 
 SCORED = "scored"  # by its open frames
-NO_OPEN_FRAME = "no_open_frame"  # by its longest stop-free stretch, its DNA or both
+NO_OPEN_FRAME = "no_open_frame"  # scored by its longest open reading frame, its DNA or both
 AMBIGUOUS = "ambiguous"  # not scored: too few of its bases are known
-TOO_SHORT = "too_short"  # not scored: nothing in it is long enough
+TOO_SHORT = "too_short"  # not scored: the chunk, or its longest open reading frame, is too short
 STATUSES = (SCORED, NO_OPEN_FRAME, AMBIGUOUS, TOO_SHORT)
 ANSWERED = (SCORED, NO_OPEN_FRAME)
 
-SHORTEST_STRETCH = 10  # codons
+SHORTEST_ORF = 10  # codons
 MOST_AMBIGUOUS = 0.1  # share of a chunk's bases that may be other than ACGT; three times as many codons are hit
 
 _OTHER_BASES = re.compile("[^ACGT]")
@@ -37,11 +38,11 @@ class Piece:
     chunk: int  # position of the chunk in its batch
     frame: str  # F1, F2, F3, R1, R2 or R3
     nucleotide: str  # all codons of the frame
-    protein: str  # without stop codons: of the open frame, or of the longest stretch
+    protein: str  # without stop codons: of the open frame, or of the longest open reading frame
 
 
 def chunks_of(sequence: str, size: int) -> Iterator[tuple[int, str]]:
-    """Yield start and letters of a sequence's chunks; an empty sequence has one, so that it is not lost."""
+    """Yield start and bases of a sequence's chunks; an empty sequence has one empty chunk, so that it is not lost."""
     if not sequence:
         yield 0, ""
     for start in chunk_starts(len(sequence), size).tolist():
@@ -69,9 +70,9 @@ def cut(chunks: Sequence[str]) -> tuple[list[str], list[Piece]]:
                 frame = joined.frame(start, length, index)
                 pieces.append(Piece(number, frame.name, frame.nucleotide, frame.protein))
             continue
-        stretch = _longest_stretch(joined, start, length, number)
-        statuses[number] = NO_OPEN_FRAME if stretch else TOO_SHORT
-        pieces.extend(filter(None, [stretch]))
+        longest = _longest_orf(joined, start, length, number)
+        statuses[number] = NO_OPEN_FRAME if longest else TOO_SHORT
+        pieces.extend(filter(None, [longest]))
     return statuses, pieces
 
 
@@ -81,9 +82,9 @@ def _first_status(chunk: str) -> str:
     return AMBIGUOUS if len(_OTHER_BASES.findall(chunk)) > MOST_AMBIGUOUS * len(chunk) else SCORED
 
 
-def _longest_stretch(joined: Translation, start: int, length: int, chunk: int) -> Piece | None:
-    """Return the longest stretch without a stop codon of one chunk, the first of equals; None if it is too short."""
-    best, codons = None, SHORTEST_STRETCH - 1
+def _longest_orf(joined: Translation, start: int, length: int, chunk: int) -> Piece | None:
+    """Return the longest open reading frame of one chunk, the first of several as long; None if it is too short."""
+    best, codons = None, SHORTEST_ORF - 1
     for index in range(len(FRAME_NAMES)):
         frame = joined.frame(start, length, index)
         protein = max(frame.protein.split("*"), key=len)

@@ -1,8 +1,9 @@
 """The companion: a classifier of DNA alone, for chunks without an open frame.
 
-The classifier of frames was trained on none of these: all it can be given is the longest stretch without a stop codon.
-The companion takes the whole chunk, both strands of it, and was trained on the DNA half of the same frames. Which of
-the two is better, or the mean of both, is measured on validation chunks for each model (`choosing`).
+The classifier of frames has seen no such chunk in training, and of such a chunk it can be given only the longest open
+reading frame. The companion reads the DNA of the whole chunk, both strands; it was trained on the DNA vectors of the
+same frames. Which of the two is better, or the mean of both, is measured for each model on validation chunks
+(`fallback`).
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from virnuc.sequences.translation import reverse_complement
 from virnuc.training.classifier import Classifier
 
 FRAMES = "frames"  # a chunk's open frames
-STRETCH = "stretch"  # its longest stretch without a stop codon
+LONGEST_ORF = "longest_orf"  # its longest run of codons without a stop
 COMPANION = "companion"  # its DNA, by the companion
-MEAN = "mean"  # the mean of the two before
-WAYS = (STRETCH, COMPANION, MEAN)  # of scoring a chunk without an open frame, the simplest first
+MEAN = "mean"  # the mean of the two above
+FALLBACKS = (LONGEST_ORF, COMPANION, MEAN)  # how a chunk without an open frame can be scored, the simplest first
 _CLASSIFIED_AT_ONCE = 4096  # strands
 
 

@@ -1,8 +1,8 @@
-"""How a model scores chunks without an open frame: measured on its own validation chunks, and kept with it.
+"""The fallback for chunks without an open frame: chosen on a model's own validation chunks, and kept with it.
 
-All ways of `companion` are tried with the very scorer that will answer; the most accurate is taken, the simplest of
-equals. The companion must have been trained on the same split, so that no chunk it is judged on was part of its
-training, and on vectors of the same DNA encoder, whose weights it shares.
+All `FALLBACKS` are tried with the scorer that will be registered; the most accurate is taken, or the simplest if
+several are equally accurate. The companion must have been trained on the same split, so that no chunk it is judged on
+was part of its training, and on vectors of the same DNA encoder, whose weights it shares.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ import pandas as pd
 from virnuc.errors import IncompatibleCheckpointError
 from virnuc.evaluation.calibration import fit_temperature
 from virnuc.prediction.chunks import NO_OPEN_FRAME
-from virnuc.prediction.companion import STRETCH, WAYS, Companion
+from virnuc.prediction.companion import FALLBACKS, LONGEST_ORF, Companion
 from virnuc.prediction.scorer import (
     STOPPED_PROBE,
     ChosenCompanion,
-    WayRecord,
+    FallbackRecord,
     load_scorer,
     probe,
     read_config,
-    save_way,
+    save_fallback,
 )
 from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
 from virnuc.training.checkpoint import Checkpoint
 
-MOST_CHUNKS = 2000  # that are scored at most to measure an accuracy: a sample where there are more
+MOST_CHUNKS = 2000  # scored to measure an accuracy; a sample is drawn if there are more
 CHUNKS_AT_ONCE = 512  # bounds memory
 
 
 @dataclass(frozen=True)
 class CompanionSource:
-    """A companion to be tried."""
+    """A companion to try."""
 
     checkpoint: Checkpoint
     origin: str  # models:/NAME/VERSION that it was registered as
@@ -46,7 +46,7 @@ class CompanionSource:
 
 
 def sample_chunks(chunks: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
-    """Return `most` rows at most, those whose seeded hash is smallest, in their order: no row depends on the others."""
+    """Return at most `most` rows, those with the smallest seeded hash, in their order; a row is hashed by itself."""
     if len(chunks) <= most:
         return chunks
     drawn = [hashlib.blake2b(f"{seed}/{name}".encode()).digest() for name in chunks["chunk_id"]]
@@ -54,7 +54,7 @@ def sample_chunks(chunks: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
 
 
 def score_chunks(scorer: Scorer, chunks: pd.DataFrame, batch_tokens: int = BATCH_TOKENS) -> pd.DataFrame:
-    """Return `chunks` without their DNA, with the columns of `Scorer.score` beside them."""
+    """Return `chunks` without their DNA, joined with the columns of `Scorer.score`."""
     letters = chunks["nucleotide"].tolist()
     pieces = [letters[first : first + CHUNKS_AT_ONCE] for first in range(0, len(letters), CHUNKS_AT_ONCE)]
     scored = pd.concat([scorer.score(piece, batch_tokens) for piece in pieces or [[]]], ignore_index=True)
@@ -62,7 +62,7 @@ def score_chunks(scorer: Scorer, chunks: pd.DataFrame, batch_tokens: int = BATCH
 
 
 def called_right(scored: pd.DataFrame) -> pd.Series:
-    """Return whether each scored chunk is called what its label says; one without a score is not."""
+    """Return whether the call of each chunk agrees with its label; a chunk without a score counts as wrong."""
     return scored["probability"].notna() & ((scored["probability"] >= 0.5) == (scored["label"] == 1))
 
 
@@ -72,18 +72,18 @@ def add_companion(
     seed: int,
     weights: Mapping[str, str] | None = None,
     device: str = "cpu",
-) -> WayRecord:
+) -> FallbackRecord:
     """Choose how the scorer in `directory` scores chunks without an open frame, and write the choice there.
 
     Args:
         directory: as `save_scorer` wrote it.
         source: the companion and the chunks to judge by.
-        seed: of the sample, where there are more than MOST_CHUNKS.
-        weights: where the weights of encoders are that are not inside, as a directory for a name.
-        device: to compute on.
+        seed: seed of the sample, if there are more than MOST_CHUNKS.
+        weights: directories, by encoder name, of weights that are not inside the scorer.
+        device: device to compute on.
 
     Raises:
-        IncompatibleCheckpointError: the companion is none for this scorer.
+        IncompatibleCheckpointError: the companion does not fit this scorer.
         EncoderError: an encoder's weights are not those of the training.
     """
     config = read_config(directory)
@@ -91,26 +91,26 @@ def add_companion(
     stopped = source.chunks[source.chunks["reason"] == NO_OPEN_FRAME].reset_index(drop=True)
     reason = source.lacking
     if not reason and config["probe"]["probability"] is None:
-        reason = "an encoder's weights were not at hand when the model was registered"
+        reason = "the weights of an encoder were not available when the model was registered"
     elif not reason and stopped["label"].nunique() < 2:
         reason = f"the {len(stopped)} validation chunks without an open frame are not of both classes"
     if reason:
-        return save_way(directory, WayRecord(STRETCH, reason=reason))
-    scorer, record = choose_way(
+        return save_fallback(directory, FallbackRecord(LONGEST_ORF, reason=reason))
+    scorer, record = choose_fallback(
         load_scorer(directory, weights, device), source.checkpoint, sample_chunks(stopped, MOST_CHUNKS, seed)
     )
     if scorer.companion is None:
-        return save_way(directory, record)
+        return save_fallback(directory, record)
     temperature, probability = scorer.companion.temperature, probe(scorer, STOPPED_PROBE)
-    return save_way(directory, record, ChosenCompanion(source.checkpoint, source.origin, temperature, probability))
+    return save_fallback(directory, record, ChosenCompanion(source.checkpoint, source.origin, temperature, probability))
 
 
-def choose_way(scorer: Scorer, checkpoint: Checkpoint, chunks: pd.DataFrame) -> tuple[Scorer, WayRecord]:
-    """Return the scorer with the way that is the most accurate on `chunks`, and with the companion if that needs one.
+def choose_fallback(scorer: Scorer, checkpoint: Checkpoint, chunks: pd.DataFrame) -> tuple[Scorer, FallbackRecord]:
+    """Return the scorer with the most accurate fallback on `chunks`, and with the companion if it is needed.
 
     Args:
         scorer: without a companion.
-        checkpoint: of the companion.
+        checkpoint: the companion's checkpoint.
         chunks: labelled chunks without an open frame, of both classes, that training has not seen.
     """
     companion = Companion(checkpoint.build().to(scorer.device))
@@ -118,13 +118,15 @@ def choose_way(scorer: Scorer, checkpoint: Checkpoint, chunks: pd.DataFrame) -> 
     temperature = fit_temperature(chunks["label"].to_numpy(dtype=np.int8), logits[:, 1] - logits[:, 0])
     companion = replace(companion, temperature=temperature)
     accuracy = {
-        way: float(called_right(score_chunks(replace(scorer, companion=companion, way=way), chunks)).mean())
-        for way in WAYS
+        fallback: float(
+            called_right(score_chunks(replace(scorer, companion=companion, fallback=fallback), chunks)).mean()
+        )
+        for fallback in FALLBACKS
     }
-    best = max(WAYS, key=lambda way: accuracy[way])
+    best = max(FALLBACKS, key=lambda fallback: accuracy[fallback])
     viral = int((chunks["label"] == 1).sum())
-    chosen = scorer if best == STRETCH else replace(scorer, companion=companion, way=best)
-    return chosen, WayRecord(best, accuracy, len(chunks), viral, chunks["genome"].nunique())
+    chosen = scorer if best == LONGEST_ORF else replace(scorer, companion=companion, fallback=best)
+    return chosen, FallbackRecord(best, accuracy, len(chunks), viral, chunks["genome"].nunique())
 
 
 def _check_companion(source: CompanionSource, encoders: list[dict[str, str]], split_digest: str | None) -> None:
@@ -144,6 +146,6 @@ def _check_companion(source: CompanionSource, encoders: list[dict[str, str]], sp
             )
     if split_digest is None or found.get("split_digest") != split_digest:
         raise IncompatibleCheckpointError(
-            f"{source.origin} was trained on another split, or it is not known on which, so these validation chunks "
-            "may be among its training; train a companion on the same split"
+            f"{source.origin} was trained on another split, or its split is not recorded, so these validation chunks "
+            "may be among its training data; train a companion on the same split"
         )

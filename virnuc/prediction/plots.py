@@ -1,4 +1,4 @@
-"""The figures of a prediction: how scores are spread, and where along a sequence the viral stretches are."""
+"""The figures of a prediction: the distribution of scores, and the viral regions along sequences."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def histogram(
     return Drawing(figure, "Scores of all chunks", f"Histogram; {'; '.join(told)}.", caption)
 
 
-def stretches(longest: pd.DataFrame, windows: pd.DataFrame, threshold: float) -> Drawing:
+def regions(longest: pd.DataFrame, windows: pd.DataFrame, threshold: float) -> Drawing:
     """Draw the viral probability along each sequence: above the threshold viral, below it non-viral.
 
     Args:

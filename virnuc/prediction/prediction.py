@@ -1,13 +1,12 @@
 """The `predict` stage: a stream of sequences to tables of calls, in bounded memory, resumable.
 
 The stream of chunks is cut into parts of a fixed number. A part is scored, written whole under `.parts/` with a
-digest of the chunks that went in, and never scored again: a run that was killed reads the input anew, compares
-digests and goes on with the first part that is missing. As a part is always scored as a whole, the bytes of the result
-do not depend on where a run was killed. At the end the parts are joined into the tables, and the manifest is written
-last.
+digest of its chunks, and never scored again: after it was killed, a run reads the input again, compares digests and
+continues with the first missing part. Because a part is always scored as a whole, the bytes of the result do not
+depend on when a run was killed. At the end the parts are joined into the tables; the manifest is written last.
 
-Tables: `calls.tsv` and `calls.parquet`, a row a chunk; `calls_highestscore.csv`, VirNucPro's short form of it;
-`sequences.tsv` and `sequences.parquet`, a row a sequence. `summary.html` and `summary.md` show them in figures.
+Tables: `calls.tsv` and `calls.parquet`, a row for each chunk; `calls_highestscore.csv`, VirNucPro's short form of it;
+`sequences.tsv` and `sequences.parquet`, a row for each sequence. `summary.html` and `summary.md` show them in figures.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ BATCHES_IN_PART = 8
 _PARTS = ".parts"
 _INPUT_DIGEST = b"input"
 
-Progress = Callable[[int], object]  # called with the number of bases that were finished since the last call
+Progress = Callable[[int], object]  # called with the number of bases finished since the last call
 
 
 @dataclass(frozen=True)
@@ -70,21 +69,21 @@ def predict(
     Args:
         sources: FASTA or FASTQ files, plain or gzipped, or `-` alone for standard input.
         scorer: scores chunks, at its own chunk size.
-        model_digest: identity of the scorer; another one cannot finish what this one began.
+        model_digest: identity of the scorer; what was begun with one cannot be finished with another.
         out: directory for the tables.
-        about: what the summary says of the model.
+        about: what the summary says about the model.
         threshold: lowest viral probability of a virus.
         batch_tokens: tokens in a batch.
-        progress: told how many bases were finished.
+        progress: called with the number of bases finished.
 
     Raises:
         UsageError: a source is missing.
-        ParseError: a source is damaged or holds letters that are no DNA.
+        ParseError: a source is damaged or holds letters that are not DNA.
         DataError: `out` was made with another model, other parameters or other sequences.
     """
     parameters = {"model": model_digest, "chunk_size": scorer.chunk_size, "threshold": threshold}
     parameters |= {"temperature": scorer.temperature, "batch_tokens": scorer.tokens_at_once(batch_tokens)}
-    parameters["no_open_frame"] = scorer.way
+    parameters["no_open_frame"] = scorer.fallback
     check_sources(sources)
     stream = _Stream(read_records(sources), scorer.chunk_size)
     with exclusive(out / ".lock"):
@@ -109,7 +108,7 @@ def predict(
 
 
 class _Stream:
-    """The input as parts of a fixed number of chunks; counts what it gave."""
+    """The input as parts of a fixed number of chunks, counted as they are read."""
 
     def __init__(self, records: Iterable[Record], chunk_size: int) -> None:
         self.counts = {"sequences": 0, "bases": 0, "chunks": 0}
@@ -169,7 +168,7 @@ def _write_part(path: Path, calls: pd.DataFrame, digest: str) -> None:
 
 
 def _is_done(path: Path, digest: str) -> bool:
-    """Return whether a part was scored, from exactly these chunks.
+    """Return whether a part has been scored, from exactly these chunks.
 
     Raises:
         DataError: it was scored from others.
@@ -194,7 +193,7 @@ def _inputs(digests: list[str]) -> dict[str, str]:
 
 
 def _check_same_command(out: Path, parameters: Mapping[str, Any]) -> None:
-    """Refuse to finish with another model or other parameters what was begun with these."""
+    """Raise a DataError if `out` was begun with another model or other parameters."""
     path, text = out / _PARTS / "command.json", json.dumps(parameters, sort_keys=True)
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise DataError(f"{out}: begun with another model or other parameters; give another --out or delete it")
@@ -204,7 +203,7 @@ def _check_same_command(out: Path, parameters: Mapping[str, Any]) -> None:
 def _finish(
     out: Path, parts: int, parameters: dict[str, Any], inputs: dict[str, str], read: dict[str, int], about: About
 ) -> Manifest:
-    """Write tables and summary from the finished parts and return what the manifest will say."""
+    """Write tables and summary from the finished parts and return the manifest."""
     paths = [out / _PARTS / f"part-{number:06d}.parquet" for number in range(parts)]
     if len(list((out / _PARTS).glob("part-*.parquet"))) > parts:
         raise DataError(f"{out}: begun with more sequences; give another --out or delete the directory")

@@ -1,8 +1,8 @@
 """Records of FASTA and FASTQ files, plain or gzipped, or of standard input, one after the other.
 
-Names come from others: an empty one is replaced by the record's number, letters that would break a table by `_`,
-and one longer than 200 letters is shortened and marked with a digest. Equal names are kept; the record's number over
-all input, from 1, is what tells records apart.
+Names come from the files: an empty name is replaced by the record's number, characters that would break a table by `_`,
+and a name of more than 200 characters is shortened and marked with a digest. Equal names are kept; records are told
+apart by their number over all input, from 1.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def read_records(sources: Sequence[str]) -> Iterator[Record]:
     """Yield the records of all sources in their order.
 
     Raises:
-        ParseError: a source is damaged, holds no record, or a record has letters that are no DNA.
+        ParseError: a source is damaged, holds no record, or a record has letters that are not DNA.
     """
     number = 0
     for source in sources:
@@ -67,7 +67,7 @@ def _parse(source: str) -> Iterator[tuple[str, str]]:
     with ExitStack() as stack:
         try:
             stream = _open(source, stack)
-            first = stream.peek(1)[:1]  # type: ignore[attr-defined]  # dnaio itself would go by the file's suffix
+            first = stream.peek(1)[:1]  # type: ignore[attr-defined]  # dnaio itself decides by the file's suffix
             if first not in _FORMATS:
                 raise ParseError("neither FASTA nor FASTQ; expected > or @ at its start", source)
             for record in stack.enter_context(dnaio.open(stream, fileformat=_FORMATS[first])):
@@ -90,7 +90,7 @@ def _open(source: str, stack: ExitStack) -> BinaryIO:
 
 
 def _usable_name(header: str, number: int) -> str:
-    """Return a header's first word, made fit for a table."""
+    """Return a header's first word, made safe for a table."""
     words = header.split(maxsplit=1)
     name = "".join(letter if letter.isprintable() else "_" for letter in words[0]) if words else f"record_{number}"
     if len(name) > LONGEST_NAME:

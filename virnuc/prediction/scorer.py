@@ -1,8 +1,8 @@
 """A scorer on disk: classifier as safetensors, everything else as JSON, small encoders' weights inside.
 
 An encoder whose weights take up to 50 MB is copied into the directory, so that the scorer runs anywhere. A larger
-one is named with its revision and weight digest. Either way its digest is compared when it is loaded: a scorer never
-runs with weights other than those its classifier was trained on. A companion is one more safetensors file; it shares
+one is named with its revision and weight digest. In both cases the digest is compared when it is loaded: a scorer
+never runs with other weights than its classifier was trained on. A companion is one more safetensors file; it shares
 the DNA encoder.
 """
 
@@ -19,20 +19,22 @@ from safetensors.torch import load_file, save_file
 
 from virnuc.encoders import Encoder, load_recorded, recorded_directory
 from virnuc.errors import DataError
-from virnuc.prediction.companion import STRETCH, Companion
+from virnuc.prediction.companion import LONGEST_ORF, Companion
 from virnuc.prediction.scoring import Scorer
 from virnuc.storage.files import sha256_file, write_text
 from virnuc.training.checkpoint import Checkpoint
 from virnuc.training.classifier import Classifier
 
-FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, FORMAT_VERSION)  # 1: no companion, and chunks without an open frame scored by their stretch
+FORMAT_VERSION = 3
+# 1 has no companion; chunks without an open frame are scored by their longest open reading frame. 2 has other names.
+READABLE_VERSIONS = (1, 2, FORMAT_VERSION)
+_NAMES_OF_2 = {"way": "fallback", "stretch": LONGEST_ORF}
 CONFIG = "scorer.json"
 CLASSIFIER, COMPANION_CLASSIFIER = "classifier.safetensors", "companion.safetensors"
 LARGEST_INSIDE = 50_000_000  # bytes of one encoder's files
 PROBE = "ATGGCTAAAGGTGAAGAACTGTTCACCGGTGTTGTTCCGATCCTGGTTGAACTGGATGGTGACGTTAACGGTCACAAATTC"  # 80 bp of a GFP gene
 STOPPED_PROBE = f"{PROBE}TTAATTAATTAA{PROBE}"  # a stop codon in each of the six frames
-PROBE_TOLERANCE = 1e-3  # other processors, threads and precisions of the same weights round otherwise
+PROBE_TOLERANCE = 1e-3  # other processors, numbers of threads and precisions round differently
 
 _ENCODER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "*.safetensors", "*.safetensors.index.json")
 
@@ -40,11 +42,11 @@ _TRAINED = ("model_type", "modality", "checkpoint_version", "training_date", "fe
 
 
 @dataclass(frozen=True)
-class WayRecord:
-    """How a model scores chunks without an open frame, and what that was decided by."""
+class FallbackRecord:
+    """How a model scores chunks without an open frame, and the measurements that decided it."""
 
-    way: str  # one of WAYS
-    accuracy: dict[str, float] = field(default_factory=dict)  # of each way, over the validation chunks below
+    fallback: str  # one of FALLBACKS
+    accuracy: dict[str, float] = field(default_factory=dict)  # of each fallback, over the validation chunks below
     chunks: int = 0  # without an open frame
     viral: int = 0  # of them
     genomes: int = 0  # that they are of
@@ -53,12 +55,12 @@ class WayRecord:
 
 @dataclass(frozen=True)
 class ChosenCompanion:
-    """A companion to be kept with a scorer."""
+    """A companion to keep with a scorer."""
 
     checkpoint: Checkpoint
     origin: str  # models:/NAME/VERSION that it was registered as
     temperature: float  # divides its logits
-    probability: float  # of STOPPED_PROBE, scored in the chosen way
+    probability: float  # of STOPPED_PROBE, with the chosen fallback
 
 
 def save_scorer(
@@ -72,16 +74,16 @@ def save_scorer(
 
     Args:
         checkpoint: the classifier and the encoders that it was trained on.
-        directory: where to; made if need be.
-        chunk_size: bp of the training chunks.
-        weights: where encoders' weights are, as a directory for a name; those up to 50 MB are copied.
-        temperature: divides the logits.
+        directory: directory for it, made if it does not exist.
+        chunk_size: length of the training chunks, bp.
+        weights: directories of weights, by encoder name; those up to 50 MB are copied.
+        temperature: divisor of the logits.
 
-    The probe is scored and its value recorded if all weights are at hand; training needs features only, and the
-    encoders of a large feature set may be on another machine.
+    The probe is scored and its value recorded if all weights are available. They need not be: training reads
+    features only, and the encoders of a large feature set may be on another machine.
 
     Raises:
-        EncoderError: weights are at hand, but they are not those of the training.
+        EncoderError: weights were found, but they are not those of the training.
     """
     directory.mkdir(parents=True, exist_ok=True)
     save_file(checkpoint.model_state, directory / CLASSIFIER)
@@ -94,18 +96,18 @@ def save_scorer(
         "temperature": temperature,
         "classifier": _describe_classifier(checkpoint, directory / CLASSIFIER),
         "companion": None,
-        "no_open_frame": asdict(WayRecord(STRETCH, reason="no companion was given")),
+        "no_open_frame": asdict(FallbackRecord(LONGEST_ORF, reason="no companion was given")),
         "encoders": [_save_encoder(kind, trained_on[kind], directory, weights or {}) for kind in kinds],
         "probe": {"sequence": PROBE, "probability": None},
         "trained": {name: checkpoint.metadata.get(name) for name in _TRAINED},
     }
     _write_config(directory, config)
-    if all(_is_at_hand(entry, weights or {}) for entry in config["encoders"]):
+    if all(_is_available(entry, weights or {}) for entry in config["encoders"]):
         config["probe"]["probability"] = probe(load_scorer(directory, weights))
         _write_config(directory, config)
 
 
-def save_way(directory: Path, record: WayRecord, companion: ChosenCompanion | None = None) -> WayRecord:
+def save_fallback(directory: Path, record: FallbackRecord, companion: ChosenCompanion | None = None) -> FallbackRecord:
     """Write into the scorer in `directory` how it scores chunks without an open frame; return `record`."""
     config = read_config(directory) | {"no_open_frame": asdict(record)}
     if companion is not None:
@@ -127,8 +129,8 @@ def load_scorer(directory: Path, weights: Mapping[str, str] | None = None, devic
 
     Args:
         directory: as `save_scorer` wrote it.
-        weights: where the weights of encoders are that are not inside, as a directory for a name.
-        device: to compute on.
+        weights: directories, by encoder name, of weights that are not inside the scorer.
+        device: device to compute on.
 
     Raises:
         DataError: a file is missing or was changed.
@@ -146,14 +148,17 @@ def load_scorer(directory: Path, weights: Mapping[str, str] | None = None, devic
         and Companion(
             _load_classifier(directory / COMPANION_CLASSIFIER, companion, device), temperature=companion["temperature"]
         ),
-        way=read_way(config).way,
+        fallback=read_fallback(config).fallback,
     )
 
 
-def read_way(config: Mapping[str, Any]) -> WayRecord:
-    """Return what scorer.json says of chunks without an open frame."""
-    earlier = asdict(WayRecord(STRETCH, reason="the model was packed before there were companions"))
-    return WayRecord(**config.get("no_open_frame", earlier))
+def read_fallback(config: Mapping[str, Any]) -> FallbackRecord:
+    """Return how a scorer scores chunks without an open frame, from the contents of its scorer.json."""
+    earlier = asdict(FallbackRecord(LONGEST_ORF, reason="the model was packed before there were companions"))
+    record = {_NAMES_OF_2.get(key, key): value for key, value in config.get("no_open_frame", earlier).items()}
+    record["fallback"] = _NAMES_OF_2.get(record["fallback"], record["fallback"])
+    record["accuracy"] = {_NAMES_OF_2.get(key, key): value for key, value in record["accuracy"].items()}
+    return FallbackRecord(**record)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -179,7 +184,7 @@ def scorer_digest(directory: Path) -> str:
 
 
 def probe(scorer: Scorer, sequence: str = PROBE) -> float:
-    """Return the viral probability of a fixed sequence, by which a loaded scorer is known to be the saved one."""
+    """Return the viral probability of a fixed sequence; a loaded scorer must give the recorded one."""
     return float(scorer.score([sequence])["probability"].iloc[0])
 
 
@@ -219,7 +224,7 @@ def _write_config(directory: Path, config: Mapping[str, Any]) -> None:
 
 
 def _save_encoder(kind: str, trained: Mapping[str, Any], directory: Path, weights: Mapping[str, str]) -> dict[str, Any]:
-    """Copy an encoder's files if they are small and at hand; return what scorer.json says of it."""
+    """Copy an encoder's files if they are small and available; return its entry in scorer.json."""
     source = recorded_directory(trained, weights)
     files = sorted(path for pattern in _ENCODER_FILES for path in source.glob(pattern)) if source else []
     has_weights = any(path.suffix == ".safetensors" for path in files)
@@ -232,7 +237,7 @@ def _save_encoder(kind: str, trained: Mapping[str, Any], directory: Path, weight
     return {**trained, "kind": kind, "inside": f"encoders/{kind}"}
 
 
-def _is_at_hand(entry: Mapping[str, Any], weights: Mapping[str, str]) -> bool:
+def _is_available(entry: Mapping[str, Any], weights: Mapping[str, str]) -> bool:
     return entry["inside"] is not None or entry["weights"] == "none" or recorded_directory(entry, weights) is not None
 
 

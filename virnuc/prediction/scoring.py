@@ -2,8 +2,8 @@
 
 The registered model and the `predict` stage both score with it, so they agree. A chunk may have several open
 frames; its two scores are the highest non-viral and the highest viral one among them, and it is viral if the
-viral one is at least the other, as in VirNucPro. A chunk without an open frame is scored in the way that was the most
-accurate for this model on validation chunks: by its longest stretch, by a companion, or by the mean of both.
+viral score is at least the other, as in VirNucPro. A chunk without an open frame is scored by the fallback that was the
+most accurate for this model on validation chunks: its longest open reading frame, a companion, or the mean of both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from virnuc.encoders import Encoder
 from virnuc.errors import DataError, DimensionError
 from virnuc.prediction.chunks import NO_OPEN_FRAME, SCORED, Piece, cut
-from virnuc.prediction.companion import COMPANION, FRAMES, MEAN, STRETCH, WAYS, Companion
+from virnuc.prediction.companion import COMPANION, FALLBACKS, FRAMES, LONGEST_ORF, MEAN, Companion
 from virnuc.settings import PredictSettings
 from virnuc.training.classifier import Classifier
 
@@ -35,8 +35,8 @@ class Scorer:
     chunk_size: int  # bp, of the training chunks
     temperature: float = 1.0  # divides the logits
     device: str = "cpu"
-    companion: Companion | None = None  # reads what the DNA encoder gives
-    way: str = STRETCH  # how chunks without an open frame are scored, one of WAYS
+    companion: Companion | None = None  # classifies vectors of the DNA encoder
+    fallback: str = LONGEST_ORF  # how chunks without an open frame are scored, one of FALLBACKS
 
     def __post_init__(self) -> None:
         """Raise a DimensionError if encoders and classifiers do not fit together."""
@@ -44,8 +44,10 @@ class Scorer:
         if width != wanted:
             names = " + ".join(encoder.name for encoder in self.encoders)
             raise DimensionError(f"the classifier takes {wanted} values, but {names} give {width}")
-        if self.way not in WAYS or (self.way != STRETCH and self.companion is None):
-            raise DataError(f"chunks without an open frame cannot be scored by {self.way!r}; register the model again")
+        if self.fallback not in FALLBACKS or (self.fallback != LONGEST_ORF and self.companion is None):
+            raise DataError(
+                f"chunks without an open frame cannot be scored by {self.fallback!r}; register the model again"
+            )
         if self.companion is not None and self.companion.classifier.input_dim != self.dna_encoder.dimension:
             wanted, width = self.companion.classifier.input_dim, self.dna_encoder.dimension
             raise DimensionError(f"the companion takes {wanted} values, but {self.dna_encoder.name} gives {width}")
@@ -58,7 +60,7 @@ class Scorer:
             DataError: there is none.
         """
         if self.encoders[0].kind != "dna":
-            raise DataError("a classifier of proteins alone can have no companion: there is no DNA encoder to share")
+            raise DataError("a classifier of proteins alone cannot have a companion: it has no DNA encoder to share")
         return self.encoders[0]
 
     def tokens_at_once(self, batch_tokens: int) -> list[int]:
@@ -68,14 +70,14 @@ class Scorer:
     def score(self, chunks: Sequence[str], batch_tokens: int = BATCH_TOKENS) -> pd.DataFrame:
         """Return a row for each chunk of upper-case IUPAC letters, in their order.
 
-        Columns: `status`; `scored_by`, frames or one of WAYS, empty where there is no score; `score1` and `score2`,
-        float64, the highest non-viral and viral score of its frames, NaN where there is none; `probability`, 0.5 plus
-        half of the lead of score2, so that it is at least 0.5 exactly where the chunk is viral; `frame`, the one with
-        the higher of the two scores; `frames`, how many were scored. The companion reads no frame: a chunk that it
-        alone has scored has an empty `frame` and 0 `frames`.
+        Columns: `status`; `scored_by`, frames or one of FALLBACKS, empty where there is no score; `score1` and
+        `score2`, float64, the highest non-viral and viral score of its frames, NaN where there is none; `probability`,
+        0.5 plus half of score2 - score1, at least 0.5 exactly where the chunk is viral; `frame`, the one with the
+        higher of the two scores; `frames`, the number scored. The companion reads no frame: a chunk scored by it alone
+        has an empty `frame` and 0 `frames`.
         """
         statuses, pieces = cut(chunks)
-        if self.way == COMPANION:
+        if self.fallback == COMPANION:
             pieces = [piece for piece in pieces if statuses[piece.chunk] == SCORED]
         probabilities = self._probabilities(pieces, batch_tokens)
         table = pd.DataFrame({"status": statuses, "score1": np.nan, "score2": np.nan, "frame": "", "frames": 0})
@@ -83,12 +85,12 @@ class Scorer:
             best = _best_of_chunk(pieces, probabilities)
             table.loc[best.index, best.columns] = best
         stopped = np.flatnonzero(table["status"] == NO_OPEN_FRAME).tolist()
-        if self.companion is not None and self.way != STRETCH and stopped:
+        if self.companion is not None and self.fallback != LONGEST_ORF and stopped:
             letters = [chunks[number] for number in stopped]
             own = self.companion.probabilities(self.dna_encoder, letters, batch_tokens, self.device)
             both = table.loc[stopped, ["score1", "score2"]].to_numpy()
-            table.loc[stopped, ["score1", "score2"]] = (own + both) / 2 if self.way == MEAN else own
-        table.insert(1, "scored_by", table["status"].map({SCORED: FRAMES, NO_OPEN_FRAME: self.way}).fillna(""))
+            table.loc[stopped, ["score1", "score2"]] = (own + both) / 2 if self.fallback == MEAN else own
+        table.insert(1, "scored_by", table["status"].map({SCORED: FRAMES, NO_OPEN_FRAME: self.fallback}).fillna(""))
         lead = table["score2"] - table["score1"]
         probability = np.where(lead >= 0, 0.5 + lead / 2, np.minimum(0.5 + lead / 2, np.nextafter(0.5, 0)))
         table.insert(4, "probability", probability)

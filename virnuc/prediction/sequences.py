@@ -1,4 +1,4 @@
-"""Sequences held in memory to one row each: what the registered model answers."""
+"""A row for each sequence held in memory: the answer of the registered model."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The summary of a prediction, as a page and as Markdown: counts, spread of scores, stretches along sequences, model.
+"""The summary of a prediction, as a page and as Markdown: counts, distribution of scores, viral regions, the model.
 
-The finished tables are read one batch of rows at a time, so memory stays bounded; of a sequence with many chunks the
-figure shows means over windows.
+The finished tables are read one batch of rows at a time, so that memory stays bounded. For a sequence with many chunks
+the figure shows means over windows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from virnuc.prediction.calls import NON_VIRAL, VIRAL
 from virnuc.prediction.chunks import AMBIGUOUS, ANSWERED, NO_OPEN_FRAME, SCORED, STATUSES, TOO_SHORT
-from virnuc.prediction.plots import histogram, stretches
+from virnuc.prediction.plots import histogram, regions
 from virnuc.reports.plots import Drawing
 from virnuc.reports.rendering import Page, write_page
 from virnuc.reports.sections import Section, Table, number
@@ -30,8 +30,8 @@ _DRAWN, _FEWEST_CHUNKS, _WINDOWS = 8, 5, 200  # sequences along their length, th
 _KINDS = {SCORED: "with an open frame", NO_OPEN_FRAME: "without one"}
 _MEANINGS = {
     SCORED: "scored by its open frames",
-    NO_OPEN_FRAME: "scored without one, as scored_by in the calls tells: less certain",
-    AMBIGUOUS: "no score: too many bases are unknown",
+    NO_OPEN_FRAME: "has no open frame; scored by a fallback (column scored_by), less certain",
+    AMBIGUOUS: "no score: too many unknown bases",
     TOO_SHORT: "no score: nothing in it is long enough",
 }
 _SHOWN = ["record", "sequence", "file", "length", "chunks", "probability", "label", "strongest_chunk", "frame"]
@@ -40,7 +40,7 @@ _COLUMNS = ("Sequence", "File", "bp", "Chunks", "Probability", "Call", "Stronges
 
 @dataclass(frozen=True)
 class About:
-    """What a summary says of the model beside its parameters."""
+    """What a summary says about the model, besides its parameters."""
 
     facts: Mapping[str, str] = field(default_factory=dict)  # name, version, who promoted it
     caveats: tuple[str, ...] = ()  # such as a promotion against the gate
@@ -121,7 +121,7 @@ def _counts(counts: Mapping[str, Any], seen: _Seen) -> Section:
         for status in STATUSES
     ]
     rows.append(("all", f"{total:,}", "", f"{sum(seen.viral.values()):,}", ""))
-    columns = ("Status", "Chunks", "Share", "of them called virus", "Meaning")
+    columns = ("Status", "Chunks", "Share", "Called virus", "Meaning")
     tables = (
         Table("Sequences by call", ("Call", "Sequences"), tuple(called)),
         Table("Chunks by status", columns, tuple(rows)),
@@ -133,7 +133,7 @@ def _sequences(seen: _Seen) -> Section:
     tables = [Table("Longest", _COLUMNS, _rows(seen.longest))]
     if len(seen.most_viral):
         tables.insert(0, Table("Most viral", _COLUMNS, _rows(seen.most_viral)))
-    text = ("A sequence's probability is that of the mean log-odds of its chunks; all are in sequences.tsv.",)
+    text = ("A sequence's probability comes from the mean log-odds of its chunks. All sequences are in sequences.tsv.",)
     return Section("sequences", "Sequences", text, tuple(tables))
 
 
@@ -164,7 +164,7 @@ def _drawings(out: Path, seen: _Seen, threshold: float) -> dict[str, Drawing]:
     drawings = {"histogram": histogram(spread, viral, _BINS, threshold)}
     drawn = seen.longest[seen.longest["chunks"] >= _FEWEST_CHUNKS].head(_DRAWN)
     if len(drawn):
-        drawings["stretches"] = stretches(drawn, window_means(out, drawn), threshold)
+        drawings["regions"] = regions(drawn, window_means(out, drawn), threshold)
     return drawings
 
 

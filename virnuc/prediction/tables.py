@@ -1,4 +1,4 @@
-"""Scored parts to the tables that a user reads: one pass, one part in memory at a time."""
+"""The tables that a user reads, from scored parts: one pass, with one part in memory at a time."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ CALLS = pa.schema(
         ("score2", pa.float64()),  # highest viral score
         ("probability", pa.float64()),  # 0.5 + (score2 - score1) / 2
         ("status", pa.string()),  # scored, no_open_frame, ambiguous or too_short
-        ("scored_by", pa.string()),  # frames, stretch, companion or mean; empty where there is no score
+        ("scored_by", pa.string()),  # frames, longest_orf, companion or mean; empty where there is no score
         ("frame", pa.string()),  # F1 to R3, the one with the higher of the two scores; empty if none was scored
-        ("frames", pa.int64()),  # how many were scored
+        ("frames", pa.int64()),  # number of frames scored
         ("record", pa.int64()),  # of the sequence, from 1, over all files
         ("sequence", pa.string()),
         ("file", pa.string()),
@@ -68,7 +68,7 @@ def write_tables(out: Path, parts: list[Path], threshold: float) -> dict[str, in
 
 
 def sequence_rows(parts: Iterable[pd.DataFrame], threshold: float) -> Iterator[pd.DataFrame]:
-    """Yield the rows of the sequences table; a sequence may go on over several parts of its chunks."""
+    """Yield the rows of the sequences table; the chunks of a sequence may lie in several parts."""
     sums, names = pd.DataFrame(), pd.DataFrame()
     for part in parts:
         sums = pd.concat([sums, partial_sums(part)])
@@ -90,7 +90,7 @@ def sequence_rows(parts: Iterable[pd.DataFrame], threshold: float) -> Iterator[p
 
 
 def _written(parts: list[Path], calls: _Table, short: _Text) -> Iterator[pd.DataFrame]:
-    """Yield the parts, each once it is in the tables of chunks."""
+    """Yield the parts, each after it was written to the tables of chunks."""
     for path in parts:
         part = pq.read_table(path).to_pandas()
         calls.write(part)
@@ -100,7 +100,7 @@ def _written(parts: list[Path], calls: _Table, short: _Text) -> Iterator[pd.Data
 
 
 class _Text:
-    """A table as text, appended to and at the end put in place whole."""
+    """A table as text: rows are appended to a temporary file, which is put in place at the end."""
 
     def __init__(self, path: Path, separator: str, columns: list[str], stack: ExitStack) -> None:
         temporary = stack.enter_context(atomic_path(path))
