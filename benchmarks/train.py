@@ -6,6 +6,7 @@ makes seeded synthetic shards, and in each of several rounds times, over the sam
 
     limit      the loop's own step on one batch that is held in memory
     virnuc     the loop: batches of randomly drawn frames, read from memory-mapped shards
+    5 at once  the same with five replicates in one pass; frames are counted once
     loader 0   a DataLoader over the same files, a frame at a time, with the optimizer's defaults and a `.item()` a step
     loader 2   the same with two worker processes
 
@@ -42,7 +43,9 @@ from virnuc.training import train
 from virnuc.training.batches import Plan
 from virnuc.training.classifier import Classifier
 from virnuc.training.data import Part
-from virnuc.training.epochs import Trainer, step
+from virnuc.training.epochs import Trainer
+from virnuc.training.stack import Stack
+from virnuc.training.state import Replicate
 
 BATCH = 32
 
@@ -75,33 +78,33 @@ def make_features(directory: Path, shards: int, rows: int, width: int) -> None:
         write_shard(directory / group / f"output_{number + 1}_merged.pt", ids, data, label)
 
 
-def new_model(width: int) -> Classifier:
-    """Return a classifier with seeded weights."""
-    torch.manual_seed(0)
-    return Classifier(width)
+def new_stack(width: int, replicates: int = 1) -> Stack:
+    """Return classifiers with seeded weights, side by side."""
+    fresh = [Replicate.begin(seed, TrainSettings(), width, torch.device("cpu")) for seed in range(replicates)]
+    return Stack([own.model for own in fresh], [own.optimizer for own in fresh])
 
 
 def time_limit(features: FeatureSet, steps: int, _: int) -> float:
     """Time the loop's step on one batch."""
-    model = new_model(features.dimension)
-    optimizer = torch.optim.SGD(model.parameters(), lr=2e-4, momentum=0.9, fused=True)
+    stack = new_stack(features.dimension)
     vectors, labels = features.gather(np.arange(BATCH)), torch.randint(0, 2, (BATCH,))
     for _warm_up in range(10):
-        step(model, optimizer, vectors, labels)
+        stack.step(vectors, labels)
     started = time.perf_counter()
     for _step in range(steps):
-        step(model, optimizer, vectors, labels)
+        stack.step(vectors, labels)
     return time.perf_counter() - started
 
 
-def time_virnuc(features: FeatureSet, steps: int, seed: int) -> float:
+def time_virnuc(features: FeatureSet, steps: int, seed: int, replicates: int = 1) -> float:
     """Time the loop on randomly drawn frames of all shards."""
     rows = np.random.default_rng(seed).choice(len(features), steps * BATCH, replace=False)
     labels = torch.from_numpy(features.labels[rows].astype(np.int64))
     part = Part(features, features.columns("merged"), rows, labels)
-    model = new_model(features.dimension)
-    optimizer = torch.optim.SGD(model.parameters(), lr=2e-4, momentum=0.9, fused=True)
-    trainer = Trainer(model, optimizer, part, Plan.make(part, BATCH, "full"), 1, lambda items, _: items)
+    own = [
+        Replicate.begin(seed, TrainSettings(), features.dimension, torch.device("cpu")) for seed in range(replicates)
+    ]
+    trainer = Trainer(own, part, Plan.make(part, BATCH, "full"), 1, lambda items, _: items)
     started = time.perf_counter()
     trainer.run(seed, 1)
     return time.perf_counter() - started
@@ -112,7 +115,7 @@ def time_loader(features: FeatureSet, steps: int, seed: int, workers: int) -> fl
     generator = torch.Generator().manual_seed(seed)
     dataset = OneByOne([shard.path for shard in features.shards])
     loader = iter(DataLoader(dataset, BATCH, shuffle=True, num_workers=workers, generator=generator))
-    model = new_model(features.dimension)
+    model = Classifier(features.dimension)
     optimizer = torch.optim.SGD(model.parameters(), lr=2e-4, momentum=0.9)
     next(loader)
     started = time.perf_counter()
@@ -129,6 +132,7 @@ def time_loader(features: FeatureSet, steps: int, seed: int, workers: int) -> fl
 WAYS: dict[str, Callable[[FeatureSet, int, int], float]] = {
     "limit": time_limit,
     "virnuc": time_virnuc,
+    "5 at once": lambda features, steps, seed: time_virnuc(features, steps, seed, 5),
     "loader 0": lambda features, steps, seed: time_loader(features, steps, seed, 0),
     "loader 2": lambda features, steps, seed: time_loader(features, steps, seed, 2),
 }

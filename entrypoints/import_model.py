@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from entrypoints.command import say, stage
-from entrypoints.train import ASSUMED_CHUNK_SIZE, CHECKPOINTS
+from entrypoints.train import CHECKPOINTS
 from virnuc.errors import unknown_name
 from virnuc.settings import ImportModelSettings
 
@@ -37,6 +37,7 @@ def _register_model(settings: ImportModelSettings, tracker: Tracker) -> ModelVer
     from model_registry.packaging import log_scoring_model
     from virnuc.tracking import version_uri
     from virnuc.training.checkpoint import model_name, save_checkpoint
+    from virnuc.training.data import ASSUMED_CHUNK_SIZE
     from virnuc.training.virnucpro import read_model
 
     checkpoint = read_model(Path(settings.checkpoint))

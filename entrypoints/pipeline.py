@@ -195,6 +195,8 @@ def _train(
             modality=modality,
             companion=companion,
             out=places.models,
+            # A companion is no side of the comparison.
+            replicates=settings.replicates if modality == "merged" else 1,
         )
     )
     assert version is not None  # registered, as TrainSettings.register says

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from contextlib import AbstractContextManager
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from entrypoints.command import say, stage
-from virnuc.errors import UsageError
 from virnuc.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -19,15 +20,18 @@ if TYPE_CHECKING:
     from virnuc.prediction.scorer import FallbackRecord
     from virnuc.splits.assignment import Split
     from virnuc.tracking import Tracker
-    from virnuc.training import TrainingResult
+    from virnuc.training import EpochRecord, TrainedReplicate, TrainingResult
 
 CHECKPOINTS = "checkpoints"  # the artifact folder
-ASSUMED_CHUNK_SIZE = 300  # bp, where the features have no record of it
+LOGGED_EVERY = 5.0  # s
 
 
 @stage(TrainSettings, tracked=False)
 def train(settings: TrainSettings) -> ModelVersion | None:
-    """Train the classifier on one feature set and register it as virnuc-<protein encoder>.
+    """Train the classifier on one feature set, several times over, and register it as virnuc-<protein encoder>.
+
+    All trainings (replicates) are made in one pass and differ in the seed alone; each has a run of its own below this
+    one's, and the one with the median validation loss is registered.
 
     Stopped at any moment, the same command goes on from the last finished epoch, in the same MLflow run, and ends
     with the same bits. The defaults are VirNucPro's published hyperparameters.
@@ -36,17 +40,14 @@ def train(settings: TrainSettings) -> ModelVersion | None:
     from virnuc.features.mixture import open_features
     from virnuc.splits.assignment import Split
     from virnuc.tracking import run_status, versions_of
-    from virnuc.training import find_training
     from virnuc.training.checkpoint import model_name
+    from virnuc.training.earlier import find_earlier, training_directory
 
     features = open_features(settings.features, bar("scan", "file"))
     split = Split.open(Path(settings.split))
     name = model_name(features.encoders, settings.modality)
-    directory = _directory(settings, features, split, name)
-    known = find_training(directory)
-    if settings.resume and (known is None or known.run_id != settings.resume):
-        found = known.run_id if known else "none"
-        raise UsageError(f"--resume {settings.resume}: the training in {directory} is of run {found}")
+    directory = training_directory(settings, features, split)
+    known = find_earlier(settings, directory)
     if known and known.finished and run_status(known.run_id) == "FINISHED":
         versions = versions_of(f"virnuc-{name}", known.run_id)
         if versions or not settings.register:
@@ -61,22 +62,25 @@ def _train(
     settings: TrainSettings, features: FeatureSet, split: Split, directory: Path, name: str, tracker: Tracker
 ) -> ModelVersion | None:
     from entrypoints.progress import batches, counter
-    from virnuc.training import train as train_classifier
+    from virnuc.training import train as train_classifiers
 
     tracker.dataset("features", features.directory, features.digest, "training")
     tracker.dataset("split", split.directory, split.digest, "training")
     weights = {encoder["name"]: encoder["weights"] for encoder in features.encoders.values()}
     tracker.tags({"model": name, "weights": ",".join(f"{k}={v}" for k, v in weights.items())})
-    with counter(f"train {name}", "epoch", settings.epochs) as bar:
+    with (
+        _runs_of_replicates(settings, tracker) as runs,
+        _EpochLog(runs) as log,
+        counter(f"train {name}", "epoch", settings.epochs) as bar,
+    ):
 
-        def on_epoch(record: Any) -> None:
-            if not (record.in_doubt and record.epoch in tracker.logged_steps("val/loss")):
-                tracker.metrics(record.metrics, step=record.epoch)
+        def on_epoch(record: EpochRecord) -> None:
+            log.add(record)
             shown = {key.removeprefix("val/"): record.metrics[key] for key in ("val/loss", "val/accuracy", "lr")}
             bar.set_postfix(shown, refresh=False)
             bar.update(record.epoch - bar.n)
 
-        result = train_classifier(
+        result = train_classifiers(
             features,
             split,
             settings,
@@ -85,10 +89,17 @@ def _train(
             progress=batches(lambda: f"epoch {bar.n + 1}", "frame"),
             run_id=tracker.run_id,
         )
+        log.flush()
+        for own in result.replicates:
+            _complete(runs[own.seed], own)
+            runs[own.seed].file(own.log)
     _log_result(result, tracker)
+    if settings.learning_curve:
+        _log_learning_curve(settings, features, split, result, directory, tracker)
     ended = "stopped early" if result.stopped_early else "ran to the last epoch"
+    which = f"seed {result.seed}, the median of {len(result.replicates)} trainings: " if len(runs) > 1 else ""
     say(
-        f"train      {name}: {result.epochs} epochs, {ended}; best was {result.best_epoch}; validation "
+        f"train      {name}: {which}{result.epochs} epochs, {ended}; best was {result.best_epoch}; validation "
         f"loss {result.metrics['val/loss']:.4f}, accuracy {result.metrics['val/accuracy']:.4f}, "
         f"ROC-AUC {result.metrics['val/roc_auc']:.4f}"
     )
@@ -99,17 +110,68 @@ def _train(
     return version
 
 
+@contextmanager
+def _runs_of_replicates(settings: TrainSettings, tracker: Tracker) -> Iterator[dict[int, Tracker]]:
+    """Yield the run of each seed: a child of the training's own, or that itself where there is one training alone."""
+    from virnuc.tracking import child_runs
+
+    if settings.replicates == 1:
+        yield {settings.seed: tracker}
+        return
+    seeds = range(settings.seed, settings.seed + settings.replicates)
+    with child_runs(tracker, "replicate", {f"seed {seed}": {"seed": seed} for seed in seeds}) as children:
+        yield dict(zip(seeds, children, strict=True))
+
+
+class _EpochLog:
+    """Logs epochs to the runs of replicates; many in one call, as each call to a store takes some 0.1 s."""
+
+    def __init__(self, runs: Mapping[int, Tracker]) -> None:
+        self._runs = runs
+        self._waiting: dict[int, dict[int, dict[str, float]]] = {}  # metrics by seed and epoch
+        self._last = -math.inf
+
+    def __enter__(self) -> _EpochLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+
+    def add(self, record: EpochRecord) -> None:
+        """Log an epoch, now or soon."""
+        if not (record.in_doubt and record.epoch in self._runs[record.seed].logged_steps("val/loss")):
+            self._waiting.setdefault(record.seed, {})[record.epoch] = record.metrics
+        if time.monotonic() - self._last > LOGGED_EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Log what waits."""
+        for seed, epochs in self._waiting.items():
+            self._runs[seed].history(epochs)
+        self._waiting = {}
+        self._last = time.monotonic()
+
+
+def _complete(run: Tracker, replicate: TrainedReplicate) -> None:
+    """Log the epochs that a run lacks: those that waited when a process was killed, or that a lost store had."""
+    logged = run.logged_steps("val/loss")
+    run.history({record.epoch: record.metrics for record in replicate.history if record.epoch not in logged})
+
+
 def _log_result(result: TrainingResult, tracker: Tracker) -> None:
     from virnuc.reports.figures import training_drawings
+    from virnuc.training.checkpoint import REPLICATES
 
-    logged = tracker.logged_steps("val/loss")
-    for record in result.history:  # whatever a lost store has not
-        if record.epoch not in logged:
-            tracker.metrics(record.metrics, step=record.epoch)
+    _complete(tracker, result)
     for path in (result.model, result.last, result.best):
         tracker.file(path, CHECKPOINTS)
+    for own in result.replicates:
+        if own.seed != result.seed:
+            tracker.file(own.model, f"{CHECKPOINTS}/{REPLICATES}/{own.seed}")
     tracker.file(result.log)
     tracker.tags({"checkpoint": f"{CHECKPOINTS}/{result.model.name}", "best_epoch": result.best_epoch})
+    tracker.tags(result.described())
+    tracker.metrics(result.spread())
     history = {key: [record.metrics[key] for record in result.history] for key in result.history[0].metrics}
     for file, drawing in training_drawings(history, result.name).items():
         tracker.figure(drawing.figure, f"figures/{file}.png")
@@ -117,33 +179,54 @@ def _log_result(result: TrainingResult, tracker: Tracker) -> None:
     tracker.describe(f"**{result.name}**, {result.epochs} epochs\n\n| metric | value |\n|---|---|{rows}")
 
 
+def _log_learning_curve(
+    settings: TrainSettings,
+    features: FeatureSet,
+    split: Split,
+    result: TrainingResult,
+    directory: Path,
+    tracker: Tracker,
+) -> None:
+    from entrypoints.progress import bar
+    from virnuc.reports import plots
+    from virnuc.training.curve import learning_curve
+
+    table = learning_curve(features, split, settings, result, directory, bar("curve", "share"))
+    tracker.frame(table, "tables/learning_curve.csv")
+    drawing = plots.learning_curve(result.name, plots.BASELINE, table.to_dict("records"))
+    tracker.figure(drawing.figure, "figures/learning_curve.png")
+    means = table.groupby("genomes")["accuracy"].mean()
+    shown = ", ".join(f"{genomes:,} genomes {accuracy:.4f}" for genomes, accuracy in means.items())
+    say(f"train      {result.name}: validation accuracy with {shown}")
+
+
 def _register(
     result: TrainingResult, settings: TrainSettings, features: FeatureSet, split: Split, tracker: Tracker
 ) -> ModelVersion:
     from model_registry.card import update_card
     from model_registry.packaging import log_scoring_model
-    from virnuc.evaluation.calibration import fit_temperature
-    from virnuc.evaluation.predictions import margins, predict
+    from virnuc.evaluation.predictions import temperature_of
     from virnuc.runtime import choose_device
     from virnuc.tracking import version_uri
     from virnuc.training.checkpoint import load_checkpoint
+    from virnuc.training.data import chunk_size_of
 
-    checkpoint = load_checkpoint(result.model)
-    validation = predict(checkpoint.build(), features, split, "val", checkpoint.columns())
-    recorded = features.chunk_size or int(split.table["length"].max())
+    chunk_size, recorded = chunk_size_of(features, split)
     if not recorded:
-        say(f"train      WARNING: the chunks' length is not recorded; the model will take {ASSUMED_CHUNK_SIZE} bp")
+        say(f"train      WARNING: the chunks' length is not recorded; the model will take {chunk_size} bp")
     version = log_scoring_model(
         result.model,
         f"virnuc-{result.name}",
-        chunk_size=recorded or ASSUMED_CHUNK_SIZE,
+        chunk_size=chunk_size,
         weights=settings.weights,
-        temperature=fit_temperature(validation["label"].to_numpy("int8"), margins(validation)),
+        temperature=temperature_of(load_checkpoint(result.model), features, split),
         companion=_companion(settings, split, tracker),
         seed=settings.seed,
         device=choose_device(settings.device).name,
         on_fallback=lambda record: _log_fallback(record, result.name, tracker),
     )
+    for key, value in result.described().items():
+        tracker.client.set_model_version_tag(version.name, version.version, f"virnuc.{key}", str(value))
     tracker.client.set_registered_model_alias(version.name, "challenger", version.version)
     update_card(version_uri(version))
     return version
@@ -182,16 +265,6 @@ def _run(settings: TrainSettings, run_id: str, name: str) -> AbstractContextMana
         say(f"train      {name}: going on with run {run_id}")
         return continued_run(run_id)
     return tracked_run("train", settings, f"train {name}")
-
-
-def _directory(settings: TrainSettings, features: FeatureSet, split: Split, name: str) -> Path:
-    """Return a directory of its own for each training that gives another model."""
-    from virnuc.runtime import choose_device
-
-    decisive = settings.decisive() | {"device": choose_device(settings.device).name, "split": split.digest}
-    decisive["features"] = features.digest_of(settings.modality)
-    key = hashlib.sha256(repr(sorted(decisive.items())).encode()).hexdigest()[:12]
-    return Path(settings.out) / f"{features.encoders['dna']['name']}+{name}" / key
 
 
 if __name__ == "__main__":

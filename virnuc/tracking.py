@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +21,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Run
+from mlflow.entities import Metric, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from virnuc.errors import DataError, GateRefusal, Terminated, UsageError
 from virnuc.settings import Settings
@@ -32,6 +34,7 @@ from virnuc.storage.files import exclusive
 EXPERIMENT = "virnuc"
 DEFAULT_STORE = "sqlite:///mlflow.db"
 _DIGEST_LENGTH = 36  # MLflow's limit for a dataset's digest; the whole one is logged as a tag
+_METRICS_A_CALL = 1000  # MLflow's limit
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 _MISREAD = re.compile(r"['\"\\]")
 _CUSTOM_MODELS = {"mlflow.experimentKind": "custom_model_development"}  # opens the UI in its model-training view
@@ -64,6 +67,13 @@ class Tracker:
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics in one call."""
         mlflow.log_metrics(dict(values), step=step, run_id=self.run_id)
+
+    def history(self, metrics: Mapping[int, Mapping[str, float]]) -> None:
+        """Log the metrics of several steps, by step, in as few calls as MLflow allows."""
+        now = int(time.time() * 1000)
+        entities = [Metric(key, own, now, step) for step, values in metrics.items() for key, own in values.items()]
+        for start in range(0, len(entities), _METRICS_A_CALL):
+            self.client.log_batch(self.run_id, entities[start : start + _METRICS_A_CALL])
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags `virnuc.<name>`."""
@@ -107,6 +117,31 @@ class Tracker:
         dataset = MetaDataset(source, name=name, digest=digest[:_DIGEST_LENGTH])  # type: ignore[abstract]
         mlflow.log_input(dataset, context=context)
         self.tags({f"{name}_digest": digest})
+
+
+@contextmanager
+def child_runs(parent: Tracker, stage: str, tags: Mapping[str, Mapping[str, Any]]) -> Iterator[list[Tracker]]:
+    """Yield a run below `parent` for each name in `tags`: one from before an interruption, or a new one.
+
+    They end as the block does: FINISHED, FAILED, or KILLED after SIGTERM or Ctrl-C.
+    """
+    client, experiment = parent.client, parent.client.get_run(parent.run_id).info.experiment_id
+    known = client.search_runs([experiment], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.run_id}'")
+    children = {run.info.run_name: Tracker(run.info.run_id) for run in known}
+    for name in tags.keys() - children.keys():
+        run = client.create_run(experiment, tags={MLFLOW_PARENT_RUN_ID: parent.run_id}, run_name=name)
+        children[name] = Tracker(run.info.run_id)
+        children[name].tags({"stage": stage, **tags[name]})
+    status = "FAILED"
+    try:
+        yield [children[name] for name in tags]
+        status = "FINISHED"
+    except (KeyboardInterrupt, Terminated):
+        status = "KILLED"
+        raise
+    finally:
+        for name in tags:
+            client.set_terminated(children[name].run_id, status)
 
 
 @contextmanager

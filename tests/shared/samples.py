@@ -50,8 +50,9 @@ def write_features(directory, ids, labels, vectors, rows=50, manifest=True, name
 
 
 def quick(**changes):
-    """Settings for training in a fraction of a second."""
-    return TrainSettings(**({"epochs": 3, "lr": 0.01, "hidden_dim": 16, "device": "cpu", "shuffle": "full"} | changes))
+    """Settings for one training in a fraction of a second."""
+    given = {"epochs": 3, "lr": 0.01, "hidden_dim": 16, "device": "cpu", "shuffle": "full", "replicates": 1}
+    return TrainSettings(**(given | changes))
 
 
 def same_weights(one, other):

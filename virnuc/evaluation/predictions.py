@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from virnuc.errors import DataError
-from virnuc.evaluation.calibration import viral_probability
+from virnuc.evaluation.calibration import fit_temperature, viral_probability
 from virnuc.evaluation.metrics import Labels
 from virnuc.features.feature_set import FeatureSet
 from virnuc.splits.assignment import Split
+from virnuc.training.checkpoint import Checkpoint
 from virnuc.training.data import follow
 
 IDENTITY = ("frame_id", "chunk", "genome", "organism", "lineage", "group", "label", "length")
@@ -31,6 +32,12 @@ def predict(score: Scorer, features: FeatureSet, split: Split, part: str, column
     """
     frames = split.frames(part)
     return predictions_table(frames, _logits(score, features, _rows_of(frames, features), columns))
+
+
+def temperature_of(checkpoint: Checkpoint, features: FeatureSet, split: Split) -> float:
+    """Return the temperature that calibrates a classifier on the validation frames."""
+    validation = predict(checkpoint.build(), features, split, "val", checkpoint.columns())
+    return fit_temperature(labels_of(validation), margins(validation))
 
 
 def score_replicates(

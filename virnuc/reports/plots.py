@@ -176,6 +176,22 @@ def epoch_curves(
     return Drawing(figure, title, f"{title} over epochs; last values: {'; '.join(last)}.", "One value an epoch.")
 
 
+def learning_curve(name: str, style: Style, rows: Sequence[Mapping[str, Any]]) -> Drawing:
+    """Draw validation accuracy over the number of training genomes; `rows` has `genomes` and `accuracy` of each."""
+    figure, axes = _axes("training genomes", "validation accuracy")
+    genomes = sorted({row["genomes"] for row in rows})
+    means = [np.mean([row["accuracy"] for row in rows if row["genomes"] == count]) for count in genomes]
+    axes.plot(genomes, means, label=f"{name}, mean", color=style.colour, ls=style.line)
+    every = [[row[key] for row in rows] for key in ("genomes", "accuracy")]
+    axes.scatter(every[0], every[1], label="each training", color=style.colour, marker=style.marker, s=14)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(genomes, [f"{count:,}" for count in genomes])
+    axes.minorticks_off()
+    _finish(axes, "lower right", limits=False)
+    told = "; ".join(f"{count:,} genomes {mean:.3f}" for count, mean in zip(genomes, means, strict=True))
+    return Drawing(figure, "Learning curve", f"Mean validation accuracy of {name}: {told}.", "A point a training.")
+
+
 def group_accuracy(sides: Sequence[tuple[str, Style, Sequence[Mapping[str, Any]]]]) -> Drawing:
     """Draw accuracy by group with its intervals; `sides` has rows of `strata` for each name and style."""
     groups = sorted({str(row["stratum"]) for _, _, rows in sides for row in rows}, reverse=True)

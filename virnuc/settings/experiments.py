@@ -44,6 +44,7 @@ class PipelineSettings(Settings):
     patience: int = like(TrainSettings, "patience")
     lr: float = like(TrainSettings, "lr")
     checkpoint: str = like(TrainSettings, "checkpoint")
+    replicates: int = like(TrainSettings, "replicates")
     sample: int = like(BenchmarkSettings, "sample", help="Frames in the benchmark's sample.")
     runs: int = like(BenchmarkSettings, "runs", help="Timed runs of each encoder in the benchmark.")
     warmup: int = like(BenchmarkSettings, "warmup", help="Warm-up batches of each encoder in the benchmark.")

@@ -126,8 +126,17 @@ class TrainSettings(Settings):
         "full mixes all frames; block mixes blocks within a window, for features larger than the memory; auto decides.",
         choices=("auto", "full", "block"),
     )
+    replicates: int = option(
+        5,
+        "Trainings made together that differ in the seed alone: this one and those after it. The one with the median "
+        "validation loss is registered. 1 is the published single training.",
+        minimum=1,
+    )
+    learning_curve: bool = option(
+        False, "Train on 1/8, 1/4 and 1/2 of the training genomes too, and draw the curve.", decisive=False
+    )
     readers: int = option(1, "Threads that read ahead; they change nothing in the result.", minimum=1, decisive=False)
-    seed: int = seed("Seed of initial weights, dropout and order of frames.")
+    seed: int = seed("Seed of initial weights, dropout and order of frames; replicates take the numbers after it.")
     device: str = device()
     weights: Mapping[str, str] = weights(decisive=False)  # the features were made with theirs
     register: bool = option(True, "Register the model as a version of virnuc-<protein encoder>.", decisive=False)

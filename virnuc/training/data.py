@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from virnuc.errors import DataError
 from virnuc.features.feature_set import FeatureSet
+from virnuc.runtime import derived_seed
 from virnuc.splits.assignment import Split
 
 _COPIED_AT_ONCE = 16_384  # frames
 _DEVICE_SHARE = 0.8  # of the GPU's free memory that features may take
+ASSUMED_CHUNK_SIZE = 300  # bp, VirNucPro's, whose files have no record of it
 _log = logging.getLogger(__name__)
 
 
@@ -30,6 +33,7 @@ class Part:
     sizes: tuple[
         tuple[int, int], ...
     ] = ()  # chunk size in bp and number of frames of each member, in the order of rows
+    genomes: int = 0  # how many the frames of the split are of
     resident: Tensor | None = None  # [n, width] float32, all vectors on a device, where they fit
 
     def __len__(self) -> int:
@@ -76,10 +80,12 @@ class Parts:
         return sum(len(part) * part.width * 4 for part in (self.train, self.val))
 
 
-def match(features: FeatureSet, split: Split, modality: str) -> Parts:
+def match(features: FeatureSet, split: Split, modality: str, share: float = 1.0, seed: int = 0) -> Parts:
     """Return the frames for training and validation, found in the features.
 
     The first member of a mixture must hold exactly the frames of the split; those of the others follow their genomes.
+    With a `share` below 1 only so many of the training genomes of each class are kept, drawn by `seed`: a smaller share
+    is part of a larger one.
 
     Raises:
         DataError: features and split do not hold the same frames, their labels differ, or a class is missing.
@@ -89,9 +95,13 @@ def match(features: FeatureSet, split: Split, modality: str) -> Parts:
         raise DataError(f"{features.directory}: it is not known which columns are {modality}; use --modality merged")
     first, *others = features.members
     tables = [_same_frames(first, split), *(follow(other, split) for other in others)]
+    left_out = sum(map(len, features.members)) - sum(map(len, tables))
+    if share < 1:
+        kept = _draw_genomes(split, share, seed)
+        tables = [table[(table["part"] != "train") | table["genome"].isin(kept)] for table in tables]
     starts = [0, *np.cumsum([len(member) for member in features.members])]
     parts = {name: _part(features, columns, split, tables, starts, name) for name in ("train", "val")}
-    return Parts(**parts, left_out=sum(map(len, features.members)) - sum(map(len, tables)))
+    return Parts(**parts, left_out=left_out)
 
 
 def follow(features: FeatureSet, split: Split) -> pd.DataFrame:
@@ -125,7 +135,8 @@ def _part(
     found = [table.loc[table["part"] == name, "row"].to_numpy() for table in tables]
     rows = np.concatenate([own + start for own, start in zip(found, starts, strict=False)])
     sizes = tuple((member.chunk_size, len(own)) for member, own in zip(features.members, found, strict=True))
-    part = Part(features, columns, rows, torch.from_numpy(features.labels[rows].astype(np.int64)), sizes)
+    genomes = tables[0].loc[tables[0]["part"] == name, "genome"].nunique()
+    part = Part(features, columns, rows, torch.from_numpy(features.labels[rows].astype(np.int64)), sizes, genomes)
     for size, labels in part.by_size(part.labels):
         if len(labels.unique()) < 2:
             which = f" of {size} bp" if len(sizes) > 1 else ""
@@ -142,7 +153,21 @@ def _same_frames(features: FeatureSet, split: Split) -> pd.DataFrame:
         )
     rows = features.locate(split.table["frame_id"])
     _check_labels(features, split, rows)
-    return pd.DataFrame({"part": split.table["part"], "row": rows})
+    return pd.DataFrame({"part": split.table["part"], "row": rows, "genome": split.table["genome"]})
+
+
+def _draw_genomes(split: Split, share: float, seed: int) -> set[str]:
+    """Return a share of the training genomes of each class, at least one."""
+    genomes = split.table[split.table["part"] == "train"].drop_duplicates("genome")[["genome", "label"]]
+    ranks = [derived_seed(seed, "share", genome) for genome in genomes["genome"]]
+    by_label = genomes.iloc[np.argsort(ranks)].groupby("label")["genome"]
+    return {genome for _, own in by_label for genome in own.iloc[: math.ceil(share * len(own))]}
+
+
+def chunk_size_of(features: FeatureSet, split: Split) -> tuple[int, bool]:
+    """Return the length in bp of the chunks to train for, and whether it is recorded or only assumed."""
+    recorded = features.chunk_size or int(split.table["length"].max())
+    return recorded or ASSUMED_CHUNK_SIZE, bool(recorded)
 
 
 def place_if_it_fits(parts: Parts, device: torch.device) -> Parts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -16,88 +16,77 @@ from virnuc.errors import UsageError
 from virnuc.features.scan import Progress
 from virnuc.runtime import derived_seed
 from virnuc.training.batches import Plan, read_ahead
-from virnuc.training.classifier import Classifier
 from virnuc.training.data import Part
-from virnuc.training.graphs import GraphedSteps
+from virnuc.training.graphs import graphed_steps
+from virnuc.training.stack import Stack
+from virnuc.training.state import Replicate
 
 _SCORED_AT_ONCE = 1024  # frames
 
 
 class Trainer:
-    """Makes the steps of an epoch, one for every batch."""
+    """Makes the steps of an epoch, one for every batch, for all replicates at once."""
 
     def __init__(
-        self, model: Classifier, optimizer: torch.optim.SGD, part: Part, plan: Plan, readers: int, progress: Progress
+        self, replicates: Sequence[Replicate], part: Part, plan: Plan, readers: int, progress: Progress
     ) -> None:
-        """Prepare to train `model` on `part`; `progress` wraps the sizes of each epoch's batches."""
-        self.model = model
-        self._optimizer = optimizer
+        """Prepare to train `replicates` on `part`; `progress` wraps the sizes of each epoch's batches."""
+        self.stack = Stack([own.model for own in replicates], [own.optimizer for own in replicates])
+        self._replicates = replicates
         self._part = part
         self._plan = plan
         self._readers = readers
         self._progress = progress
-        self._device = next(model.parameters()).device
-        on_gpu = part.resident is not None and self._device.type == "cuda"
-        self._graph = GraphedSteps(model, optimizer, part, plan) if on_gpu and len(part) >= plan.batch else None
+        on_gpu = part.resident is not None and self.stack.device.type == "cuda"
+        self._graph = graphed_steps(self.stack, part, plan) if on_gpu and len(part) >= plan.batch else None
 
-    def run(self, seed: int, epoch: int) -> dict[str, float]:
-        """Train one epoch; return the mean loss over its frames and its speed.
+    def run(self, seed: int, epoch: int) -> list[dict[str, float]]:
+        """Train one epoch in the order that `seed` gives; return each replicate's mean loss over its frames and speed.
 
-        Dropout draws from torch's generator, which is seeded anew each epoch, so that an epoch does not depend on how
-        the ones before it were interrupted.
+        Dropout is seeded anew each epoch, so that an epoch does not depend on how the ones before it were interrupted.
         """
         order = self._plan.order(seed, epoch)
-        self.model.train()
         started = time.perf_counter()
-        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
-            torch.manual_seed(derived_seed(seed, "dropout", epoch))
-            loss = self._stream(order) if self._graph is None else self._graph.run(order, self._progress)
-        mean = loss.item() / self._plan.rows  # waits for the device
-        if not math.isfinite(mean):
-            raise UsageError(f"the training loss became {mean} in epoch {epoch}; use a lower --lr")
-        return {"train/loss": mean, "throughput/frames_per_s": self._plan.rows / (time.perf_counter() - started)}
+        self.stack.seed_dropout([derived_seed(own.seed, "dropout", epoch) for own in self._replicates])
+        losses = self._stream(order) if self._graph is None else self._graph.run(order, self._progress)
+        means = (losses / self._plan.rows).tolist()  # waits for the device
+        speed = self._plan.rows / (time.perf_counter() - started)
+        if not all(map(math.isfinite, means)):
+            raise UsageError(f"the training loss became {means} in epoch {epoch}; use a lower --lr")
+        return [{"train/loss": mean, "throughput/frames_per_s": speed} for mean in means]
 
     def _stream(self, order: np.ndarray) -> Tensor:
-        """Make the steps of an epoch on batches that are read ahead; return the sum of the frames' losses."""
-        total = torch.zeros((), dtype=torch.float64, device=self._device)
+        """Make the steps of an epoch on batches that are read ahead; return the sums of the frames' losses."""
+        total = torch.zeros(len(self.stack), dtype=torch.float64, device=self.stack.device)
         sizes = self._progress(self._plan.sizes, self._plan.rows)
         for _, (features, labels) in zip(sizes, self._batches(order), strict=True):
-            total.add_(step(self.model, self._optimizer, features, labels), alpha=len(labels))
+            total.add_(self.stack.step(features, labels), alpha=len(labels))
         return total
 
     def _batches(self, order: np.ndarray) -> Iterable[tuple[Tensor, Tensor]]:
         for features, labels in read_ahead(self._part, order, self._plan.reads, self._readers):
-            on_device = features.to(self._device), labels.to(self._device)
+            on_device = features.to(self.stack.device), labels.to(self.stack.device)
             for batch in self._plan.batches(len(labels)):
                 yield on_device[0][batch], on_device[1][batch]
 
 
-def step(model: Classifier, optimizer: torch.optim.SGD, features: Tensor, labels: Tensor) -> Tensor:
-    """Make one step of gradient descent; return the batch's mean loss, without waiting for it."""
-    optimizer.zero_grad()
-    loss = functional.cross_entropy(model(features), labels)
-    loss.backward()
-    optimizer.step()
-    return loss.detach()
-
-
-@torch.inference_mode()
-def predict(model: Classifier, part: Part, readers: int) -> Tensor:
-    """Return the logits of a part's frames, `[n, 2]` float64 on the CPU, in the order of the part."""
-    device = next(model.parameters()).device
-    model.eval()
+def predict(stack: Stack, part: Part, readers: int) -> Tensor:
+    """Return the logits of a part's frames, `[replicates, n, 2]` float64 on the CPU, in the order of the part."""
     reads = [slice(start, start + _SCORED_AT_ONCE) for start in range(0, len(part), _SCORED_AT_ONCE)]
     pieces = read_ahead(part, np.arange(len(part)), reads, readers)
     # Pieces kept among freed hidden layers fragmented the heap by 350 MB at 200,000 frames, though not in every run.
-    logits = torch.empty(len(part), 2, dtype=torch.float64)
+    logits = torch.empty(len(stack), len(part), 2, dtype=torch.float64)
     for read, (features, _) in zip(reads, pieces, strict=True):
-        logits[read] = model(features.to(device)).cpu()
+        logits[:, read] = stack.logits(features.to(stack.device)).cpu()
     return logits
 
 
-def validate(model: Classifier, part: Part, readers: int) -> dict[str, float]:
-    """Return the metrics of a part, over all its frames and, in a mixture, also for each chunk size."""
-    logits = predict(model, part, readers)
+def validate(stack: Stack, part: Part, readers: int) -> list[dict[str, float]]:
+    """Return each replicate's metrics of a part, over all its frames and, in a mixture, also for each chunk size."""
+    return [_validate(logits, part) for logits in predict(stack, part, readers)]
+
+
+def _validate(logits: Tensor, part: Part) -> dict[str, float]:
     measured = measure(logits, part.labels, "val/")
     if len(part.sizes) > 1:
         for (size, some), (_, labels) in zip(part.by_size(logits), part.by_size(part.labels), strict=True):

@@ -7,40 +7,52 @@ counter that it advances itself, so that nothing is copied between steps.
 
 from __future__ import annotations
 
-import copy
+import logging
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from virnuc.features.scan import Progress
 from virnuc.training.batches import Plan
-from virnuc.training.classifier import Classifier
 from virnuc.training.data import Part
+from virnuc.training.stack import Stack
 
 _WARM_UP = 3  # steps before the capture, as torch's notes on CUDA graphs ask for
+_log = logging.getLogger(__name__)
+
+
+def graphed_steps(stack: Stack, part: Part, plan: Plan) -> GraphedSteps | None:
+    """Return the captured steps; None, and said so, where they do not change the weights as plain steps do."""
+    steps = GraphedSteps(stack, part, plan)
+    if steps.faithful():
+        return steps
+    _log.warning("the captured CUDA graph does not train as plain steps do; training goes on without it")
+    return None
 
 
 class GraphedSteps:
-    """The steps of an epoch over a part whose vectors are on the GPU, as the optimizer's learning rate must be."""
+    """The steps of an epoch over a part whose vectors are on the GPU, as the optimizers' learning rate must be."""
 
-    def __init__(self, model: Classifier, optimizer: torch.optim.SGD, part: Part, plan: Plan) -> None:
+    def __init__(self, stack: Stack, part: Part, plan: Plan) -> None:
         """Capture one step; weights, statistics and momentum are afterwards what they were before."""
         assert part.resident is not None
-        self._model, self._optimizer = model, optimizer
+        self._stack = stack
         self._vectors, self._labels = part.resident, part.labels
-        device = part.resident.device
+        self._device = device = part.resident.device
         self._batch = plan.batch
         self._order = torch.arange(len(part), device=device)
         self._within = torch.arange(plan.batch, device=device)
         self._first = torch.zeros((), dtype=torch.int64, device=device)  # position of the batch's first frame
-        self._total = torch.zeros((), dtype=torch.float64, device=device)
+        self._total = torch.zeros(len(stack), dtype=torch.float64, device=device)
         self._graph = torch.cuda.CUDAGraph()
-        self._capture()
+        for generator in stack.generators:
+            self._graph.register_generator_state(generator)
+        with torch.cuda.device(device):  # streams, capture and replay take the current device, not the tensors'
+            self._capture()
 
     def run(self, order: np.ndarray, progress: Progress) -> Tensor:
-        """Make the steps of an epoch; return the sum of the frames' losses."""
+        """Make the steps of an epoch; return the sums of the frames' losses, `[replicates]`."""
         self._order.copy_(torch.from_numpy(order))
         self._first.zero_()
         self._total.zero_()
@@ -48,39 +60,59 @@ class GraphedSteps:
         if rest == 1:  # joins the last whole batch
             rest += self._batch
         whole = [self._batch] * ((len(order) - rest) // self._batch)
-        for size in progress([*whole, rest] if rest else whole, len(order)):
-            self._graph.replay() if size == self._batch else self._step(self._order[-rest:])
+        with torch.cuda.device(self._device):
+            for size in progress([*whole, rest] if rest else whole, len(order)):
+                self._graph.replay() if size == self._batch else self._step(self._order[-rest:])
         return self._total
 
+    def faithful(self) -> bool:
+        """Return whether a replay changes the weights as a plain step on the same rows does, within rounding."""
+        before, found = self._states(), []
+        with torch.cuda.device(self._device):
+            for make_step in (lambda: self._step(self._order[: self._batch]), self._graph.replay):
+                self._first.zero_()
+                self._stack.seed_dropout(range(len(self._stack)))
+                make_step()
+                found.append(self._states()[0])
+                self._put_back(*before)
+        return all(
+            torch.allclose(replayed[name].float(), plain[name].float(), rtol=1e-4, atol=1e-6)
+            for plain, replayed in zip(*found, strict=True)
+            for name in plain
+        )
+
     def _step(self, rows: Tensor) -> None:
-        self._optimizer.zero_grad()
-        loss = functional.cross_entropy(self._model(self._vectors[rows]), self._labels[rows])
-        loss.backward()
-        self._optimizer.step()
-        self._total.add_(loss.detach(), alpha=len(rows))
+        self._total.add_(self._stack.step(self._vectors[rows], self._labels[rows]), alpha=len(rows))
 
     def _capture(self) -> None:
-        before = copy.deepcopy((self._model.state_dict(), self._optimizer.state_dict()["state"]))
-        self._model.train()
+        before = self._states()
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(_WARM_UP):
                 self._step(self._order[: self._batch])
         torch.cuda.current_stream().wait_stream(aside)
-        self._optimizer.zero_grad()
         with torch.cuda.graph(self._graph):
             self._step(self._order[self._first + self._within])
             self._first.add_(self._batch)
         self._put_back(*before)
 
+    def _states(self) -> tuple[list[dict[str, Tensor]], list[list[Tensor]]]:
+        """Return copies of each replicate's weights and statistics, and of its momentum."""
+        weights = [{name: own.clone() for name, own in model.state_dict().items()} for model in self._stack.models]
+        return weights, [[buffer.clone() for buffer in buffers] for buffers in self._momentum()]
+
+    def _momentum(self) -> list[list[Tensor]]:
+        """Return the momentum buffers of each optimizer; none before its first step."""
+        states = [optimizer.state.values() for optimizer in self._stack.optimizers]
+        return [[state["momentum_buffer"] for state in own if "momentum_buffer" in state] for own in states]
+
     @torch.no_grad()
-    def _put_back(self, weights: dict[str, Tensor], momentum: dict[int, dict[str, Tensor]]) -> None:
-        """Undo the warm-up in place: the graph has the tensors' addresses."""
-        self._model.load_state_dict(weights)
-        for index, parameter in enumerate(self._model.parameters()):
-            buffer = self._optimizer.state[parameter].get("momentum_buffer")
-            if buffer is not None:
+    def _put_back(self, weights: list[dict[str, Tensor]], momentum: list[list[Tensor]]) -> None:
+        """Undo steps in place: the graph has the tensors' addresses."""
+        for model, saved in zip(self._stack.models, weights, strict=True):
+            model.load_state_dict(saved)
+        for buffers, old in zip(self._momentum(), momentum, strict=True):
+            for number, buffer in enumerate(buffers):
                 # Momentum that starts from zero gives the same first step as momentum that starts from the gradient.
-                saved = momentum.get(index, {}).get("momentum_buffer")
-                buffer.copy_(saved if saved is not None else torch.zeros_like(buffer))
+                buffer.copy_(old[number] if old else torch.zeros_like(buffer))

@@ -1,11 +1,12 @@
-"""A whole training: from the checks before the first step to the checkpoints."""
+"""A whole training, of all replicates: from the checks before the first step to the checkpoints."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,42 +15,68 @@ import torch
 
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.scan import Progress
-from virnuc.runtime import choose_device, derived_seed
+from virnuc.runtime import choose_device
 from virnuc.settings import TrainSettings
 from virnuc.splits.assignment import Split
 from virnuc.storage.files import exclusive, remove_leftovers, write_text
 from virnuc.training.batches import Plan, choose_shuffle
-from virnuc.training.checkpoint import Checkpoint, describe_training, model_name, save_checkpoint
-from virnuc.training.classifier import Classifier
+from virnuc.training.checkpoint import REPLICATES, Checkpoint, describe_training, model_name, save_checkpoint
 from virnuc.training.data import Parts, match, place_if_it_fits
 from virnuc.training.epochs import Trainer, validate
-from virnuc.training.state import EarlyStopping, EpochRecord, Training, last_reported, mark_reported
+from virnuc.training.state import EpochRecord, Replicate, Training, last_reported, mark_reported
 
 _log = logging.getLogger(__name__)
+_SUMMARISED = ("loss", "accuracy", "roc_auc")  # of each replicate's validation, in every checkpoint's metadata
 
 
 @dataclass(frozen=True)
-class TrainingResult:
-    """A finished training."""
+class TrainedReplicate:
+    """One finished training."""
 
-    name: str  # of the model: the protein encoder's, with the modality if it is not merged
+    seed: int
     model: Path  # the checkpoint that --checkpoint asked for
-    last: Path  # checkpoint of the last epoch
-    best: Path  # checkpoint of the epoch with the lowest validation loss
     log: Path  # training_log_<name>.txt, a line an epoch
     history: list[EpochRecord]
     best_epoch: int
     stopped_early: bool
     metrics: dict[str, float]  # of the epoch that `model` is of
-    run_id: str
-    shuffle: str  # full or block
-    resumed_from: int = 0  # the epoch after which an interrupted training went on; 0 if undisturbed
-    left_out: int = 0  # frames of a mixture whose genomes the split does not have
 
     @property
     def epochs(self) -> int:
         """Number of epochs run."""
         return len(self.history)
+
+
+@dataclass(frozen=True)
+class TrainingResult(TrainedReplicate):
+    """All replicates, and the one that stands for them: that with the median validation loss."""
+
+    name: str  # of the model: the protein encoder's, with the modality if it is not merged
+    last: Path  # checkpoint of the last epoch
+    best: Path  # checkpoint of the epoch with the lowest validation loss
+    replicates: tuple[TrainedReplicate, ...]  # by seed, the one that stands for them among them
+    run_id: str
+    shuffle: str  # full or block
+    resumed_from: int = 0  # the epoch after which an interrupted training went on; 0 if undisturbed
+    left_out: int = 0  # frames of a mixture whose genomes the split does not have
+
+    def described(self) -> dict[str, str | int]:
+        """Return which replicate this is and what is known of all, as tags: lists joined by commas, in one order."""
+        tags: dict[str, str | int] = {"seed": self.seed, "replicates": len(self.replicates)}
+        tags["replicate_seeds"] = ",".join(str(own.seed) for own in self.replicates)
+        for name in _SUMMARISED:
+            tags[f"replicate_val_{name}"] = ",".join(f"{own.metrics[f'val/{name}']:.6g}" for own in self.replicates)
+        return tags
+
+    def spread(self) -> dict[str, float]:
+        """Return mean, standard deviation, lowest and highest of each validation metric; nothing of one training."""
+        found: dict[str, float] = {}
+        for name in _SUMMARISED if len(self.replicates) > 1 else ():
+            values = [own.metrics[f"val/{name}"] for own in self.replicates]
+            ends = {"low": min(values), "high": max(values)}
+            ends |= {"mean": statistics.fmean(values), "sd": statistics.stdev(values)}
+            found |= {f"val/replicates/{name}_{end}": value for end, value in ends.items()}
+        return found
 
 
 def train(
@@ -61,27 +88,32 @@ def train(
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
     progress: Progress = lambda items, total: items,
     run_id: str = "",
+    share: float = 1.0,
 ) -> TrainingResult:
-    """Train the classifier in `directory`, or go on from the last finished epoch of the training there.
+    """Train the classifiers in `directory`, or go on from the last finished epoch of the training there.
+
+    The replicates have the seeds from `settings.seed` on. All see the same rows in the same order, that of the first
+    seed; initial weights and dropout are by each one's own. One that has stopped early leaves the pass.
 
     Args:
         features: the vectors.
         split: which frames are for training and validation. Test frames are not read.
         settings: hyperparameters.
-        directory: for state, checkpoints and log.
-        on_epoch: called after each epoch. After an interruption an epoch that is not known to have been reported is
-            reported (again) with `in_doubt`.
+        directory: for state, checkpoints and logs.
+        on_epoch: called after each epoch, for each replicate. After an interruption an epoch that is not known to have
+            been reported is reported (again) with `in_doubt`.
         progress: wraps the sizes of an epoch's batches, given the number of its frames.
         run_id: kept with the state for the caller, see `find_training`.
+        share: of the training genomes of each class, to train on.
 
     Raises:
         DataError: features and split do not fit together, or the directory holds another training.
     """
-    parts = match(features, split, settings.modality)
+    parts = match(features, split, settings.modality, share, settings.seed)
     name = model_name(features.encoders, settings.modality)
     with exclusive(directory / ".lock"):
         remove_leftovers(directory)
-        training = _begin(features, split, settings, parts.train.width)
+        training = _begin(features, split, settings, parts.train.width, share)
         training.run_id = run_id
         if not training.restore(directory, settings.shuffle):
             shuffle = choose_shuffle(settings.shuffle, parts)
@@ -92,29 +124,24 @@ def train(
         _report(training, directory, name, on_epoch, in_doubt=True)
         if not training.finished:
             _run(training, parts, settings, progress, lambda: _report(training, directory, name, on_epoch), directory)
-        metadata = describe_training(features, split, settings.modality, training.model)
+        metadata = describe_training(features, split, settings.modality, training.replicates[0].model)
         result = _finish(training, settings, directory, name, metadata)
         return dataclasses.replace(result, resumed_from=resumed_from, left_out=parts.left_out)
 
 
-def _begin(features: FeatureSet, split: Split, settings: TrainSettings, width: int) -> Training:
+def _begin(features: FeatureSet, split: Split, settings: TrainSettings, width: int, share: float) -> Training:
     """Return a training before its first epoch."""
     choice = choose_device(settings.device)
     _log.info("training on %s (%s)", choice.name, choice.reason)
     device = torch.device(choice.name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(settings.seed, "weights"))
-        model = Classifier(width, settings.hidden_dim, dropout=settings.dropout).to(device)
-    # A CUDA graph reads the learning rate from the device's memory.
-    rate = torch.tensor(settings.lr, device=device) if device.type == "cuda" else settings.lr
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=settings.momentum, fused=True)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, settings.step_size, settings.gamma)
+    seeds = range(settings.seed, settings.seed + settings.replicates)
     fingerprint = settings.decisive() | {
         "features": features.digest_of(settings.modality),
         "split": split.digest,
         "device": device.type,
+        "share": share,
     }
-    return Training(model, optimizer, scheduler, EarlyStopping(settings.patience), fingerprint)
+    return Training([Replicate.begin(seed, settings, width, device) for seed in seeds], fingerprint)
 
 
 def _run(
@@ -125,19 +152,22 @@ def _run(
     report: Callable[[], None],
     directory: Path,
 ) -> None:
-    """Train until the last epoch or until early stopping, saving everything after each epoch."""
-    parts = place_if_it_fits(parts, next(training.model.parameters()).device)
+    """Train until each replicate's last epoch or early stopping, saving everything after each epoch."""
+    parts = place_if_it_fits(parts, next(training.replicates[0].model.parameters()).device)
     plan = Plan.make(parts.train, settings.batch_size, training.shuffle)
-    trainer = Trainer(training.model, training.optimizer, parts.train, plan, settings.readers, progress)
-    while not training.finished:
-        started = time.perf_counter()
-        rate = float(training.optimizer.param_groups[0]["lr"])
-        measured = trainer.run(settings.seed, training.epoch + 1)
-        measured |= validate(training.model, parts.val, settings.readers) | {"lr": rate}
-        measured["time/epoch_s"] = time.perf_counter() - started
-        training.conclude_epoch(measured, settings.epochs)
-        training.save(directory)
-        report()
+    while active := training.active:
+        trainer = Trainer(active, parts.train, plan, settings.readers, progress)
+        while training.active == active:
+            started = time.perf_counter()
+            rate = {"lr": active[0].rate}
+            trained = trainer.run(settings.seed, active[0].epoch + 1)
+            validated = validate(trainer.stack, parts.val, settings.readers)
+            took = {"time/epoch_s": time.perf_counter() - started}
+            for replicate, steps, measured in zip(active, trained, validated, strict=True):
+                replicate.conclude_epoch(steps | measured | rate | took, settings.epochs)
+            training.save(directory)
+            report()
+        trainer.stack.release()
 
 
 def _report(
@@ -148,51 +178,94 @@ def _report(
     *,
     in_doubt: bool = False,
 ) -> None:
-    """Tell the caller of the last finished epoch, unless it was told before, and write the log."""
+    """Tell the caller of the last finished epoch, unless it was told before, and write the logs."""
     if last_reported(directory) < training.epoch:
-        on_epoch(EpochRecord(training.epoch, training.history[-1], in_doubt))
+        told = [replicate for replicate in training.replicates if replicate.epoch == training.epoch]
+        for own in told:
+            on_epoch(EpochRecord(own.epoch, own.history[-1], own.seed, in_doubt))
         mark_reported(directory, training.epoch)
-    lines = [_log_line(epoch, metrics) for epoch, metrics in enumerate(training.history, start=1)]
-    write_text(_log_path(directory, name), "".join(lines))
+        for own in told:
+            _write_log(_folder(directory, training, own) / _log_name(name), own)
 
 
-def _log_path(directory: Path, name: str) -> Path:
-    return directory / f"training_log_{name}.txt"
+def _folder(directory: Path, training: Training, replicate: Replicate) -> Path:
+    """Return where a replicate's files are; one that is alone has no folder of its own."""
+    return directory / REPLICATES / str(replicate.seed) if len(training.replicates) > 1 else directory
 
 
-def _log_line(epoch: int, metrics: dict[str, float]) -> str:
-    return "  ".join([f"epoch {epoch}", *(f"{key} {value:.6g}" for key, value in metrics.items())]) + "\n"
+def _log_name(name: str) -> str:
+    return f"training_log_{name}.txt"
+
+
+def _write_log(path: Path, replicate: Replicate) -> None:
+    lines = (
+        "  ".join([f"epoch {epoch}", *(f"{key} {value:.6g}" for key, value in metrics.items())]) + "\n"
+        for epoch, metrics in enumerate(replicate.history, start=1)
+    )
+    write_text(path, "".join(lines))
+
+
+def _kept(replicate: Replicate, settings: TrainSettings) -> tuple[dict[str, Any], int]:
+    """Return the weights that the model is made of, and their epoch.
+
+    `final` is what training ended with: early stopping puts the best weights back.
+    """
+    if settings.checkpoint == "best" or replicate.stopping.exhausted:
+        return replicate.best, replicate.stopping.best_epoch
+    return replicate.weights(), replicate.epoch
 
 
 def _finish(
-    training: Training,
-    settings: TrainSettings,
-    directory: Path,
-    name: str,
-    metadata: dict[str, Any],
+    training: Training, settings: TrainSettings, directory: Path, name: str, metadata: dict[str, Any]
 ) -> TrainingResult:
-    """Write the checkpoints. `final` is what training ended with: early stopping puts the best weights back."""
-    stopping, stopped_early = training.stopping, training.stopping.exhausted
-    last = {"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()}
-    kept_best = settings.checkpoint == "best" or stopped_early
-    versions = {
-        f"model_{name}_last.pth": (last, training.epoch),
-        f"model_{name}_best.pth": (training.best, stopping.best_epoch),
-        f"model_{name}.pth": (training.best, stopping.best_epoch) if kept_best else (last, training.epoch),
-    }
-    for file, (states, epoch) in versions.items():
-        state = {key: tensor.cpu() for key, tensor in states["model"].items()}
-        save_checkpoint(directory / file, Checkpoint(state, metadata, epoch, stopping.best_loss, states["optimizer"]))
+    """Write the checkpoints: the median replicate's into `directory`, the others' into folders of their own."""
+    kept = {replicate.seed: _kept(replicate, settings) for replicate in training.replicates}
+    metrics = {own.seed: own.history[kept[own.seed][1] - 1] for own in training.replicates}
+    chosen = median_seed({seed: found["val/loss"] for seed, found in metrics.items()})
+    metadata |= {"replicates": [_summary(seed, kept[seed][1], found) for seed, found in metrics.items()]}
+    finished = []
+    for own in training.replicates:
+        folder = directory if own.seed == chosen else _folder(directory, training, own)
+        versions = {f"model_{name}.pth": kept[own.seed]}
+        if own.seed == chosen:
+            versions |= {
+                f"model_{name}_last.pth": (own.weights(), own.epoch),
+                f"model_{name}_best.pth": (own.best, own.stopping.best_epoch),
+            }
+            _write_log(folder / _log_name(name), own)
+        for file, (states, epoch) in versions.items():
+            described = metadata | {"seed": own.seed}
+            save_checkpoint(
+                folder / file,
+                Checkpoint(states["model"], described, epoch, own.stopping.best_loss, states["optimizer"]),
+            )
+        finished.append(
+            TrainedReplicate(
+                seed=own.seed,
+                model=folder / f"model_{name}.pth",
+                log=folder / _log_name(name),
+                history=[EpochRecord(epoch, found, own.seed) for epoch, found in enumerate(own.history, start=1)],
+                best_epoch=own.stopping.best_epoch,
+                stopped_early=own.stopping.exhausted,
+                metrics=metrics[own.seed],
+            )
+        )
     return TrainingResult(
+        **vars(next(own for own in finished if own.seed == chosen)),
         name=name,
-        model=directory / f"model_{name}.pth",
         last=directory / f"model_{name}_last.pth",
         best=directory / f"model_{name}_best.pth",
-        log=_log_path(directory, name),
-        history=[EpochRecord(epoch, metrics) for epoch, metrics in enumerate(training.history, start=1)],
-        best_epoch=stopping.best_epoch,
-        stopped_early=stopped_early,
-        metrics=training.history[(stopping.best_epoch if kept_best else training.epoch) - 1],
+        replicates=tuple(finished),
         run_id=training.run_id,
         shuffle=training.shuffle,
     )
+
+
+def median_seed(losses: Mapping[int, float]) -> int:
+    """Return the seed with the median loss; of an even number that with the lower one of the two in the middle."""
+    ranked = sorted(losses, key=lambda seed: (losses[seed], seed))
+    return ranked[(len(ranked) - 1) // 2]
+
+
+def _summary(seed: int, epoch: int, metrics: Mapping[str, float]) -> dict[str, Any]:
+    return {"seed": seed, "epoch": epoch} | {f"val_{name}": metrics[f"val/{name}"] for name in _SUMMARISED}

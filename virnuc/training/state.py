@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,12 +10,14 @@ from typing import Any
 import torch
 
 from virnuc.errors import DataError, IncompatibleCheckpointError
+from virnuc.runtime import derived_seed
+from virnuc.settings import TrainSettings
 from virnuc.storage.files import atomic_path, write_text
 from virnuc.storage.tensors import load_plain
 from virnuc.training.classifier import Classifier
 
 STATE, REPORTED = "training_state.pt", "reported_epoch.txt"
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class EpochRecord:
 
     epoch: int  # from 1
     metrics: dict[str, float]  # by MLflow's keys
+    seed: int = 0  # of the replicate
     in_doubt: bool = False  # it was finished before an interruption and may have been reported already
 
 
@@ -62,31 +64,102 @@ class EarlyStopping:
 
 
 @dataclass
-class Training:
-    """All that changes while training."""
+class Replicate:
+    """One of several trainings that differ in the seed alone."""
 
+    seed: int
     model: Classifier
     optimizer: torch.optim.SGD
     scheduler: torch.optim.lr_scheduler.StepLR
     stopping: EarlyStopping
-    fingerprint: dict[str, Any]  # what decides the result: settings, digests of features and split, device
-    shuffle: str = ""  # full or block, as chosen at the start
-    run_id: str = ""  # the caller's, kept for it
     epoch: int = 0  # the last one finished
     finished: bool = False
     best: dict[str, Any] = field(default_factory=dict)  # copies of model and optimizer at the best epoch
     history: list[dict[str, float]] = field(default_factory=list)  # metrics of each epoch
+
+    @classmethod
+    def begin(cls, seed: int, settings: TrainSettings, width: int, device: torch.device) -> Replicate:
+        """Return a training before its first epoch, its weights drawn by its seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(seed, "weights"))
+            model = Classifier(width, settings.hidden_dim, dropout=settings.dropout).to(device)
+        # A CUDA graph reads the learning rate from the device's memory.
+        rate = torch.tensor(settings.lr, device=device) if device.type == "cuda" else settings.lr
+        optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=settings.momentum, fused=True)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, settings.step_size, settings.gamma)
+        return cls(seed, model, optimizer, scheduler, EarlyStopping(settings.patience))
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next epoch."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def weights(self) -> dict[str, Any]:
+        """Return copies of model and optimizer as they are, on the CPU."""
+        # A state_dict is only a view of the weights, here even of all replicates' together: it must be copied.
+        return _copied({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()})
 
     def conclude_epoch(self, metrics: dict[str, float], epochs: int) -> None:
         """Take note of a finished epoch, keep its weights if they are the best, and decide whether it was the last."""
         self.epoch += 1
         self.scheduler.step()
         if self.stopping.improves(metrics["val/loss"], self.epoch):
-            # A state_dict is only a view of the weights: it must be copied.
-            self.best = copy.deepcopy({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()})
+            self.best = self.weights()
         before = self.history[-1]["time/total_s"] if self.history else 0.0
         self.history.append(metrics | {"time/total_s": before + metrics["time/epoch_s"]})
         self.finished = self.stopping.exhausted or self.epoch == epochs
+
+    def state(self) -> dict[str, Any]:
+        """Return everything as plain values and tensors; the best weights only where they are not the present ones."""
+        return {
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "finished": self.finished,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "stopping": asdict(self.stopping),
+            "best": {} if self.stopping.best_epoch == self.epoch else self.best,
+            "history": self.history,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # on a GPU the rate is a tensor there; loading leaves it on the CPU
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"] = group["lr"].to(group["params"][0].device)
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.stopping = EarlyStopping(**state["stopping"])
+        for name in ("epoch", "finished", "history"):
+            setattr(self, name, state[name])
+        self.best = state["best"] or self.weights()
+
+
+@dataclass
+class Training:
+    """All that changes while training."""
+
+    replicates: list[Replicate]
+    fingerprint: dict[str, Any]  # what decides the result: settings, digests of features and split, device
+    shuffle: str = ""  # full or block, as chosen at the start
+    run_id: str = ""  # the caller's, kept for it
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch finished by any replicate."""
+        return max(replicate.epoch for replicate in self.replicates)
+
+    @property
+    def active(self) -> list[Replicate]:
+        """The replicates that are not finished; all of them are at the same epoch."""
+        return [replicate for replicate in self.replicates if not replicate.finished]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all replicates are."""
+        return not self.active
 
     def save(self, directory: Path) -> None:
         """Write everything, whole or not at all."""
@@ -97,12 +170,7 @@ class Training:
             "run_id": self.run_id,
             "epoch": self.epoch,
             "finished": self.finished,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "stopping": asdict(self.stopping),
-            "best": self.best,
-            "history": self.history,
+            "replicates": [replicate.state() for replicate in self.replicates],
         }
         with atomic_path(directory / STATE) as temporary, temporary.open("wb") as stream:
             torch.save(document, stream)
@@ -120,17 +188,20 @@ class Training:
         _check_same(directory, document["fingerprint"], self.fingerprint)
         if shuffle not in ("auto", document["shuffle"]):
             raise _another(directory, "shuffle", document["shuffle"], shuffle)
-        self.model.load_state_dict(document["model"])
-        self.optimizer.load_state_dict(document["optimizer"])
-        for group in self.optimizer.param_groups:  # on a GPU the rate is a tensor there; loading leaves it on the CPU
-            if isinstance(group["lr"], torch.Tensor):
-                group["lr"] = group["lr"].to(group["params"][0].device)
-        self.scheduler.load_state_dict(document["scheduler"])
-        self.stopping = EarlyStopping(**document["stopping"])
+        for replicate, state in zip(self.replicates, document["replicates"], strict=True):
+            replicate.restore(state)
         self.run_id = self.run_id or document["run_id"]
-        for name in ("shuffle", "epoch", "finished", "best", "history"):
-            setattr(self, name, document[name])
+        self.shuffle = document["shuffle"]
         return True
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of nested dicts and lists whose tensors are on the CPU and have storage of their own."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 def find_training(directory: Path) -> Unfinished | None:

@@ -1,0 +1,55 @@
+"""The learning curve: the same training on a growing share of the training genomes.
+
+Whether more genomes would help is what it answers. A smaller share is part of a larger one, every share is validated on
+the same frames, and each is a training that can be interrupted like any other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from virnuc.features.feature_set import FeatureSet
+from virnuc.features.scan import Progress
+from virnuc.settings import TrainSettings
+from virnuc.splits.assignment import Split
+from virnuc.training.data import match
+from virnuc.training.run import TrainingResult, train
+
+SHARES = (0.125, 0.25, 0.5)  # of the training genomes; 1 is the training itself
+
+
+def learning_curve(
+    features: FeatureSet,
+    split: Split,
+    settings: TrainSettings,
+    whole: TrainingResult,
+    directory: Path,
+    progress: Progress,
+) -> pd.DataFrame:
+    """Train on each share in a folder of `directory`.
+
+    Args:
+        features: as in `train`.
+        split: as in `train`.
+        settings: as in `train`.
+        whole: the training on all genomes.
+        directory: that one's.
+        progress: wraps the shares, given their number.
+
+    Returns:
+        A row for each share and replicate: `share`, `genomes` and `frames` trained on, `seed`, and the validation's
+        `loss`, `accuracy` and `roc_auc`.
+    """
+    rows = []
+    for share in progress((*SHARES, 1.0), len(SHARES) + 1):
+        train_part = match(features, split, settings.modality, share, settings.seed).train
+        result = whole
+        if share < 1:
+            result = train(features, split, settings, directory / "learning_curve" / f"{share:g}", share=share)
+        for own in result.replicates:
+            measured = {name: own.metrics[f"val/{name}"] for name in ("loss", "accuracy", "roc_auc")}
+            size = {"share": share, "genomes": train_part.genomes, "frames": len(train_part)}
+            rows.append(size | {"seed": own.seed} | measured)
+    return pd.DataFrame(rows)

@@ -1,0 +1,109 @@
+"""Several classifiers that differ in their seed alone, trained in one pass over the same rows.
+
+Their weights lie side by side, so one product serves the hidden layers of all, and each operation is launched once. A
+classifier's own parameters are views of the stack: its own optimizer moves them, and its state dict is what it would
+be alone. Each draws its dropout from a generator of its own. One trained alone gives the same bits, where the matrix
+product of the processor does not depend on how many columns it has (so it is on the CPUs tried); elsewhere the same
+within rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from virnuc.errors import DimensionError
+from virnuc.training.classifier import Classifier
+
+
+class Stack:
+    """Classifiers of the same sizes whose parameters and statistics share storage, each with its optimizer."""
+
+    def __init__(self, models: Sequence[Classifier], optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Lay the tensors of all `models` side by side and make those of each a view of its part."""
+        self.models, self.optimizers = list(models), list(optimizers)
+        self.device = next(models[0].parameters()).device
+        self.generators = [torch.Generator(self.device) for _ in models]  # of dropout
+        self._dropout = models[0].dropout.p
+        self._whole: dict[str, Tensor] = {}  # [replicates, ...] by name in a classifier's state dict
+        self._views: list[list[Tensor]] = []  # of each parameter, those of the classifiers
+        for name, first in models[0].state_dict(keep_vars=True).items():
+            views = [model.state_dict(keep_vars=True)[name] for model in models]
+            whole = torch.stack([view.detach() for view in views])
+            for view, own in zip(views, whole.unbind(), strict=True):
+                view.data = own
+            if isinstance(first, nn.Parameter):
+                whole.requires_grad_()
+                self._views.append(views)
+            self._whole[name] = whole
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    def release(self) -> None:
+        """Give each classifier tensors of its own again."""
+        for model in self.models:
+            for tensor in model.state_dict(keep_vars=True).values():
+                tensor.data = tensor.data.clone()
+
+    def seed_dropout(self, seeds: Sequence[int]) -> None:
+        """Start each classifier's dropout anew."""
+        for generator, seed in zip(self.generators, seeds, strict=True):
+            generator.manual_seed(seed)
+
+    def step(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Make one step of gradient descent on vectors `[n, d]` and labels `[n]`.
+
+        Returns:
+            Each classifier's mean loss over the batch, `[replicates]` float32, without waiting for it.
+        """
+        self._whole["bn1.num_batches_tracked"].add_(1)
+        logits = self._logits(features, training=True)
+        losses = torch.stack([functional.cross_entropy(own, labels) for own in logits.unbind()])
+        gradients = torch.autograd.grad(losses.sum(), [w for w in self._whole.values() if w.requires_grad])
+        for views, gradient in zip(self._views, gradients, strict=True):
+            # A fused optimizer reads memory in the parameter's order, whatever the strides of the gradient say.
+            for view, own in zip(views, gradient.contiguous().unbind(), strict=True):
+                view.grad = own
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return losses.detach()
+
+    @torch.inference_mode()
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the logits `[replicates, n, 2]` of vectors `[n, d]`, both float32, without dropout."""
+        return self._logits(features, training=False)
+
+    def _logits(self, features: Tensor, training: bool) -> Tensor:
+        whole, norm = self._whole, self.models[0].bn1
+        if features.shape[-1] != self.models[0].input_dim:
+            wanted, given = self.models[0].input_dim, features.shape[-1]
+            raise DimensionError(f"the classifiers take {wanted} values a frame, not {given}")
+        flat = {name: tensor.flatten(0, 1) for name, tensor in whole.items() if tensor.dim() > 1}
+        hidden = functional.linear(features, flat["hidden_layer.weight"], flat["hidden_layer.bias"])
+        hidden = functional.batch_norm(  # every column is a unit of one classifier
+            hidden,
+            flat["bn1.running_mean"],
+            flat["bn1.running_var"],
+            flat["bn1.weight"],
+            flat["bn1.bias"],
+            training,
+            norm.momentum or 0.0,
+            norm.eps,
+        )
+        hidden = torch.relu(hidden).unflatten(1, (len(self), -1)).transpose(0, 1)  # [replicates, n, hidden]
+        if training and self._dropout:
+            hidden = hidden * self._noise(len(features), hidden.shape[2])
+        return torch.baddbmm(
+            whole["output_layer.bias"].unsqueeze(1), hidden, whole["output_layer.weight"].transpose(1, 2)
+        )
+
+    def _noise(self, rows: int, width: int) -> Tensor:
+        """Return what dropout multiplies by, `[replicates, rows, width]`: 0, or 1 / (1 - dropout)."""
+        noise = torch.empty(len(self), rows, width, device=self.device)
+        for own, generator in zip(noise.unbind(), self.generators, strict=True):
+            own.bernoulli_(1 - self._dropout, generator=generator)
+        return noise.div_(1 - self._dropout)
