@@ -57,7 +57,7 @@ class _Parsed(click.ParamType):
 
 
 class Stage(Generic[S, R]):
-    """A stage: its settings, its click command, and the way to run it inside a pipeline."""
+    """A stage: its settings, its click command, and how to run it inside a pipeline."""
 
     def __init__(self, name: str, settings: type[S], body: Callable[..., R], tracked: bool) -> None:
         self.name = name
@@ -96,7 +96,7 @@ class Stage(Generic[S, R]):
             click.echo(f"{self.name}: {error}", err=True)
             sys.exit(error.exit_code)
         except (KeyboardInterrupt, Terminated):
-            click.echo(f"{self.name}: stopped; the same command goes on where this one was", err=True)
+            click.echo(f"{self.name}: stopped; the same command resumes here", err=True)
             sys.exit(1)
         except Exception as error:
             traceback.print_exc()
@@ -117,7 +117,7 @@ def stage(settings: type[S], *, tracked: bool = True) -> Callable[[Callable[...,
 
 
 def quieten() -> None:
-    """Silence the libraries' chatter; what virnuc itself has to say goes to the terminal by `say`."""
+    """Silence warnings and log lines of libraries; virnuc's own output goes to the terminal through `say`."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
     for name in ("mlflow", "alembic", "httpx", "transformers"):

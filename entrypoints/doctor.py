@@ -38,12 +38,12 @@ def doctor(settings: DoctorSettings) -> list[Check]:
 
 
 def _guarded(examine: Callable[[DoctorSettings], list[Check]], settings: DoctorSettings) -> list[Check]:
-    """Return a check's lines; an error is a failed line, since a doctor who falls ill helps nobody."""
+    """Return the results of a check; an error in the check itself counts as a failure."""
     from model_registry.health import FAIL, Check
 
     try:
         return examine(settings)
-    except Exception as error:  # whatever it is, it is the finding
+    except Exception as error:  # any error is a finding
         name = examine.__name__.removeprefix("_")
         return [Check(name, FAIL, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")]
 
@@ -75,7 +75,7 @@ def _device(settings: DoctorSettings) -> list[Check]:
     precision = choose_precision("auto", device.name)
     detail = f"{device.name} ({device.reason}); precision {precision.name} ({precision.reason})"
     if torch.device(device.name).type == "cpu":
-        return [Check("device", WARN, f"{detail}; the embedded example runs well, the real encoders take weeks")]
+        return [Check("device", WARN, f"{detail}; enough for the demo; the published encoders would take weeks")]
     return [
         Check("device", PASS, f"{detail}; {torch.cuda.get_device_properties(device.name).total_memory / 1e9:.0f} GB")
     ]
@@ -145,7 +145,7 @@ def _store(settings: DoctorSettings) -> list[Check]:
     from model_registry.health import PASS, Check
     from virnuc.tracking import store_is_writable
 
-    return [Check("MLflow store", PASS, f"{store_is_writable()} takes an experiment's tag")]
+    return [Check("MLflow store", PASS, f"{store_is_writable()} is writable")]
 
 
 def _champion(settings: DoctorSettings) -> list[Check]:

@@ -79,7 +79,7 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
 
 
 def _shuffled(settings: EvaluateSettings, features: FeatureSet, split: Split, tracker: Tracker) -> FeatureSet | None:
-    """Return features of the shuffled test frames; None, and said so, where they cannot be made."""
+    """Return features of the shuffled test frames; None, with the reason on the terminal, if they cannot be made."""
     from entrypoints.progress import totals
     from virnuc.evaluation.shuffling import write_shuffled_frames
     from virnuc.features.extraction import extract
@@ -87,7 +87,7 @@ def _shuffled(settings: EvaluateSettings, features: FeatureSet, split: Split, tr
 
     if reason := _obstacle(settings, features, split):
         tracker.tags({"shuffled_control": f"left out: {reason}"})
-        say(f"evaluate   without the control of shuffled sequences: {reason}")
+        say(f"evaluate   no control of shuffled sequences: {reason}")
         return None
     place = Path(settings.out) / f"shuffled-{split.digest[:12]}-{settings.seed}"
     write_shuffled_frames(split, place / "frames", settings.seed)
@@ -112,7 +112,7 @@ def _shuffled(settings: EvaluateSettings, features: FeatureSet, split: Split, tr
 
 
 def _uncovered(settings: EvaluateSettings, uri: str, split: Split, tracker: Tracker) -> pd.DataFrame | None:
-    """Score test chunks without a frame as `predict` does; None, and said so, where there are none at hand."""
+    """Score test chunks without a frame as `predict` does; None, with the reason on the terminal, if there are none."""
     import tempfile
 
     from model_registry.evidence import UNCOVERED_PREDICTIONS
@@ -121,10 +121,10 @@ def _uncovered(settings: EvaluateSettings, uri: str, split: Split, tracker: Trac
     from virnuc.prediction.scorer import load_scorer
     from virnuc.runtime import choose_device
 
-    reason = split.lacks_chunks if settings.uncovered else "chunks without a frame were not asked for"
+    reason = split.lacks_chunks if settings.uncovered else "--uncovered is 0"
     if reason:
         tracker.tags({"uncovered_chunks": reason})
-        say(f"evaluate   without an accuracy over all chunks: {reason}")
+        say(f"evaluate   no accuracy over all chunks: {reason}")
         return None
     with tempfile.TemporaryDirectory() as temporary:
         directory = download_scorer(uri, Path(temporary))
@@ -136,7 +136,7 @@ def _uncovered(settings: EvaluateSettings, uri: str, split: Split, tracker: Trac
 
 
 def _obstacle(settings: EvaluateSettings, features: FeatureSet, split: Split) -> str | None:
-    """Return why the shuffled frames cannot be embedded, and what to give where that would help."""
+    """Return why the shuffled frames cannot be embedded, with the parameter that would help; None if they can."""
     from virnuc.encoders import ENCODERS
     from virnuc.evaluation.shuffling import has_sequences
 
@@ -155,13 +155,13 @@ def _obstacle(settings: EvaluateSettings, features: FeatureSet, split: Split) ->
 
 
 def _precision(features: FeatureSet) -> str:
-    """Return the precision that the features were extracted in; an encoder without weights has no choice."""
+    """Return the precision of the features; an encoder without weights has none."""
     chosen = [encoder["precision"] for encoder in features.encoders.values() if encoder["weights"] != "none"]
     return str(chosen[0]) if chosen else "fp32"
 
 
 def _revisions(settings: EvaluateSettings, features: FeatureSet) -> dict[str, str]:
-    """Return the hub's revisions that the features were extracted with, where the weights come from there again."""
+    """Return the hub revisions of the features' encoders, of those whose weights come from the hub again."""
     recorded = {encoder["name"]: encoder.get("revision") for encoder in features.encoders.values()}
     return {name: revision for name, revision in recorded.items() if revision and name not in settings.weights}
 
@@ -188,7 +188,7 @@ def _log(done: Evaluation, checkpoint: Checkpoint, features: FeatureSet, tracker
 
 
 def _described(features: FeatureSet) -> dict[str, Any]:
-    """Return what of the features must agree with the checkpoint."""
+    """Return the properties of the features that must agree with the checkpoint."""
     return {
         "model_type": features.encoders["protein"]["name"],
         "dna_dim": features.dna_dim,

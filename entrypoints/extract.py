@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def extract(settings: ExtractSettings, tracker: Tracker) -> Manifest:
     """Embed every frame: its DNA by one encoder, its protein by another, both joined.
 
-    Finished shards are skipped, so a stopped extraction goes on where it was, and several processes may share the
+    Finished shards are skipped, so a stopped extraction resumes where it was, and several processes can share the
     work. Each encoder's half is computed once, whichever feature sets use it.
     """
     from entrypoints.progress import totals
@@ -39,7 +39,7 @@ def extract(settings: ExtractSettings, tracker: Tracker) -> Manifest:
     random = [name for name, kind in weights.items() if kind == "random"]
     say(f"extract    {manifest.rows:,} vectors of {dims} values in {out}")
     if random:
-        say(f"extract    WARNING: random weights in {', '.join(random)}: good for timing, worthless for accuracy")
+        say(f"extract    WARNING: random weights in {', '.join(random)}: for timing only, accuracies are meaningless")
     return manifest
 
 

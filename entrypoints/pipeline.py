@@ -55,9 +55,9 @@ class _Directories:
 
 @stage(PipelineSettings)
 def pipeline(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any]:
-    """Run the whole experiment: prepare, split, extract, train, evaluate, benchmark, compare and, if told, promote.
+    """Run all stages: prepare, split, extract, train, evaluate, benchmark, compare and, with --promote yes, promote.
 
-    What is finished is reused, so a stopped pipeline goes on where it was. Exit code 3 means that the gate said no.
+    What is finished is reused, so a stopped pipeline resumes where it was. Exit code 3 means that the gate said no.
     """
     return run_experiment(settings, tracker)
 
@@ -107,7 +107,7 @@ def run_on_frames(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any
 
 
 def _check_before_hours_are_spent(settings: PipelineSettings) -> None:
-    """Raise a UsageError for what a late stage would only find after the early ones."""
+    """Raise a UsageError for mistakes that would otherwise be found hours later, by a late stage."""
     from model_registry.gate import Policy
     from virnuc.encoders import check_sources, find_encoder
 

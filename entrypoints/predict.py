@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def predict(settings: PredictSettings) -> Manifest:
     """Call sequences viral or not with a registered model, in chunks; every chunk comes out exactly once.
 
-    Chunks without an open reading frame are scored in the way that was best on the model's validation chunks, and
-    marked as such. A stopped prediction goes on where it was.
+    Chunks without an open reading frame are scored by the fallback that was best on the model's validation chunks, and
+    are marked. A stopped prediction resumes when the same command is given again.
     """
     from entrypoints.progress import counter
     from model_registry.health import about_version, describe_version
@@ -51,7 +51,7 @@ def predict(settings: PredictSettings) -> Manifest:
                 progress=bar.update,
             )
     counts = manifest.counts
-    say(f"predict    {counts['in']} in, {counts['out']} out; calls in {settings.out}, summary.html among them")
+    say(f"predict    {counts['in']} in, {counts['out']} out; calls in {settings.out}, see summary.html")
     if settings.track:
         with tracked_run("predict", settings, "predict") as tracker:
             tracker.tags({"model": version_uri(version)})

@@ -1,4 +1,4 @@
-"""Progress bars for the terminal; nothing is drawn where the output is no terminal."""
+"""Progress bars for the terminal; nothing is drawn if the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def bar(description: str, unit: str) -> Callable[[Iterable[T], int], Iterable[T]
 
 
 def counter(description: str, unit: str, total: int | None = None, leave: bool = True) -> Any:
-    """Return a progress bar to be moved by `update(n)`; use it as a context manager, which may leave it or not."""
+    """Return a progress bar, moved by `update(n)`; use it as a context manager."""
     return _tqdm(description, unit, total, None, leave)
 
 
 def batches(description: Callable[[], str], unit: str) -> Callable[[Iterable[int], int], Iterable[int]]:
-    """Return a function that wraps the sizes of batches, given their sum, in a bar that goes away at its end."""
+    """Return a function that wraps the sizes of batches, given their sum, in a bar that disappears at its end."""
 
     def wrap(sizes: Iterable[int], total: int) -> Iterator[int]:
         with counter(description(), unit, total, leave=False) as shown:
@@ -54,7 +54,7 @@ def _tqdm(description: str, unit: str, total: int | None, items: Any, leave: boo
 
 
 class Totals:
-    """Bars that are told how many of how many are done, one for each thing that is made."""
+    """A bar for each thing that is made, told how many of how many are done."""
 
     def __init__(self, unit: str) -> None:
         self._unit = unit
@@ -68,14 +68,14 @@ class Totals:
         shown.update(done - shown.n)
 
     def close(self) -> None:
-        """Leave all bars as they are."""
+        """Close all bars."""
         for shown in self._bars.values():
             shown.close()
 
 
 @contextmanager
 def totals(unit: str) -> Iterator[Totals]:
-    """Yield bars for the time of a block."""
+    """Yield bars that are closed at the end of the block."""
     shown = Totals(unit)
     try:
         yield shown

@@ -1,4 +1,4 @@
-"""`rehearse`: the real architectures with random weights on a few real frames, before GPU days are spent."""
+"""`rehearse`: the real architectures with random weights on a few real frames, before days of GPU time are spent."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ FEW = 8  # frames in the benchmark's sample: a 3B model takes minutes for more o
 def rehearse(settings: RehearseSettings, tracker: Tracker) -> dict[str, Any]:
     """Run the whole pipeline with true architectures and random weights on a few real frames.
 
-    It shows that everything fits, estimates what the full run will take, and ends with the gate refusing random
-    weights (exit code 3): that refusal is the rehearsal's success.
+    It shows that everything fits and estimates what the full run will take. It ends with exit code 3, because the gate
+    refuses random weights: that refusal means that the rehearsal succeeded.
     """
     from virnuc.sequences.sampling import sample_frames
 
@@ -69,7 +69,7 @@ def _random(settings: RehearseSettings) -> dict[str, str]:
 
 
 def _estimate(settings: RehearseSettings, tracker: Tracker) -> None:
-    """Tell what extracting the frames of the run to come will take, from what was measured here."""
+    """Estimate, from what was measured here, what extracting the frames of the real run will take."""
     from virnuc.benchmarking import estimate_cost
     from virnuc.tracking import find_finished, get_run
 

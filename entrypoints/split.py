@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def split(settings: SplitSettings, tracker: Tracker) -> Split:
     """Decide once which frames are for training, validation and testing.
 
-    Whole genomes stay together by default, so that no test frame has a sister in training.
+    Whole genomes stay together by default, so that no test frame comes from a genome in training.
     """
     from virnuc.splits.assignment import split as split_frames
 
@@ -33,7 +33,7 @@ def split(settings: SplitSettings, tracker: Tracker) -> Split:
     )
     say(f"split      {parts} in {settings.out}")
     if shared:
-        say(f"split      WARNING: {shared:,} test frames share a genome with training (unit {settings.unit}): it leaks")
+        say(f"split      WARNING: {shared:,} test frames share a genome with training (unit {settings.unit})")
     return done
 
 

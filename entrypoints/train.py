@@ -33,7 +33,7 @@ def train(settings: TrainSettings) -> ModelVersion | None:
     All trainings (replicates) are made in one pass and differ in the seed alone; each has a run of its own below this
     one's, and the one with the median validation loss is registered.
 
-    Stopped at any moment, the same command goes on from the last finished epoch, in the same MLflow run, and ends
+    After a stop at any moment the same command resumes from the last finished epoch, in the same MLflow run, and ends
     with the same bits. The defaults are VirNucPro's published hyperparameters.
     """
     from entrypoints.progress import bar

@@ -18,7 +18,7 @@ class VirnucError(Exception):
 
 
 class UsageError(VirnucError):
-    """A parameter that cannot be meant: a wrong name, a value out of its range, a missing directory."""
+    """A wrong parameter: an unknown name, a value out of its range, a missing directory."""
 
     exit_code = 2
 
@@ -41,7 +41,7 @@ class ParseError(DataError):
     def __init__(
         self, problem: str, path: str | PathLike[str], record: str | int | None = None, line: int | None = None
     ) -> None:
-        """Compose `path, record R, line L: problem`; a record or line that is not known is left out."""
+        """Compose `path, record R, line L: problem`; an unknown record or line is left out."""
         where = [str(path)]
         if record is not None:
             where.append(f"record {record}")
@@ -51,23 +51,23 @@ class ParseError(DataError):
 
 
 class DimensionError(DataError):
-    """Vectors whose width is not the one that their reader was made for."""
+    """Vectors of another width than their reader expects."""
 
 
 class IncompatibleCheckpointError(DataError):
-    """A checkpoint used with features, a split or an encoder that are not its own."""
+    """A checkpoint used with other features, another split or another encoder than its own."""
 
 
 class EncoderError(DataError):
-    """Weights that are missing, incomplete, damaged or of another model."""
+    """Weights that are missing, incomplete, damaged or those of another model."""
 
 
 class MemoryShortageError(EncoderError):
-    """A model, or a single sequence in it, that the device's memory cannot hold."""
+    """A model, or a single sequence, that does not fit into the device's memory."""
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived; like KeyboardInterrupt it is no error and is not caught as one."""
+    """SIGTERM arrived. Like KeyboardInterrupt this is not an error and is not caught as one."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

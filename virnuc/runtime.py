@@ -1,4 +1,4 @@
-"""The one place that picks device and precision and says why, that asks for memory, and that seeds what is random."""
+"""Device and precision with the reason for the choice, memory, and seeds: decided here alone."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import torch
 from virnuc.errors import UsageError
 from virnuc.settings.options import PRECISIONS
 
-# Of weights outside linear layers; int8 holds those of linear layers in 8 bits.
+# Types of weights outside linear layers; int8 keeps those of linear layers in 8 bits.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 _CONTROL_GROUP = Path("/sys/fs/cgroup")  # where a container reads its limits
-_BF16_CAPABILITY = (8, 0)  # Ampere; torch also counts the slow emulation of older GPUs as support
+_BF16_CAPABILITY = (8, 0)  # Ampere; torch also reports older GPUs, which emulate bf16 slowly, as supporting it
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def choose_precision(wanted: str, device: str) -> Choice:
 def available_memory(device: str = "cpu") -> int:
     """Return the bytes that can be used on `device` without swapping.
 
-    Of a CPU the page cache counts as free, and a container's limit counts too; of a GPU what torch's own cache holds
-    counts as free, which the driver tells as taken.
+    On a CPU the page cache counts as free, and a container's limit is taken into account. On a GPU torch's own cache
+    counts as free, although the driver reports it as used.
     """
     if torch.device(device).type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -85,7 +85,7 @@ def available_memory(device: str = "cpu") -> int:
         with open("/proc/meminfo", encoding="utf-8") as lines:
             sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
         available = sizes["MemAvailable"]
-    except (OSError, KeyError):  # no Linux
+    except (OSError, KeyError):  # not Linux
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         limit = int((_CONTROL_GROUP / "memory.max").read_text())
@@ -96,7 +96,7 @@ def available_memory(device: str = "cpu") -> int:
 
 
 def reset_peak_memory(device: str) -> None:
-    """Let `peak_memory_gb` begin anew."""
+    """Reset what `peak_memory_gb` measures."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -123,7 +123,7 @@ def derived_seed(seed: int, *purpose: str | int) -> int:
 
 
 def describe_hardware(device: str) -> dict[str, str]:
-    """Return what a figure of speed depends on: processor, device, threads and library versions."""
+    """Return what a measured speed depends on: processor, device, threads and library versions."""
     described = {
         "platform": platform.platform(),
         "processor": _processor(),

@@ -77,7 +77,7 @@ def test_a_wrong_encoder_name_is_answered_with_the_nearest_right_one(place, fram
         ("evaluate", ["--model", "virnuc"], "write models:/NAME@ALIAS"),
         ("benchmark", ["--precision", "fp32,bf61"], "did you mean 'bf16'?"),
         ("benchmark", ["--precision", "fp32,bf16,fp16"], "give one, or BASELINE,CANDIDATE"),
-        ("train", ["--features", "a@b"], "after @ the chunk size in bp is needed"),
+        ("train", ["--features", "a@b"], "the chunk size in bp must follow the @"),
         ("train", ["--epochs", "many"], "'many' is not a valid integer"),
         ("train", ["--register", "perhaps"], "'perhaps' is not a valid boolean"),
         ("train", ["--epoch", "1"], "--epochs"),

@@ -120,7 +120,7 @@ def test_evaluate_alone_says_which_directory_it_wants(experiment):
     without = run(directory, "evaluate", **options, uncovered=0)
     assert f"the weights of {dna} came from a directory; give it with --weights {dna}=DIR" in without.stdout
     given = f"{dna}={DNA.directory},{protein}={PROTEIN.directory}"
-    assert "without the control" not in run(directory, "evaluate", **options, weights=given).stdout
+    assert "no control of" not in run(directory, "evaluate", **options, weights=given).stdout
     asked, answered = runs_of(directory, "evaluate")[-2:]
     assert "test/control/shuffled_accuracy" not in asked.data.metrics
     assert "test/control/shuffled_accuracy" in answered.data.metrics

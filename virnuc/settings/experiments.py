@@ -82,7 +82,7 @@ class RehearseSettings(Settings):
     source: str = like(MainSettings, "source")
     chunk_size: int = like(PrepareSettings, "chunk_size")
     rows: int = option(64, "Frames to rehearse on; both classes and three parts need 16.", minimum=16)
-    frames: int = option(2_000_000, "Frames of the run to come, for the estimate of hours and disk.", minimum=1)
+    frames: int = option(2_000_000, "Frames of the real run, for the estimate of hours and disk.", minimum=1)
     dna_encoder: str = like(PipelineSettings, "dna_encoder")
     baseline: str = like(PipelineSettings, "baseline")
     candidate: str = like(PipelineSettings, "candidate")

@@ -27,7 +27,7 @@ class FeatureSource:
 
 @dataclass(frozen=True)
 class Limits:
-    """A range of numbers; None is no bound."""
+    """A range of numbers; None means no bound."""
 
     minimum: float | None = None
     above: float | None = None
@@ -66,7 +66,7 @@ def option(
 
 
 def like(stage: type[Settings], name: str, default: Any = MISSING, help: str = "") -> Any:
-    """Declare a parameter that another stage has too, with that one's default and help unless others are given."""
+    """Declare a parameter that another stage also has, with the same default and help unless others are given."""
     known = stage.__dataclass_fields__[name]
     described = {key: value for key, value in known.metadata.items() if key != "limits"} | vars(
         known.metadata["limits"]
@@ -149,7 +149,7 @@ def parse_features(text: str) -> tuple[FeatureSource, ...]:
     for item in parse_list(text):
         directory, separator, size = item.partition("@")
         if separator and not size.isdecimal():
-            raise UsageError(f"{item!r}: after @ the chunk size in bp is needed")
+            raise UsageError(f"{item!r}: the chunk size in bp must follow the @")
         sources.append(FeatureSource(directory, int(size or 0)))
     return tuple(sources)
 
@@ -186,7 +186,7 @@ seed = partial(option, 42, minimum=0, below=2**63)
 out = partial(option, decisive=False)
 device = partial(option, "auto", "Device to compute on: auto, cpu, cuda or cuda:N.")
 precision = partial(
-    option, "fp32", "Precision of the encoder: auto takes what the device does well and says why.", choices=PRECISIONS
+    option, "fp32", "Precision of the encoder; auto takes what is fast on the device and says why.", choices=PRECISIONS
 )
 batch_tokens = partial(
     option,
@@ -198,8 +198,8 @@ batch_tokens = partial(
 weights = partial(
     option,
     {},
-    "Where encoders' weights are, as NAME=DIR joined by commas; NAME=random builds the true architecture with seeded "
-    "random weights, for timing only. Without it: the hub cache.",
+    "Directories of encoders' weights, as NAME=DIR joined by commas; NAME=random builds the true architecture with "
+    "seeded random weights, for timing only. Default: the hub cache.",
 )
 revisions = partial(
     option,

@@ -71,7 +71,7 @@ class SplitSettings(Settings):
     val_fraction: float = option(0.1, "Share of the frames for validation.", above=0, below=1)
     unit: str = option(
         "genome",
-        "What is kept together: genome; file, as VirNucPro does; frame, which leaks and says so.",
+        "What is kept together: genome; file, as in VirNucPro; frame, which leaks, with a warning.",
         choices=("genome", "file", "frame"),
     )
     seed: int = seed("Seed of the assignment.")
@@ -92,7 +92,7 @@ class TrainSettings(Settings):
 
     features: tuple[FeatureSource, ...] = option(
         _REAL_FEATURES,
-        "Directory of one feature set; several of other chunk sizes may follow, joined by commas (DIR or DIR@BP).",
+        "Directory of a feature set, or several with different chunk sizes, joined by commas (DIR or DIR@BP).",
         decisive=False,  # their digest is
     )
     split: str = option(
@@ -100,7 +100,7 @@ class TrainSettings(Settings):
         "Directory of the split, made from the first feature set or its frames.",
         decisive=False,  # its digest is
     )
-    epochs: int = option(200, "Highest number of epochs.", minimum=1)
+    epochs: int = option(200, "Maximum number of epochs.", minimum=1)
     patience: int = option(7, "Epochs without a lower validation loss before training stops.", minimum=1)
     batch_size: int = option(32, "Frames in a batch; batch normalisation needs 2.", minimum=2)
     lr: float = option(0.0002, "Learning rate of SGD at the start.", above=0)
@@ -113,12 +113,12 @@ class TrainSettings(Settings):
     companion: str = option(
         "",
         "Registered model of --modality dna, trained on the same split, as models:/NAME/VERSION. It is tried on "
-        "validation chunks without an open frame and scores such chunks where it does better.",
+        "validation chunks without an open frame and scores such chunks if it does better.",
     )
     checkpoint: str = option(
         "final",
-        "Weights to keep as the model: final, those that training ends with (the last epoch's, or the best epoch's if "
-        "it stopped early), or best.",
+        "Weights to keep as the model: those of the best epoch (best), or those that training ends with (final): of "
+        "the last epoch, or of the best epoch if it stopped early.",
         choices=("final", "best"),
     )
     shuffle: str = option(
@@ -128,19 +128,21 @@ class TrainSettings(Settings):
     )
     replicates: int = option(
         5,
-        "Trainings made together that differ in the seed alone: this one and those after it. The one with the median "
-        "validation loss is registered. 1 is the published single training.",
+        "Trainings that differ in the seed alone, made together. The one with the median validation loss is "
+        "registered; 1 is the published single training.",
         minimum=1,
     )
     learning_curve: bool = option(
         False, "Train on 1/8, 1/4 and 1/2 of the training genomes too, and draw the curve.", decisive=False
     )
-    readers: int = option(1, "Threads that read ahead; they change nothing in the result.", minimum=1, decisive=False)
-    seed: int = seed("Seed of initial weights, dropout and order of frames; replicates take the numbers after it.")
+    readers: int = option(1, "Threads that read ahead; the result does not depend on it.", minimum=1, decisive=False)
+    seed: int = seed(
+        "Seed of initial weights, dropout and order of frames; further replicates use the numbers after it."
+    )
     device: str = device()
     weights: Mapping[str, str] = weights(decisive=False)  # the features were made with theirs
     register: bool = option(True, "Register the model as a version of virnuc-<protein encoder>.", decisive=False)
-    resume: str = option("", "Run id of a training run that was stopped; empty finds it by itself.", decisive=False)
+    resume: str = option("", "Run id of a stopped training; found by itself if empty.", decisive=False)
     out: str = out("data/models", "Directory for checkpoints and training logs.")
 
     def __post_init__(self) -> None:
@@ -153,11 +155,11 @@ class TrainSettings(Settings):
 
 @dataclass(frozen=True)
 class ImportModelSettings(Settings):
-    """A classifier or metrics from elsewhere to a registered baseline."""
+    """A classifier or metrics from elsewhere, registered as a baseline."""
 
     checkpoint: str = option("", "VirNucPro's pickled model, or a model_<encoder>.pth that was trained elsewhere.")
-    metrics: str = option("", "JSON object of metrics measured elsewhere, by name: shown, never decisive.")
-    encoder: str = option("", "Protein encoder that the metrics are of; a checkpoint names its own.")
+    metrics: str = option("", "JSON object of metrics measured elsewhere, by name; they are shown but decide nothing.")
+    encoder: str = option("", "Protein encoder of the metrics; a checkpoint names its own.")
     chunk_size: int = chunk_size(
         0, "Chunk length in bp that the classifier takes; 0 takes what its checkpoint records."
     )
@@ -177,12 +179,12 @@ class EvaluateSettings(Settings):
     model: str = option("models:/virnuc-fastesm650@challenger", "models:/NAME@ALIAS or models:/NAME/VERSION.")
     features: tuple[FeatureSource, ...] = option(
         _REAL_FEATURES,
-        "Directory of the feature set of the model's encoders; several of other chunk sizes as in train.",
+        "Directory of the feature set of the model's encoders, or several with different chunk sizes, as in train.",
     )
     split: str = option("data/test_set", "Directory of the split.")
     shuffled: bool = option(True, "Test on frames with shuffled letters too, as a control.")
     uncovered: int = option(
-        2000, "How many test chunks without a frame to score at most, drawn by the seed; 0 leaves them out.", minimum=0
+        2000, "Maximum number of test chunks without a frame to score, drawn by the seed; 0 leaves them out.", minimum=0
     )
     device: str = device()
     weights: Mapping[str, str] = weights()
@@ -206,7 +208,7 @@ class BenchmarkSettings(Settings):
     warmup: int = option(50, "Warm-up batches of each encoder before the first timed run.", minimum=0)
     precision: tuple[str, ...] = option(
         ("same",),
-        "same takes one precision for both; PRECISION or BASELINE,CANDIDATE sets it, and differing is marked.",
+        "same: one precision for both; or PRECISION, or BASELINE,CANDIDATE, which marks the result if they differ.",
         choices=("same", *PRECISIONS),
     )
     batch_tokens: int = batch_tokens(decisive=True)
@@ -225,7 +227,7 @@ class BenchmarkSettings(Settings):
 
     @property
     def key(self) -> str:
-        """Digest of what decides a measurement."""
+        """Digest of the parameters that decide a measurement."""
         return hashlib.sha256(repr(sorted(self.decisive().items())).encode()).hexdigest()[:12]
 
 
@@ -236,13 +238,13 @@ class CompareSettings(Settings):
     baseline: str = option("models:/virnuc-esm2_3b@challenger", "The slow side: models:/NAME@ALIAS or /VERSION.")
     candidate: tuple[str, ...] = option(
         ("models:/virnuc-fastesm650@challenger",),
-        "The fast side; several, joined by commas, are judged each for itself.",
+        "The fast side; several, joined by commas, are judged one by one.",
     )
     controls: tuple[str, ...] = option(
-        (), "Models to show beside them, unjudged, by commas: models:/virnuc-dipeptide@challenger."
+        (), "Models to show beside them without a verdict, joined by commas: models:/virnuc-dipeptide@challenger."
     )
     benchmark: tuple[str, ...] = option(
-        (), "Run id of the benchmark to take speeds from, by commas for several candidates; empty takes the newest."
+        (), "Run id of the benchmark to take speeds from, joined by commas for several candidates; the newest if empty."
     )
     policy: str = option(_POLICY, "The rules of the gate.")
     seed: int = seed("Seed of the bootstrap.")
@@ -263,8 +265,8 @@ class PromoteSettings(Settings):
 
     candidate: str = option("", "models:/NAME@ALIAS or /VERSION of the model to promote.")
     alias: str = option("champion", "Alias in the registered model `virnuc` that moves.")
-    policy: str = option(_POLICY, "The rules of the gate, as they must still read.")
-    override: str = option("", "Reason for promoting against the verdict; recorded on the version for ever.")
+    policy: str = option(_POLICY, "The rules of the gate.")
+    override: str = option("", "Reason to promote against the verdict; it stays on the version for ever.")
     rollback: bool = option(False, "Put the previous champion back.")
 
     def __post_init__(self) -> None:
@@ -295,7 +297,7 @@ class DoctorSettings(Settings):
     """Checks of this machine and of the store."""
 
     encoders: tuple[str, ...] = option(
-        ("esm2_tiny_deep", "esm2_tiny", "tetranucleotide"), "Encoders whose weights to look for, by commas."
+        ("esm2_tiny_deep", "esm2_tiny", "tetranucleotide"), "Encoders to check, joined by commas."
     )
     weights: Mapping[str, str] = weights()
     revisions: Mapping[str, str] = revisions()

@@ -1,7 +1,7 @@
-"""A directory of shards that one or several processes fill, each shard once, and that can be left and finished.
+"""A directory of shards, written by one or several processes, each shard once; it can be interrupted and finished.
 
 The manifest is written last. Until then `.progress/` holds the command that began the directory, so that no other
-one finishes it, and a lock for each shard. The kernel drops the locks of a killed process.
+command finishes it, and a lock for each shard. The kernel releases the locks of a killed process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class ShardedOutput:
-    """What a directory of shards is made with and from."""
+    """A directory of shards, its parameters and its inputs."""
 
     directory: Path
     kind: str
@@ -40,7 +40,7 @@ class ShardedOutput:
     inputs: Mapping[str, str]
 
     def finished(self) -> Manifest | None:
-        """Return the manifest if the directory is finished, and note the command that fills it if it is not.
+        """Return the manifest if the directory is finished; if it is not, record the command that fills it.
 
         Raises:
             DataError: the directory was made or begun with other parameters or from other inputs.
@@ -59,7 +59,7 @@ class ShardedOutput:
         return None
 
     def claims(self, names: Sequence[str]) -> Iterator[Claim]:
-        """Yield the shards that are still to be written, each locked; those in other hands are waited for last."""
+        """Yield the shards still to be written, each locked; those that another process has locked come last."""
         busy = []
         for name in names:
             if (self.directory / name).exists():
@@ -75,7 +75,7 @@ class ShardedOutput:
                 yield claim
 
     def _claim(self, name: str, wait: bool) -> Claim | None:
-        """Lock a shard; None if another process has it or has written it meanwhile."""
+        """Lock a shard; return None if another process has locked it or has written it in the meantime."""
         target = self.directory / name
         with ExitStack() as stack:
             lock = self.directory / _WORK / f"{name.replace('/', '.')}.lock"
@@ -87,7 +87,7 @@ class ShardedOutput:
         return None
 
     def finish(self, rows: Mapping[str, int], counts: dict[str, Any], details: dict[str, Any]) -> Manifest:
-        """Write the manifest over shards that are all there, unless another process has done so."""
+        """Write the manifest once all shards are there, unless another process has done so."""
         with exclusive(self.directory / ".lock"):
             if has_manifest(self.directory):
                 return check_reusable(self.directory, self.parameters, self.inputs, self.kind)

@@ -15,8 +15,8 @@ from pathlib import Path
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on success it is synced and renamed to `target`.
 
-    The parent directory is made if need be. When the block raises, or the process is killed, `target` is as
-    it was before: readers never see half a file.
+    The parent directory is made if it does not exist. If the block raises, or the process is killed, `target` stays
+    as it was: readers never see half a file.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
@@ -55,8 +55,8 @@ def sha256_file(path: Path) -> str:
 def exclusive(lock: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold an advisory lock on the file `lock`; yield whether it was obtained.
 
-    With `wait=False` a lock held by another process yields False at once. The kernel drops the lock with the
-    process that holds it, so a killed process never blocks the next one.
+    With `wait=False` a lock held by another process yields False at once. The kernel releases the lock when its
+    process ends, so a killed process never blocks the next one.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as stream:

@@ -1,4 +1,4 @@
-"""The manifest: what a stage wrote, from what, with what, and what it dropped and why.
+"""The manifest: what a stage wrote, its parameters and inputs, and what was dropped and why.
 
 A stage writes `manifest.json` last and atomically. A directory without one is unfinished; the same command
 finishes it. A directory whose manifest names other parameters or inputs is never overwritten.
@@ -16,7 +16,7 @@ from typing import Any
 from virnuc.errors import DataError, UsageError
 from virnuc.storage.files import sha256_file, write_text
 
-# Of each kind of directory. Frames, chunks and splits tell records and genomes apart since version 2.
+# By kind of directory. Since version 2 frames, chunks and splits distinguish records from genomes.
 FORMAT_VERSIONS = {"frames": 2, "chunks": 2, "split": 2, "embeddings": 1, "features": 1, "calls": 1}
 _STAGES = {"frames": "prepare", "chunks": "prepare", "split": "split", "embeddings": "extract", "features": "extract"}
 MANIFEST = "manifest.json"
@@ -33,15 +33,15 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a directory holds. `parameters` and `inputs` decide whether a finished directory can be reused."""
+    """The contents of a directory. `parameters` and `inputs` decide whether a finished directory can be reused."""
 
     kind: str  # frames, chunks, embeddings, features, split or calls
     parameters: dict[str, Any]  # what decides the content; never device, thread count or path
-    inputs: dict[str, str]  # digest of each thing that was read, by name
-    counts: dict[str, Any]  # what came in, what went out; `dropped` counts the rest by reason
+    inputs: dict[str, str]  # digests of what was read, by name
+    counts: dict[str, Any]  # `in`, `out`, and `dropped` by reason
     shards: tuple[Shard, ...]
     details: dict[str, Any] = field(default_factory=dict)  # facts that do not decide the content
-    format_version: int = 0  # 0 takes the current one of the kind
+    format_version: int = 0  # 0: the kind's current version
 
     def __post_init__(self) -> None:
         """Fill in the format version."""
@@ -137,17 +137,17 @@ def _parse(path: Path) -> Manifest:
         if Path(shard.path).is_absolute() or ".." in Path(shard.path).parts:
             raise DataError(f"{path}: names a file outside its directory: {shard.path}")
     if digest != manifest.digest:
-        raise DataError(f"{path}: its digest does not fit its shards; it was edited; run the stage again")
+        raise DataError(f"{path}: its digest does not match its shards, so it was edited; run the stage again")
     return manifest
 
 
 def _outdated(path: Path, manifest: Manifest) -> str:
-    """Say which version was found, and the command that makes the directory anew."""
+    """Return a message with the version found and the command that makes the directory again."""
     stage = _STAGES.get(manifest.kind, "predict")
     directory = path.parent.parent if manifest.kind == "chunks" else path.parent
     given = "".join(f" --{name.replace('_', '-')}={value}" for name, value in sorted(manifest.parameters.items()))
     return (
         f"{path}: {manifest.kind} of format version {manifest.format_version}; this virnuc reads "
-        f"{FORMAT_VERSIONS[manifest.kind]}. Make them anew: delete {directory} and run "
+        f"{FORMAT_VERSIONS[manifest.kind]}. To make them again, delete {directory} and run "
         f"python -m entrypoints.{stage} --source=DIR{given} --out={directory}"
     )

@@ -25,7 +25,7 @@ def load_plain(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{path}: holds something other than tensors and plain values; it was not loaded. If it is a pickled "
-            "module of VirNucPro's, bring it in with import_model"
+            "model of VirNucPro, import it with import_model"
         ) from error
     except (RuntimeError, ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise DataError(f"{path}: cut short or damaged ({str(error)[:120]!r})") from error
