@@ -13,13 +13,16 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import Field, fields
+from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
 import click
+from click.core import ParameterSource
 
+from entrypoints.config import read_config
 from virnuc.errors import Terminated, UsageError, VirnucError
-from virnuc.settings import PARSERS, Settings, default_of, flag_name, plain
+from virnuc.settings import COLLECTIONS, Settings, default_of, flag_name, plain
 
 S = TypeVar("S", bound=Settings)
 R = TypeVar("R")
@@ -35,10 +38,15 @@ class _Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse, and end with exit code 2 where that fails."""
         try:
-            return super().parse_args(ctx, args)
+            left = super().parse_args(ctx, args)
         except click.UsageError as error:
             click.echo(f"{self.name}: {error.format_message()}; see --help", err=True)
             ctx.exit(error.exit_code)
+        if ctx.get_parameter_source("overrides") is ParameterSource.DEFAULT_MAP:
+            overrides = ctx.params["overrides"]
+            given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+            ctx.params["overrides"] = {key: text for key, text in overrides.items() if key.split(".")[1] not in given}
+        return left
 
 
 class _Parsed(click.ParamType):
@@ -46,12 +54,12 @@ class _Parsed(click.ParamType):
 
     def __init__(self, kind: str) -> None:
         self.name = "A,B,..." if kind.startswith("tuple") else "NAME=VALUE,..."
-        self._parse = PARSERS[kind]
+        self._parse = COLLECTIONS[kind]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the parsed value."""
+        """Return the parsed value; a file may give a list or a mapping as such."""
         try:
-            return self._parse(value)
+            return self._parse(str(plain(tuple(value) if isinstance(value, list) else value)))
         except UsageError as error:
             self.fail(str(error), param, ctx)
 
@@ -66,18 +74,20 @@ class Stage(Generic[S, R]):
         self._tracked = tracked
         self.command = _Command(
             name,
-            params=[_option(declared) for declared in fields(settings)],
+            params=[*(_option(declared) for declared in fields(settings)), _config_option(name)],
             callback=self._from_command_line,
             help=body.__doc__,
             context_settings={"show_default": True, "help_option_names": ["-h", "--help"], "max_content_width": 100},
         )
 
     def run(self, settings: S, name: str | None = None) -> R:
-        """Run the stage in its own run, a child if a run is active."""
+        """Run the stage in its own run, a child if a run is active; without one if its parameter `track` says so."""
         if not self._tracked:
             return self._body(settings)
-        from virnuc.tracking import tracked_run
+        from virnuc.tracking import NullTracker, tracked_run
 
+        if not getattr(settings, "track", True):
+            return self._body(settings, NullTracker())
         with tracked_run(self.name, settings, name) as tracker:
             return self._body(settings, tracker)
 
@@ -138,7 +148,7 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 def _option(declared: Field[Any]) -> click.Option:
     choices, default = declared.metadata["choices"], default_of(declared)
     kind: Any = click.Choice(choices) if choices else type(default)
-    if declared.type in PARSERS:
+    if declared.type in COLLECTIONS:
         kind = _Parsed(str(declared.type))
     return click.Option(
         [flag_name(declared.name)],
@@ -146,4 +156,22 @@ def _option(declared: Field[Any]) -> click.Option:
         type=kind,
         metavar="[no|yes]" if kind is bool else None,
         help=declared.metadata["help"],
+    )
+
+
+def _config_option(stage: str) -> click.Option:
+    def take(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+        if path:
+            try:
+                ctx.default_map = read_config(path, stage)
+            except UsageError as error:
+                raise click.UsageError(str(error), ctx) from error
+
+    return click.Option(
+        ["--config"],
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        is_eager=True,
+        expose_value=False,
+        callback=take,
+        help="YAML file of parameters by name, and of sections by stage, which come first; the command line wins.",
     )

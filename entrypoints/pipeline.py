@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from entrypoints.benchmark import benchmark
 from entrypoints.command import say, stage
@@ -33,24 +34,7 @@ from virnuc.settings import (
 if TYPE_CHECKING:
     from virnuc.tracking import Tracker
 
-S = TypeVar("S")
 CONTROL = ("tetranucleotide", "dipeptide")  # what a classifier can do with no language model
-
-
-@dataclass(frozen=True)
-class _Directories:
-    """Where the stages leave what they make."""
-
-    frames: str
-    split: str
-    features: str
-    models: str
-    evaluations: str
-
-    @classmethod
-    def below(cls, data: str) -> _Directories:
-        """Return the layout below one directory."""
-        return cls(*(str(Path(data) / name) for name in ("frames", "test_set", "features", "models", "evaluations")))
 
 
 @stage(PipelineSettings)
@@ -68,45 +52,14 @@ def run_experiment(settings: PipelineSettings, tracker: Tracker) -> dict[str, An
     Raises:
         GateRefusal: the candidate may not replace the baseline.
     """
-    _check_before_hours_are_spent(settings)
-    prepare.run(_of(PrepareSettings, settings, out=_Directories.below(settings.data).frames))
-    return run_on_frames(settings, tracker)
+    check_encoders_and_policy(settings)
+    experiment = Experiment(settings, tracker)
+    prepare.run(settings.of_stage(PrepareSettings, source=settings.source, out=experiment.place("frames")))
+    models = experiment.models()
+    return experiment.judge(models, experiment.timed())
 
 
-def run_on_frames(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any]:
-    """Run what comes after `prepare`, for baseline, candidate and the composition control.
-
-    Raises:
-        GateRefusal: the candidate may not replace the baseline.
-    """
-    places = _Directories.below(settings.data)
-    split.run(_of(SplitSettings, settings, source=places.frames, out=places.split))
-    sides = ((settings.dna_encoder, settings.baseline), (settings.dna_encoder, settings.candidate), CONTROL)
-    companions: dict[str, str] = {}
-    models = [_model_of(*side, settings, places, companions, tracker) for side in dict.fromkeys(sides)]
-    timed = _benchmark(settings, places, tracker)
-    baseline, candidate, *control = models
-    refusal = None
-    document: dict[str, Any] = {}
-    try:
-        document = compare.run(
-            CompareSettings(
-                baseline, (candidate,), tuple(control), (timed,), settings.policy, settings.seed, settings.out
-            )
-        )
-        if settings.promote:
-            promote.run(PromoteSettings(candidate=candidate, policy=settings.policy))
-    except GateRefusal as error:
-        refusal = error
-    tracker.tags({"verdict": "PASS" if document else "FAIL"})
-    tracker.describe(document["answer"] if document else str(refusal))
-    _say_where(settings, candidate, tracker, refused=refusal is not None)
-    if refusal:
-        raise refusal
-    return document
-
-
-def _check_before_hours_are_spent(settings: PipelineSettings) -> None:
+def check_encoders_and_policy(settings: PipelineSettings) -> None:
     """Raise a UsageError for mistakes that would otherwise be found hours later, by a late stage."""
     from model_registry.gate import Policy
     from virnuc.encoders import check_sources, find_encoder
@@ -116,129 +69,166 @@ def _check_before_hours_are_spent(settings: PipelineSettings) -> None:
         if find_encoder(name).kind != kind:
             raise UsageError(f"{name} does not read {kind}; give an encoder that does")
     Policy.read(Path(settings.policy))
-    for later in (SplitSettings, ExtractSettings, TrainSettings):
-        _of(later, settings)
 
 
-def _of(stage_settings: Callable[..., S], settings: PipelineSettings, **own: Any) -> S:
-    """Return a stage's settings: `own`, and the pipeline's where a stage has one of that name."""
-    shared = {declared.name for declared in fields(stage_settings)} & set(vars(settings))  # type: ignore[arg-type]
-    return stage_settings(**{name: getattr(settings, name) for name in shared} | own)
+@dataclass(frozen=True)
+class _Extracted:
+    """A feature set, with its encoders as they are recorded."""
+
+    directory: str
+    digest: str
+    dna: str
+    protein: str
+    weights: Mapping[str, str]  # of the settings, and the directories of encoders that are named by their digest
 
 
-def _model_of(
-    dna: str,
-    protein: str,
-    settings: PipelineSettings,
-    places: _Directories,
-    companions: dict[str, str],
-    tracker: Tracker,
-) -> str:
-    """Extract, train and evaluate one pair of encoders; return the URI of its model version.
+@dataclass(frozen=True)
+class Experiment:
+    """The stages after `prepare`, for baseline, candidate and the composition control."""
 
-    `companions` has the URI of each DNA encoder's companion; one that is missing is trained and put there.
-    """
-    from virnuc.evaluation.evaluation import EVALUATION_VERSION
+    settings: PipelineSettings
+    tracker: Tracker
 
-    manifest = extract.run(
-        _of(
-            ExtractSettings,
-            settings,
-            frames=places.frames,
-            dna_encoder=dna,
-            protein_encoder=protein,
-            out=places.features,
-        ),
-        f"extract {protein}",
-    )
-    names = (manifest.details["dna"]["name"], manifest.details["protein"]["name"])
-    features = str(Path(places.features) / "+".join(names))
-    settings = _with_directories(settings, {dna: names[0], protein: names[1]})
-    if dna not in companions:
-        companions[dna] = _train(settings, places, features, modality="dna")
-    uri = _train(settings, places, features, companion=companions[dna])
-    wanted = {"model": uri, "features_digest": manifest.digest, "evaluation_version": EVALUATION_VERSION}
-    known = _finished("evaluate", wanted)
-    random = "random" in settings.weights.values()
-    if known:
-        say(f"evaluate   {uri} was tested already: run {known}")
-        tracker.tags({f"reused.evaluate_{names[1]}": known})
-    else:
-        evaluate.run(
-            _of(
-                EvaluateSettings,
-                settings,
-                model=uri,
-                features=(FeatureSource(features),),
-                split=places.split,
-                shuffled=not random,
-                uncovered=0 if random else EvaluateSettings.uncovered,
-                out=places.evaluations,
+    def place(self, name: str) -> str:
+        """Return where a stage leaves what it makes."""
+        return str(Path(self.settings.data) / name)
+
+    def models(self) -> list[str]:
+        """Split, extract, train and evaluate; return the URIs of the model versions, the control's last."""
+        split.run(self.settings.of_stage(SplitSettings, source=self.place("frames"), out=self.place("test_set")))
+        dna = self.settings.dna_encoder
+        sides = dict.fromkeys(((dna, self.settings.baseline), (dna, self.settings.candidate), CONTROL))
+        extracted = [self._extract(*side) for side in sides]
+        first = {features.dna: features for features in reversed(extracted)}
+        companions = {name: self._train(features, modality="dna") for name, features in first.items()}
+        return [self._model(features, companions[features.dna]) for features in extracted]
+
+    @cached_property
+    def benchmark_settings(self) -> BenchmarkSettings:
+        """How the two protein encoders are timed."""
+        return self.settings.of_stage(
+            BenchmarkSettings,
+            baseline=self.settings.baseline,
+            candidate=self.settings.candidate,
+            frames=self.place("frames"),
+            out=self.settings.out,
+        )
+
+    def timed(self) -> str:
+        """Time both protein encoders, if that was not done already; return the id of the run that did."""
+        from virnuc.storage.manifest import read_manifest
+
+        frames = read_manifest(Path(self.place("frames")), "frames").digest
+        same = {"key": self.benchmark_settings.key, "frames_digest": frames}
+        if known := _finished("benchmark", same, "metrics.`bench/speedup` > 0"):
+            say(f"benchmark  {self.settings.baseline} and {self.settings.candidate} were timed already: run {known}")
+            self.tracker.tags({"reused.benchmark": known})
+            return known
+        benchmark.run(self.benchmark_settings)
+        return _finished("benchmark", same)
+
+    def judge(self, models: list[str], timed: str) -> dict[str, Any]:
+        """Compare the models and, if told, promote the candidate; return the verdict document.
+
+        Raises:
+            GateRefusal: the candidate may not replace the baseline.
+        """
+        baseline, candidate, *controls = models
+        wanted = self.settings.of_stage(
+            CompareSettings,
+            baseline=baseline,
+            candidate=(candidate,),
+            controls=tuple(controls),
+            benchmark=(timed,) if timed else (),
+            out=self.settings.out,
+        )
+        try:
+            document = compare.run(wanted)
+        except GateRefusal as refusal:
+            self._conclude("FAIL", str(refusal))
+            raise
+        self._conclude("PASS", document["answer"])
+        if self.settings.promote:
+            promote.run(self.settings.of_stage(PromoteSettings, candidate=candidate))
+        else:
+            say(f"promote    not told to: read the report, then virnuc promote --candidate {candidate}")
+        return document
+
+    def _extract(self, dna: str, protein: str) -> _Extracted:
+        """Extract the features of one pair of encoders."""
+        out = self.place("features")
+        manifest = extract.run(
+            self.settings.of_stage(
+                ExtractSettings, frames=self.place("frames"), dna_encoder=dna, protein_encoder=protein, out=out
             ),
-            f"evaluate {names[1]}",
+            f"extract {protein}",
         )
-    return uri
+        names = manifest.details["dna"]["name"], manifest.details["protein"]["name"]
+        directories = {
+            name: asked.partition(":")[2] for asked, name in zip((dna, protein), names, strict=True) if ":" in asked
+        }
+        weights = {**self.settings.weights, **directories}
+        return _Extracted(str(Path(out) / "+".join(names)), manifest.digest, *names, weights)
 
+    def _model(self, features: _Extracted, companion: str) -> str:
+        """Train and evaluate on one feature set, unless that was done already; return the URI of the model version."""
+        from virnuc.evaluation.evaluation import EVALUATION_VERSION
 
-def _train(
-    settings: PipelineSettings, places: _Directories, features: str, modality: str = "merged", companion: str = ""
-) -> str:
-    """Train and register a classifier; return the URI of its version."""
-    from virnuc.tracking import version_uri
-
-    version = train.run(
-        _of(
-            TrainSettings,
-            settings,
-            features=(FeatureSource(features),),
-            split=places.split,
-            modality=modality,
-            companion=companion,
-            out=places.models,
-            # A companion is no side of the comparison.
-            replicates=settings.replicates if modality == "merged" else 1,
+        uri = self._train(features, companion=companion)
+        wanted = {"model": uri, "features_digest": features.digest, "evaluation_version": EVALUATION_VERSION}
+        if known := _finished("evaluate", wanted):
+            say(f"evaluate   {uri} was tested already: run {known}")
+            self.tracker.tags({f"reused.evaluate_{features.protein}": known})
+            return uri
+        random = "random" in features.weights.values()
+        evaluate.run(
+            self.settings.of_stage(
+                EvaluateSettings,
+                model=uri,
+                features=(FeatureSource(features.directory),),
+                split=self.place("test_set"),
+                weights=features.weights,
+                out=self.place("evaluations"),
+                **({"shuffled": False, "uncovered": 0} if random else {}),
+            ),
+            f"evaluate {features.protein}",
         )
-    )
-    assert version is not None  # registered, as TrainSettings.register says
-    return version_uri(version)
+        return uri
+
+    def _train(self, features: _Extracted, modality: str = "merged", companion: str = "") -> str:
+        """Train and register a classifier; return the URI of its version."""
+        from virnuc.tracking import version_uri
+
+        version = train.run(
+            self.settings.of_stage(
+                TrainSettings,
+                features=(FeatureSource(features.directory),),
+                split=self.place("test_set"),
+                modality=modality,
+                companion=companion,
+                weights=features.weights,
+                out=self.place("models"),
+                replicates=self.settings.replicates if modality == "merged" else 1,  # a companion is no side
+            )
+        )
+        assert version is not None  # registered, as TrainSettings.register says
+        return version_uri(version)
+
+    def _conclude(self, verdict: str, answer: str) -> None:
+        """Leave the verdict on the parent run, and say where everything is."""
+        self.tracker.tags({"verdict": verdict})
+        self.tracker.describe(answer)
+        out = Path(self.settings.out)
+        say("")
+        say(f"report     {out / 'validation_report.html'} (and .md); speed in {out / 'speed_benchmark.md'}")
+        say(f"runs       make ui, then open http://127.0.0.1:5000/{self.tracker.ui_path}")
 
 
-def _with_directories(settings: PipelineSettings, recorded: dict[str, str]) -> PipelineSettings:
-    """Return settings that know where `esm:DIR` and its like are under the names that they are recorded by."""
-    directories = {name: asked.partition(":")[2] for asked, name in recorded.items() if ":" in asked}
-    return replace(settings, weights={**settings.weights, **directories})
-
-
-def _benchmark(settings: PipelineSettings, places: _Directories, tracker: Tracker) -> str:
-    """Time both protein encoders, if that was not done already; return the id of the run that did."""
-    from virnuc.storage.manifest import read_manifest
-
-    wanted = _of(BenchmarkSettings, settings, frames=places.frames, precision=(settings.precision,))
-    same = {"key": wanted.key, "frames_digest": read_manifest(Path(places.frames), "frames").digest}
-    known = _finished("benchmark", same, "metrics.`bench/speedup` > 0")
-    if known:
-        say(f"benchmark  {settings.baseline} and {settings.candidate} were timed already: run {known}")
-        tracker.tags({"reused.benchmark": known})
-        return known
-    benchmark.run(wanted)
-    return _finished("benchmark", same) or ""
-
-
-def _finished(stage_name: str, tags: dict[str, str], condition: str = "") -> str | None:
-    """Return the id of the newest finished run of a stage with these tags."""
+def _finished(stage_name: str, tags: dict[str, str], condition: str = "") -> str:
+    """Return the id of the newest finished run of a stage with these tags; empty if there is none."""
     from virnuc.tracking import find_finished
 
-    runs = find_finished(stage_name, tags, condition)
-    return str(runs[0].info.run_id) if runs else None
-
-
-def _say_where(settings: PipelineSettings, candidate: str, tracker: Tracker, *, refused: bool) -> None:
-    report = Path(settings.out) / "validation_report.html"
-    say("")
-    say(f"report     {report} (and .md); speed in {Path(settings.out) / 'speed_benchmark.md'}")
-    if not refused and not settings.promote:
-        say(f"promote    not told to: read the report, then python -m entrypoints.promote --candidate {candidate}")
-    say(f"runs       make ui, then open http://127.0.0.1:5000/{tracker.ui_path}")
+    return next((str(run.info.run_id) for run in find_finished(stage_name, tags, condition)), "")
 
 
 if __name__ == "__main__":

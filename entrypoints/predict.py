@@ -12,10 +12,11 @@ from virnuc.settings import PredictSettings
 
 if TYPE_CHECKING:
     from virnuc.storage.manifest import Manifest
+    from virnuc.tracking import NullTracker, Tracker
 
 
-@stage(PredictSettings, tracked=False)
-def predict(settings: PredictSettings) -> Manifest:
+@stage(PredictSettings)
+def predict(settings: PredictSettings, tracker: Tracker | NullTracker) -> Manifest:
     """Call sequences viral or not with a registered model, in chunks; every chunk comes out exactly once.
 
     Chunks without an open reading frame are scored by the fallback that was best on the model's validation chunks, and
@@ -28,7 +29,7 @@ def predict(settings: PredictSettings) -> Manifest:
     from virnuc.prediction.scorer import load_scorer, scorer_digest
     from virnuc.reports.rendering import FIGURES
     from virnuc.runtime import choose_device
-    from virnuc.tracking import model_version, open_store, tracked_run, version_uri
+    from virnuc.tracking import model_version, open_store, version_uri
 
     open_store()
     version = model_version(settings.model)
@@ -52,15 +53,13 @@ def predict(settings: PredictSettings) -> Manifest:
             )
     counts = manifest.counts
     say(f"predict    {counts['in']} in, {counts['out']} out; calls in {settings.out}, see summary.html")
-    if settings.track:
-        with tracked_run("predict", settings, "predict") as tracker:
-            tracker.tags({"model": version_uri(version)})
-            for name in ("summary.html", "summary.md", "sequences.tsv"):
-                tracker.file(Path(settings.out) / name)
-            for path in sorted((Path(settings.out) / FIGURES).glob("*.svg")):
-                tracker.file(path, FIGURES)
-            tracker.dataset("calls", Path(settings.out), manifest.digest, "output")
-            tracker.metrics({f"predict/{key}": float(value) for key, value in counts["out"].items()})
+    tracker.tags({"model": version_uri(version)})
+    for name in ("summary.html", "summary.md", "sequences.tsv"):
+        tracker.file(Path(settings.out) / name)
+    for path in sorted((Path(settings.out) / FIGURES).glob("*.svg")):
+        tracker.file(path, FIGURES)
+    tracker.dataset("calls", Path(settings.out), manifest.digest, "output")
+    tracker.metrics({f"predict/{key}": float(value) for key, value in counts["out"].items()})
     return manifest
 
 

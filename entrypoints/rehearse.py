@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from entrypoints.benchmark import benchmark
 from entrypoints.command import say, stage
-from entrypoints.pipeline import CONTROL, run_on_frames
+from entrypoints.pipeline import CONTROL, Experiment, check_encoders_and_policy
 from entrypoints.prepare import prepare
-from virnuc.errors import GateRefusal
 from virnuc.settings import BenchmarkSettings, PipelineSettings, PrepareSettings, RehearseSettings
 
 if TYPE_CHECKING:
+    from virnuc.benchmarking import BenchmarkResult
     from virnuc.tracking import Tracker
 
 EPOCHS = 3
@@ -28,19 +28,14 @@ def rehearse(settings: RehearseSettings, tracker: Tracker) -> dict[str, Any]:
     """
     from virnuc.sequences.sampling import sample_frames
 
+    check_encoders_and_policy(_pipeline(settings))
+    experiment = Experiment(_pipeline(settings), tracker)
     data = Path(settings.data)
     prepare.run(PrepareSettings(settings.source, settings.chunk_size, seed=settings.seed, out=str(data / "all_frames")))
     sample_frames(data / "all_frames", data / "frames", settings.rows, settings.seed)
-    refusal = None
-    document: dict[str, Any] = {}
-    try:
-        document = run_on_frames(_pipeline(settings), tracker)
-    except GateRefusal as error:
-        refusal = error
-    _estimate(settings, tracker)
-    if refusal:
-        raise refusal
-    return document
+    models = experiment.models()
+    _estimate(settings, benchmark.run(experiment.benchmark_settings), tracker)
+    return experiment.judge(models, "")
 
 
 def _pipeline(settings: RehearseSettings) -> PipelineSettings:
@@ -68,10 +63,9 @@ def _random(settings: RehearseSettings) -> dict[str, str]:
     return dict.fromkeys((settings.dna_encoder, settings.baseline, settings.candidate), "random")
 
 
-def _estimate(settings: RehearseSettings, tracker: Tracker) -> None:
+def _estimate(settings: RehearseSettings, proteins: BenchmarkResult, tracker: Tracker) -> None:
     """Estimate, from what was measured here, what extracting the frames of the real run will take."""
     from virnuc.benchmarking import estimate_cost
-    from virnuc.tracking import find_finished, get_run
 
     dna = benchmark.run(
         BenchmarkSettings(
@@ -91,20 +85,19 @@ def _estimate(settings: RehearseSettings, tracker: Tracker) -> None:
     if dna is None:
         say(f"rehearse   {settings.dna_encoder} could not be timed, so there is no estimate; see the benchmark above")
         return
-    timed = get_run(find_finished("benchmark", {"baseline": settings.baseline})[0].info.run_id).data
-    for side, name in (("baseline", settings.baseline), ("candidate", settings.candidate)):
-        if f"bench/{side}_s" not in timed.metrics:
-            say(f"rehearse   {name}: {timed.params[f'bench/{side}_failure']}")
-            continue
-        speeds = {"dna": dna.frames / dna.seconds, "protein": timed.metrics[f"bench/{side}_frames_per_s"]}
-        widths = {"dna": dna.provenance["dimension"], "protein": int(timed.params[f"bench/{side}_dimension"])}
-        cost = estimate_cost(settings.frames, speeds, widths)
-        memory = timed.metrics[f"bench/{side}_peak_memory_gb"]
+    for side, reason in proteins.failures.items():
+        say(f"rehearse   {proteins.names[side]}: {reason}")
+    for side, protein in proteins.sides.items():
+        both = {"dna": dna, "protein": protein}
+        speeds = {kind: timed.frames / timed.seconds for kind, timed in both.items()}
+        cost = estimate_cost(
+            settings.frames, speeds, {kind: timed.provenance["dimension"] for kind, timed in both.items()}
+        )
         tracker.metrics({f"rehearse/{side}_hours": cost.hours, f"rehearse/{side}_disk_gb": cost.disk_gb})
         say(
-            f"rehearse   {name}: {settings.frames:,} frames take {cost.hours:,.1f} h on this device "
+            f"rehearse   {proteins.names[side]}: {settings.frames:,} frames take {cost.hours:,.1f} h on this device "
             f"({speeds['protein']:.2f} proteins/s, {speeds['dna']:.2f} DNA/s), {cost.disk_gb:,.0f} GB of disk and "
-            f"{memory:.1f} GB of memory"
+            f"{protein.peak_memory_gb:.1f} GB of memory"
         )
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from entrypoints.command import Stage
 from tests.shared import PROJECT
+from virnuc import settings
 from virnuc.settings import default_of, plain
 
 MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text())
@@ -25,7 +26,7 @@ def stage_of(name: str) -> Stage:
 
 
 def test_every_module_of_a_stage_is_an_entry_point():
-    shared = {"__init__", "command", "progress"}
+    shared = {"__init__", "cli", "command", "config", "progress"}
     modules = {path.stem for path in (PROJECT / "entrypoints").glob("*.py")} - shared
     assert modules == set(STAGES)
 
@@ -39,17 +40,31 @@ def test_mlproject_and_settings_have_the_same_parameters_and_defaults(name):
     assert entry["command"] == f"MLFLOW_DISABLE_TELEMETRY=true python -m entrypoints.{name} {expected}"
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_help_answers_without_loading_torch_or_mlflow(name):
+def helped(module, *arguments):
+    """Run a module that answers and ends, and see that it loaded nothing heavy."""
     program = (
-        "import sys, runpy; sys.argv = ['x', '--help']\n"
-        f"try: runpy.run_module('entrypoints.{name}', run_name='__main__')\n"
+        f"import sys, runpy; sys.argv = ['x', *{arguments!r}]\n"
+        f"try: runpy.run_module('{module}', run_name='__main__')\n"
         "except SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'mlflow', 'pandas', 'numpy'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PROJECT, check=True)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PROJECT, check=True)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_help_answers_without_loading_torch_or_mlflow(name):
+    done = helped(f"entrypoints.{name}", "--help")
     for field in dataclasses.fields(stage_of(name).settings):
         assert f"--{field.name.replace('_', '-')}" in done.stdout
+
+
+def test_the_console_command_has_all_stages_and_loads_none_of_them_for_its_help():
+    assert set(settings.STAGES) == set(STAGES)
+    listed = helped("entrypoints.cli", "--help").stdout
+    assert [line.split()[0] for line in listed.partition("Commands:")[2].splitlines() if line.strip()] == [
+        *settings.STAGES
+    ]
+    assert "--dropout" in helped("entrypoints.cli", "train", "--help").stdout
 
 
 def test_pins_stand_in_one_place_and_are_what_is_installed():

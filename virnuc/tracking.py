@@ -11,13 +11,14 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
+import yaml
 from matplotlib.figure import Figure
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
@@ -32,6 +33,7 @@ from virnuc.settings import Settings
 from virnuc.storage.files import exclusive
 
 EXPERIMENT = "virnuc"
+CONFIG = "config.yaml"  # the artifact that has a run's settings
 DEFAULT_STORE = "sqlite:///mlflow.db"
 _DIGEST_LENGTH = 36  # MLflow's limit for a dataset's digest; the whole one is logged as a tag
 _METRICS_A_CALL = 1000  # MLflow's limit
@@ -57,8 +59,12 @@ class Tracker:
         return f"#/experiments/{experiment}/runs?workflowType=machine_learning"
 
     def settings(self, settings: Settings) -> None:
-        """Log a stage's settings as parameters `config/<name>`, apart from those that `mlflow run` logs itself."""
+        """Log a stage's settings as parameters, apart from those that `mlflow run` logs itself, and as a file.
+
+        The parameters are `config/<name>`; the file is `config.yaml`, which repeats the run when given as `--config`.
+        """
         self.parameters({f"config/{name}": value for name, value in settings.plain().items()})
+        self.text(yaml.safe_dump(settings.document(), sort_keys=False, allow_unicode=True), CONFIG)
 
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Log plain values as parameters."""
@@ -117,6 +123,15 @@ class Tracker:
         dataset = MetaDataset(source, name=name, digest=digest[:_DIGEST_LENGTH])  # type: ignore[abstract]
         mlflow.log_input(dataset, context=context)
         self.tags({f"{name}_digest": digest})
+
+
+class NullTracker:
+    """Takes all that a `Tracker` takes and keeps nothing."""
+
+    run_id = ""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *values, **named: None
 
 
 @contextmanager

@@ -5,9 +5,9 @@ and a test holds the MLproject file to them. Wrong values raise a `UsageError` w
 anything is read.
 """
 
-from virnuc.settings.experiments import MainSettings, PipelineSettings, RehearseSettings
+from virnuc.settings.experiments import PIPELINE_STAGES, MainSettings, PipelineSettings, RehearseSettings
 from virnuc.settings.options import (
-    PARSERS,
+    COLLECTIONS,
     SHORTEST_CHUNK,
     FeatureSource,
     Settings,
@@ -31,9 +31,21 @@ from virnuc.settings.stages import (
     TrainSettings,
 )
 
+# By the name of the stage, in the order of the data.
+STAGES: dict[str, type[Settings]] = PIPELINE_STAGES | {
+    "predict": PredictSettings,
+    "import_model": ImportModelSettings,
+    "doctor": DoctorSettings,
+    "pipeline": PipelineSettings,
+    "main": MainSettings,
+    "rehearse": RehearseSettings,
+}
+
 __all__ = [
-    "PARSERS",
+    "COLLECTIONS",
+    "PIPELINE_STAGES",
     "SHORTEST_CHUNK",
+    "STAGES",
     "BenchmarkSettings",
     "CompareSettings",
     "DoctorSettings",

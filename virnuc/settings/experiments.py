@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from virnuc.errors import UsageError
+from virnuc.errors import UsageError, unknown_name
 from virnuc.settings.options import (
     Settings,
     batch_tokens,
@@ -13,12 +14,51 @@ from virnuc.settings.options import (
     like,
     option,
     out,
+    parse,
     precision,
     revisions,
     seed,
     weights,
 )
-from virnuc.settings.stages import BenchmarkSettings, CompareSettings, PrepareSettings, SplitSettings, TrainSettings
+from virnuc.settings.stages import (
+    BenchmarkSettings,
+    CompareSettings,
+    EvaluateSettings,
+    ExtractSettings,
+    PrepareSettings,
+    PromoteSettings,
+    SplitSettings,
+    TrainSettings,
+)
+
+S = TypeVar("S", bound=Settings)
+PIPELINE_STAGES: dict[str, type[Settings]] = {
+    "prepare": PrepareSettings,
+    "extract": ExtractSettings,
+    "split": SplitSettings,
+    "train": TrainSettings,
+    "evaluate": EvaluateSettings,
+    "benchmark": BenchmarkSettings,
+    "compare": CompareSettings,
+    "promote": PromoteSettings,
+}
+# What the pipeline itself hands from stage to stage.
+_HANDED_ON = frozenset(
+    ("source", "frames", "features", "split", "model", "dna_encoder", "protein_encoder", "baseline", "candidate")
+) | frozenset(
+    (
+        "controls",
+        "benchmark",
+        "modality",
+        "companion",
+        "replicates",
+        "register",
+        "resume",
+        "rollback",
+        "override",
+        "out",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -51,14 +91,44 @@ class PipelineSettings(Settings):
     policy: str = like(CompareSettings, "policy")
     promote: bool = option(False, "Promote the candidate if the gate says PASS; read the report first.")
     seed: int = seed("The one seed of the whole experiment.")
+    overrides: Mapping[str, str] = option(
+        {}, "Parameters of single stages, as STAGE.NAME=VALUE joined by commas: train.hidden_dim=256."
+    )
     data: str = out("data", "Directory for frames, features, split, models and evaluations.")
     out: str = out("reports/", "Directory for the reports.")
 
     def __post_init__(self) -> None:
-        """Check that there are two sides; each stage checks its own parameters again."""
+        """Check that there are two sides, and each stage's parameters."""
         super().__post_init__()
         if self.baseline == self.candidate:
             raise UsageError(f"baseline and candidate are both {self.baseline}")
+        for key in self.overrides:
+            stage, _, name = key.partition(".")
+            if stage not in PIPELINE_STAGES:
+                raise unknown_name("stage of the pipeline", stage, PIPELINE_STAGES)
+            known = PIPELINE_STAGES[stage].__dataclass_fields__
+            if name in _HANDED_ON:
+                raise UsageError(f"{key}: the pipeline sets it itself")
+            if name not in known:
+                raise unknown_name(f"parameter of {stage}", name, known.keys() - _HANDED_ON)
+        for stage in PIPELINE_STAGES.keys() - {"promote"}:
+            self.of_stage(PIPELINE_STAGES[stage])
+
+    def of_stage(self, stage: type[S], **own: Any) -> S:
+        """Return a stage's settings: those it shares with the pipeline by name, `own`, and its overrides.
+
+        Raises:
+            UsageError: one of them is wrong.
+        """
+        declared = stage.__dataclass_fields__
+        shared = {name: getattr(self, name) for name in declared.keys() & vars(self).keys() - _HANDED_ON}
+        if "precision" in shared and stage is BenchmarkSettings:
+            shared["precision"] = (self.precision,)  # which has one for each side
+        for key, text in self.overrides.items():
+            name = key.partition(".")[2]
+            if PIPELINE_STAGES[key.partition(".")[0]] is stage:
+                own[name] = parse(declared[name], text)
+        return stage(**shared | own)
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,10 @@ class Settings:
         """Return all values by name, as a command line would have them: lists and mappings joined by commas."""
         return {declared.name: plain(getattr(self, declared.name)) for declared in fields(self)}
 
+    def document(self) -> dict[str, Any]:
+        """Return all values by name, as a YAML file would have them."""
+        return {declared.name: _document(getattr(self, declared.name)) for declared in fields(self)}
+
     def decisive(self) -> dict[str, str | int | float]:
         """Return the plain values of the parameters that decide the result."""
         return {name: value for name, value in self.plain().items() if _metadata(self, name)["decisive"]}
@@ -119,20 +123,29 @@ def plain(value: Any) -> str | int | float:
     return value  # a number or a text
 
 
+def _document(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(map(str, value))
+    return dict(value) if isinstance(value, Mapping) else value
+
+
 def parse_list(text: str) -> tuple[str, ...]:
     """Read `A,B` into a tuple."""
     return tuple(filter(None, map(str.strip, text.split(","))))
 
 
 def parse_pairs(text: str) -> dict[str, str]:
-    """Read `NAME=VALUE,NAME=VALUE` into a mapping.
+    """Read `NAME=VALUE,NAME=VALUE` into a mapping; what follows a comma without a name is of the value before it.
 
     Raises:
         UsageError: an item without a name or a value.
     """
-    pairs = {}
+    pairs: dict[str, str] = {}
     for item in parse_list(text):
-        name, _, value = map(str.strip, item.partition("="))
+        name, separator, value = map(str.strip, item.partition("="))
+        if pairs and not separator:
+            pairs[next(reversed(pairs))] += f",{item}"
+            continue
         if not (name and value):
             raise UsageError(f"{item!r}: write NAME=VALUE, several joined by commas")
         pairs[name] = value
@@ -154,12 +167,30 @@ def parse_features(text: str) -> tuple[FeatureSource, ...]:
     return tuple(sources)
 
 
-# How the text of a list or mapping is read, by its field's annotation; numbers, yes and no, and texts need nothing.
-PARSERS: Mapping[str, Callable[[str], Any]] = {
+# How a list or a mapping is read from text, by its field's annotation.
+COLLECTIONS: Mapping[str, Callable[[str], Any]] = {
     "tuple[str, ...]": parse_list,
     "Mapping[str, str]": parse_pairs,
     "tuple[FeatureSource, ...]": parse_features,
 }
+_SCALARS: Mapping[str, Callable[[str], Any]] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": {"yes": True, "true": True, "no": False, "false": False}.__getitem__,
+}
+
+
+def parse(declared: Field[Any], text: str) -> Any:
+    """Return the value of a parameter that `text` gives.
+
+    Raises:
+        UsageError: the text is of another type.
+    """
+    try:
+        return {**_SCALARS, **COLLECTIONS}[str(declared.type)](text)
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"{flag_name(declared.name)} {text!r}: this is no {declared.type}") from error
 
 
 def _metadata(settings: Settings, name: str) -> Mapping[str, Any]:

@@ -1,0 +1,129 @@
+"""`--config`: what a file gives, what comes before what, and a run made again from its own record."""
+
+import re
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from entrypoints.cli import main
+from entrypoints.command import stage
+from tests.shared import PROJECT
+from virnuc.settings import PIPELINE_STAGES, STAGES, BenchmarkSettings, FeatureSource, MainSettings, TrainSettings
+from virnuc.tracking import CONFIG, download, find_runs
+
+
+def settings_of(name, *arguments):
+    """The settings that a command line of the stage gives."""
+    given = []
+
+    def body(settings):
+        given.append(settings)
+
+    body.__name__ = name
+    done = CliRunner().invoke(stage(STAGES[name], tracked=False)(body).command, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
+    return given[0]
+
+
+def refusal(name, *arguments):
+    done = CliRunner().invoke(main, [name, *map(str, arguments)])
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text):
+        path = tmp_path / "experiment.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_values_of_each_type(write):
+    path = write(
+        "features: [long@300, short]\nweights: {esm2_8m: /models/8m}\nlr: 2e-3\nepochs: 7\nregister: no\nresume: 0123"
+    )
+    assert settings_of("train", "--config", path) == TrainSettings(
+        features=(FeatureSource("long", 300), FeatureSource("short")),
+        weights={"esm2_8m": "/models/8m"},
+        lr=0.002,
+        epochs=7,
+        register=False,
+        resume="0123",
+    )
+
+
+def test_command_line_then_section_then_top(write):
+    path = write("lr: 0.1\nepochs: 5\nseed: 1\ntrain: {lr: 0.2, epochs: 6}\nevaluate: {seed: 3}")
+    found = settings_of("train", "--lr=0.3", "--config", path)
+    assert (found.lr, found.epochs, found.seed) == (0.3, 6, 1)
+    assert settings_of("evaluate", "--config", path).seed == 3
+
+
+def test_a_pipeline_hands_on_what_is_not_its_own(write):
+    path = write("hidden_dim: 64\nlr: 0.1\ntrain: {lr: 0.2, dropout: 0.1}\nbenchmark: {precision: [fp32, bf16]}")
+    found = settings_of("pipeline", "--config", path)
+    train = found.of_stage(TrainSettings)
+    assert (found.lr, train.lr, train.hidden_dim, train.dropout) == (0.1, 0.2, 64, 0.1)
+    assert found.of_stage(BenchmarkSettings).precision == ("fp32", "bf16")
+    assert settings_of("pipeline", f"--overrides={found.plain()['overrides']}").overrides == found.overrides
+    found = settings_of("pipeline", "--config", path, "--lr=0.3")
+    assert found.of_stage(TrainSettings) == TrainSettings(lr=0.3, hidden_dim=64, dropout=0.1)
+
+
+def test_the_demo_is_the_default_of_mlflow_run():
+    demo, main_settings = settings_of("pipeline", "--config", PROJECT / "examples" / "demo.yaml"), MainSettings()
+    alone = {"overrides", "warmup"}
+    assert {k: v for k, v in vars(demo).items() if k not in alone} == {
+        k: v for k, v in vars(main_settings).items() if k not in alone
+    }
+    for name, one in PIPELINE_STAGES.items():
+        if name != "promote":
+            assert demo.of_stage(one) == main_settings.of_stage(one)
+
+
+@pytest.mark.parametrize(
+    ("stage_name", "text", "words"),
+    [
+        ("train", "hiden_dim: 3", "no parameter or stage in .* called 'hiden_dim'; did you mean 'hidden_dim'?"),
+        ("train", "train: {epoch: 3}", "no parameter of train in .* called 'epoch'; did you mean 'epochs'?"),
+        ("pipeline", "trian: {epochs: 3}", "no parameter or stage in .* called 'trian'; did you mean 'train'?"),
+        ("pipeline", "train: {features: x}", "train.features: the pipeline sets it itself"),
+        ("pipeline", "train: {epochs: many}", "--epochs 'many': this is no int"),
+        ("pipeline", "train: {epochs: 0}", "--epochs 0: use a number of at least 1"),
+        ("train", "epochs: many", "'many' is not a valid integer"),
+        ("train", "epochs: [1, 2]", "epochs takes one value"),
+        ("train", "- epochs", "write NAME: VALUE on each line"),
+        ("train", "epochs: [", "no YAML"),
+    ],
+)
+def test_a_wrong_file_is_answered_with_one_line(write, stage_name, text, words):
+    path = write(text)
+    assert re.search(words, refusal(stage_name, "--config", path))
+
+
+def test_overrides_on_the_command_line():
+    found = settings_of("pipeline", "--overrides=train.hidden_dim=64,evaluate.shuffled=no")
+    assert found.overrides == {"train.hidden_dim": "64", "evaluate.shuffled": "no"}
+    assert found.of_stage(TrainSettings).hidden_dim == 64
+    assert "did you mean 'train'" in refusal("pipeline", "--overrides=trian.epochs=3")
+    assert "did you mean 'epochs'" in refusal("pipeline", "--overrides=train.epoch=3")
+
+
+def test_a_run_is_made_again_from_the_file_it_kept(store, frames, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["split", f"--source={frames}", "--test-fraction=0.25", "--seed=7"]
+    assert CliRunner().invoke(main, [*arguments, "--out=first"]).exit_code == 0
+    (run,) = find_runs("split", {})
+    path = download(run.info.run_id, CONFIG, tmp_path)
+    kept = yaml.safe_load(path.read_text())
+    assert kept == STAGES["split"](source=str(frames), test_fraction=0.25, seed=7, out="first").document()
+    assert CliRunner().invoke(main, ["split", "--config", str(path), "--out=second"]).exit_code == 0
+    again = find_runs("split", {})[0]
+    same = [{**one.data.params, "config/out": ""} for one in (run, again)]
+    assert same[0] == same[1]
+    assert run.data.tags["virnuc.split_digest"] == again.data.tags["virnuc.split_digest"]
