@@ -204,7 +204,7 @@ class BenchmarkSettings(Settings):
         decisive=False,  # their digest is
     )
     sample: int = option(1000, "Frames in the sample, drawn with the set's own lengths.", minimum=1)
-    runs: int = option(3, "Timed runs of each encoder; the median counts.", minimum=1)
+    runs: int = option(5, "Timed runs of each encoder; the median counts.", minimum=1)
     warmup: int = option(50, "Warm-up batches of each encoder before the first timed run.", minimum=0)
     precision: tuple[str, ...] = option(
         ("same",),
