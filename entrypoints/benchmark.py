@@ -9,7 +9,7 @@ from entrypoints.command import say, stage
 from virnuc.settings import BenchmarkSettings
 
 if TYPE_CHECKING:
-    from virnuc.benchmarking import BenchmarkResult
+    from virnuc.evaluation.speed import BenchmarkResult
     from virnuc.tracking import Tracker
 
 REPORT = "speed_benchmark.md"
@@ -22,7 +22,9 @@ def benchmark(settings: BenchmarkSettings, tracker: Tracker) -> BenchmarkResult:
     The first batches warm up and do not count; the device is idle before and after each timed run.
     """
     from entrypoints.progress import totals
+    from model_registry.evidence import BENCHMARK
     from virnuc.benchmarking import benchmark as time_encoders
+    from virnuc.benchmarking import speed_report
     from virnuc.storage.files import write_text
     from virnuc.storage.manifest import read_manifest
 
@@ -33,7 +35,8 @@ def benchmark(settings: BenchmarkSettings, tracker: Tracker) -> BenchmarkResult:
     tracker.metrics(result.metrics)
     tracker.parameters(result.parameters)
     tracker.tags({**result.names, "key": settings.key})
-    report = result.markdown()
+    tracker.json(result.asdict(), BENCHMARK)
+    report = speed_report(result)
     write_text(Path(settings.out) / REPORT, report)
     tracker.text(report, REPORT)
     tracker.describe(report[:4900])
@@ -46,7 +49,10 @@ def benchmark(settings: BenchmarkSettings, tracker: Tracker) -> BenchmarkResult:
         say(f"benchmark  {side:9} {result.names[side]} was not timed: {reason}")
     if result.speedup is not None:
         unequal = "" if result.same_precision else " (DIFFERENT PRECISIONS: not a fair ratio)"
-        say(f"benchmark  speed-up {result.speedup:.2f}{unequal}; {Path(settings.out) / REPORT}")
+        say(
+            f"benchmark  speed-up {result.speedup:.2f}, lower end {result.speedup_low:.2f}{unequal}; "
+            f"{Path(settings.out) / REPORT}"
+        )
     return result
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from entrypoints.command import say, stage
-from virnuc.errors import DataError, GateRefusal, UsageError
+from virnuc.errors import DataError, GateRefusal
 from virnuc.settings import CompareSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from virnuc.evaluation.comparison import Comparison, SideEvidence
+    from virnuc.evaluation.sides import Comparison
     from virnuc.tracking import Tracker
 
 
@@ -27,18 +27,21 @@ def compare(settings: CompareSettings, tracker: Tracker) -> dict[str, Any]:
     several candidates each has a child run with its own verdict, by which it can be promoted whatever the others are.
     """
     from model_registry.card import update_card
-    from model_registry.evidence import command_of
+    from model_registry.evidence import command_of, gather
     from model_registry.gate import NO_VERDICT, PASS, Policy, judge, verdict_document
+    from model_registry.history import past_comparisons
     from virnuc.reports.figures import comparison_drawings
     from virnuc.reports.rendering import terminal_summary, write_report
     from virnuc.reports.verdict import Origin
     from virnuc.tracking import get_run
 
     policy = Policy.read(Path(settings.policy))
-    comparison = _gather(settings)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    comparison = gather(settings.baseline, settings.candidate, settings.controls, settings.benchmark)
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
     origin = Origin(now, tracker.run_id, command_of(get_run(tracker.run_id)))
-    document = verdict_document(comparison, judge(comparison, policy), origin)
+    candidates = [pair.candidate.evidence.uri for pair in comparison.pairs]
+    past = {uri: [str(one) for one in past_comparisons(uri)] for uri in candidates}
+    document = verdict_document(comparison, judge(comparison, policy), origin, past)
     files = write_report(document, comparison_drawings(comparison), Path(settings.out)).values()
     say(terminal_summary(document))
     _log_verdicts(settings, comparison, document, files, tracker)
@@ -51,25 +54,6 @@ def compare(settings: CompareSettings, tracker: Tracker) -> dict[str, Any]:
     return document
 
 
-def _gather(settings: CompareSettings) -> Comparison:
-    """Read the evidence of all sides and compare them."""
-    from model_registry.evidence import side_evidence, with_speed
-    from virnuc.evaluation.comparison import compare as compare_sides
-
-    candidates = [side_evidence(uri) for uri in settings.candidate]
-    if len({one.uri for one in candidates}) < len(candidates):
-        raise UsageError(f"--candidate {','.join(settings.candidate)}: two of them are the same version")
-    missing, baseline = "", None
-    try:
-        baseline = side_evidence(settings.baseline)
-    except DataError as error:
-        missing = str(error)
-    if baseline:
-        candidates = with_speed(baseline, candidates, settings.benchmark)
-    controls = [side_evidence(uri) for uri in settings.controls]
-    return compare_sides(baseline, candidates, controls, seed=settings.seed, missing=missing)
-
-
 def _log_verdicts(
     settings: CompareSettings,
     comparison: Comparison,
@@ -80,29 +64,45 @@ def _log_verdicts(
     """Log a single candidate's verdict to this run, and those of several to a child run each."""
     from virnuc.tracking import tracked_run
 
-    sides = [pair.candidate.evidence for pair in comparison.pairs]
-    baseline = comparison.baseline.evidence if comparison.baseline else None
-    if len(sides) == 1:
-        _log(document, files, _tags(document["verdicts"][0], baseline, sides[0]), tracker)
+    if len(comparison.pairs) == 1:
+        _log_verdict(comparison, document, files, tracker)
         return
-    tags = {"verdict": _short(document["outcome"]), "candidates": ",".join(side.uri for side in sides)}
-    _log(document, files, tags, tracker)
-    for side, verdict in zip(sides, document["verdicts"], strict=True):
+    candidates = ",".join(pair.candidate.evidence.uri for pair in comparison.pairs)
+    _log(document, files, {"verdict": document["outcome"], "candidates": candidates}, tracker)
+    for pair, verdict in zip(comparison.pairs, document["verdicts"], strict=True):
+        side = pair.candidate.evidence
         with tracked_run("compare", replace(settings, candidate=(side.uri,)), f"compare {side.encoder}") as child:
-            _log({**document, "verdicts": [verdict]}, files, _tags(verdict, baseline, side), child)
+            own = replace(comparison, pairs=(pair,))
+            _log_verdict(own, {**document, "verdicts": [verdict], "run": child.run_id}, files, child)
 
 
-def _tags(verdict: dict[str, Any], baseline: SideEvidence | None, candidate: SideEvidence) -> dict[str, str]:
-    """Return what a promotion looks for."""
-    return {
-        "verdict": _short(verdict["outcome"]),
+def _log_verdict(comparison: Comparison, document: dict[str, Any], files: Iterable[Path], tracker: Tracker) -> None:
+    """Log the verdict on one candidate, with what a promotion looks for, and write it on the candidate's version."""
+    from model_registry.history import PastComparison, record_comparison
+
+    candidate, (verdict,) = comparison.pairs[0].candidate.evidence, document["verdicts"]
+    baseline = comparison.baseline.evidence if comparison.baseline else None
+    tags = {
+        "verdict": verdict["outcome"],
         "candidate": candidate.uri,
         "evaluation_run": candidate.provenance.get("evaluation run", ""),
-        "split_digest": candidate.split_digest,
         "baseline": baseline.uri if baseline else "",
         "baseline_evaluation_run": baseline.provenance.get("evaluation run", "") if baseline else "",
         "benchmark_run": candidate.provenance.get("benchmark run", ""),
+        "controls": ",".join(pair.candidate.evidence.uri for pair in comparison.controls),
     }
+    numbers = {name: value for rule in verdict["rules"] for name, value in rule["numbers"].items() if value is not None}
+    tracker.metrics({f"gate/{name}": value for name, value in numbers.items()})
+    if verdict["drop"]:
+        shown = ("training_spread", "training_error", "sampling_error", "detectable")
+        known = {name: verdict["drop"][name] for name in shown if verdict["drop"][name] is not None}
+        tracker.metrics({f"drop/{name}": value for name, value in known.items()})
+    _log(document, files, tags, tracker)
+    policy = document["policy"]
+    past = PastComparison(
+        tracker.run_id, document["created"], verdict["outcome"], tags["baseline"], policy["digest"], policy["project"]
+    )
+    record_comparison(candidate.uri, past)
 
 
 def _log(document: dict[str, Any], files: Iterable[Path], tags: dict[str, str], tracker: Tracker) -> None:
@@ -111,15 +111,7 @@ def _log(document: dict[str, Any], files: Iterable[Path], tags: dict[str, str], 
     for path in files:
         tracker.file(path)
     tracker.describe(gate_markdown(document)[:4900])
-    if len(document["verdicts"]) == 1:
-        numbers = [rule["numbers"] for rule in document["verdicts"][0]["rules"]]
-        known = {name: value for found in numbers for name, value in found.items() if value is not None}
-        tracker.metrics({f"gate/{name}": known[name] for name in ("drop", "upper_bound", "speedup") if name in known})
     tracker.tags({**tags, "policy_digest": document["policy"]["digest"]})
-
-
-def _short(outcome: str) -> str:
-    return outcome.removesuffix(" VERDICT").replace("NO", "NONE")
 
 
 if __name__ == "__main__":

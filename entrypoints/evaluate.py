@@ -54,6 +54,7 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
         shuffled=shuffled,
         uncovered=uncovered,
         replicates={seed: other.build() for seed, other in read_replicates(version, checkpoint).items()},
+        pretrained=_pretrained(settings, features),
     )
     weights = {encoder["name"]: encoder["weights"] for encoder in features.encoders.values()}
     tracker.tags(
@@ -76,6 +77,15 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     for size, table in done.by_size.items():
         say(f"evaluate   {size} bp: {len(table):,} frames, accuracy {done.metrics[f'test/{size}bp/accuracy']:.4f}")
     return tracker.run_id
+
+
+def _pretrained(settings: EvaluateSettings, features: FeatureSet) -> dict[str, set[str]]:
+    """Return the genomes that each encoder was trained on, where they are recorded beside its weights."""
+    from virnuc.evaluation.seen import pretraining_genomes
+
+    names = [str(encoder["name"]) for encoder in features.encoders.values()]
+    known = {name: pretraining_genomes(name, settings.weights) for name in names}
+    return {name: genomes for name, genomes in known.items() if genomes}
 
 
 def _shuffled(settings: EvaluateSettings, features: FeatureSet, split: Split, tracker: Tracker) -> FeatureSet | None:
@@ -196,6 +206,7 @@ def _described(features: FeatureSet) -> dict[str, Any]:
         "merged_dim": features.dimension,
         "encoders": features.encoders,
         "digest": features.digest,
+        "frames_digest": features.manifest.inputs.get("frames"),
     }
 
 

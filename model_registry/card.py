@@ -14,10 +14,11 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from model_registry.history import past_comparisons
 from virnuc.errors import DataError
 from virnuc.prediction.scorer import CONFIG, read_config, read_fallback
 from virnuc.reports.rendering import HTML
-from virnuc.tracking import find_finished, find_runs, model_version, version_uri
+from virnuc.tracking import find_finished, find_runs, get_run, model_version, version_uri
 
 SCORER = "scorer"  # name of the artifact that `packaging` logs
 PROMOTED_FROM, OVERRIDE, OVERRIDE_RULES = "virnuc.promoted_from", "virnuc.override", "virnuc.override_rules"
@@ -36,7 +37,8 @@ def update_card(model_uri: str) -> str:
     """
     version = model_version(model_uri)
     evaluated = version.tags.get(PROMOTED_FROM, version_uri(version))
-    evaluation, comparison = _newest_evaluation(evaluated), newest_comparison(evaluated)
+    evaluation, past = _newest_evaluation(evaluated), past_comparisons(evaluated)
+    comparison = get_run(past[0].run_id) if past and not past[0].deleted else None
     scorer = _packed_config(version_uri(version))
     trained = scorer["trained"]
     digest = trained["split_digest"]  # None if a model from elsewhere does not tell
@@ -52,16 +54,12 @@ def update_card(model_uri: str) -> str:
         split=next(iter(find_finished("split", {"split_digest": digest})), None) if digest else None,
         comparison=comparison.data.tags if comparison else {},
         pages=_pages(comparison) if comparison else {},
+        past=[str(one) for one in past],
         override=version.tags.get(OVERRIDE, ""),
         override_rules=version.tags.get(OVERRIDE_RULES, ""),
     )
     client.update_model_version(version.name, version.version, description=card.strip()[:_LONGEST])
     return card
-
-
-def newest_comparison(uri: str) -> Run | None:
-    """Return the newest run that came to a verdict on the version `models:/NAME/VERSION`, whatever it was."""
-    return next(iter(find_runs("compare", {"candidate": uri}, "tags.`virnuc.verdict` LIKE '%'")), None)
 
 
 def _newest_evaluation(uri: str) -> Run | None:

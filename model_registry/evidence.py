@@ -10,7 +10,7 @@ import shlex
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,12 @@ import pandas as pd
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
-from virnuc.errors import DataError
-from virnuc.evaluation.comparison import SideEvidence, SpeedEvidence
-from virnuc.tracking import Tracker, download, find_finished, get_run, model_version, version_uri
+from virnuc.errors import DataError, UsageError
+from virnuc.evaluation.comparison import compare
+from virnuc.evaluation.sides import Comparison, SideEvidence
+from virnuc.evaluation.speed import BenchmarkResult
+from virnuc.settings import TrainSettings
+from virnuc.tracking import Tracker, download, find_finished, get_run, model_version, version_uri, versions_of
 from virnuc.training.checkpoint import REPLICATES, Checkpoint, load_checkpoint
 
 PREDICTIONS = "predictions.parquet"
@@ -29,6 +32,8 @@ UNCOVERED_PREDICTIONS = "uncovered_predictions.parquet"  # of chunks without a f
 UNPAIRED = "virnuc.unpaired"  # tag of a version that holds metrics from elsewhere instead of a model
 REPLICATE_PREDICTIONS = "predictions/replicates.parquet"  # `frame_id` and each training's score, `seed_<n>`
 AGREEMENT = "agreement.json"  # the checkpoint's metadata beside those of the features it was tested on
+BENCHMARK = "benchmark.json"  # the record of a benchmark, see `virnuc.evaluation.speed`
+_NOT_COMPARED = ("companion", "device")  # settings of training that change no score of a frame
 _DIGESTS = ("features_digest", "split_digest", "commit", "dirty")
 
 
@@ -82,10 +87,12 @@ def side_evidence(uri: str) -> SideEvidence:
         "history": _history(training),
         "provenance": {name: value for stage, run in runs.items() for name, value in _provenance(stage, run).items()},
         "commands": tuple(command_of(run) for run in [*_before(training), *runs.values()]),
+        "training": _decisive_settings(training) if origin == "training" else {},
+        "unrecorded": "" if origin == "training" else "trained elsewhere, so what it has seen is not recorded",
     }
     if UNPAIRED in version.tags:
-        known["metrics"] = _test_metrics(training)
-    return SideEvidence(**known | (_evaluated(found[0]) if found else {}))
+        return SideEvidence(**known, metrics=_test_metrics(training))
+    return SideEvidence(**known | (_evaluated(found[0], training) if found else {}))
 
 
 def with_speed(
@@ -114,61 +121,75 @@ def with_speed(
 
 def _timed(candidate: SideEvidence, run: Run | None, baseline: str) -> SideEvidence:
     """Return the candidate with the speeds of a benchmark run, of the newest that fits if none is given."""
-    newest = find_finished("benchmark", {"baseline": baseline, "candidate": candidate.encoder})
-    run = run or next(iter(newest), None)
+    run = run or newest_benchmark(baseline, candidate.encoder)
     if run is None:
         return candidate
+    with tempfile.TemporaryDirectory() as temporary:
+        record = json.loads(download(run.info.run_id, BENCHMARK, Path(temporary)).read_text(encoding="utf-8"))
     return replace(
         candidate,
-        speed=_speed(run, "candidate"),
-        baseline_speed=_speed(run, "baseline"),
+        speed=BenchmarkResult.from_dict(record, run.info.run_id),
         provenance={**candidate.provenance, "benchmark run": run.info.run_id},
         commands=(*candidate.commands, command_of(run)),
     )
 
 
-def _evaluated(run: Run) -> dict[str, Any]:
+def newest_benchmark(baseline: str, candidate: str) -> Run | None:
+    """Return the newest finished benchmark of two encoders."""
+    return next(iter(find_finished("benchmark", {"baseline": baseline, "candidate": candidate})), None)
+
+
+def _evaluated(run: Run, training: Run) -> dict[str, Any]:
     tags = run.data.tags
     with tempfile.TemporaryDirectory() as temporary:
-        predictions = pd.read_parquet(download(run.info.run_id, PREDICTIONS, Path(temporary)))
-        agreement = json.loads(download(run.info.run_id, AGREEMENT, Path(temporary)).read_text(encoding="utf-8"))
+        directory = Path(temporary)
+        predictions = pd.read_parquet(download(run.info.run_id, PREDICTIONS, directory))
+        replicates = pd.read_parquet(download(run.info.run_id, REPLICATE_PREDICTIONS, directory))
+        agreement = json.loads(download(run.info.run_id, AGREEMENT, directory).read_text(encoding="utf-8"))
     pairs = [pair.partition("=") for pair in tags.get("virnuc.weights", "").split(",") if pair]
-    return {
+    split_digest = tags.get("virnuc.split_digest", "")
+    found = {
         "predictions": predictions,
+        "replicates": replicates,
         "metrics": _test_metrics(run),
         "evaluation_version": tags.get("virnuc.evaluation_version", ""),
-        "split_digest": tags.get("virnuc.split_digest", ""),
+        "split_digest": split_digest,
         "split_unit": tags.get("virnuc.split_unit", ""),
         "weights": {name: kind for name, _, kind in pairs},
         "checkpoint": agreement["checkpoint"],
         "features": agreement["features"],
         "left_out": tags.get("virnuc.uncovered_chunks", ""),
+        "validation": _validation(training.data.tags.get("virnuc.model", ""), split_digest),
     }
+    if agreement["checkpoint"].get("split_digest") != split_digest:
+        found["unrecorded"] = "its checkpoint does not name the split that it is tested on as the one it was trained on"
+    return found
+
+
+def _validation(encoder: str, split_digest: str) -> dict[str, float]:
+    """Return the validation accuracy of every version of a side that was trained on a split, by its URI.
+
+    It is the mean over replicates. A training without others stands for nothing but its seed, so it has none.
+    """
+    found = {}
+    for version in versions_of(f"virnuc-{encoder}"):
+        with suppress(DataError):  # its training was deleted
+            run = get_run(version.run_id)
+            accuracy = run.data.metrics.get("val/replicates/accuracy_mean")
+            if accuracy is not None and run.data.tags.get("virnuc.split_digest") == split_digest:
+                found[version_uri(version)] = accuracy
+    return found
+
+
+def _decisive_settings(training: Run) -> dict[str, str]:
+    """Return the settings of a training that decide what it gives, but for what it was trained on."""
+    logged = training.data.params
+    names = [f.name for f in fields(TrainSettings) if f.metadata["decisive"] and f.name not in _NOT_COMPARED]
+    return {name: logged[f"config/{name}"] for name in names if f"config/{name}" in logged}
 
 
 def _test_metrics(run: Run) -> dict[str, float]:
     return {name: value for name, value in run.data.metrics.items() if name.startswith("test/")}
-
-
-def _speed(run: Run, side: str) -> SpeedEvidence | None:
-    metrics, parameters = run.data.metrics, run.data.params
-    if f"bench/{side}_s" not in metrics:
-        return None
-    timed = sorted(name for name in metrics if name.startswith(f"bench/{side}_run"))
-    hardware = [parameters.get(f"bench/{name}", "") for name in ("gpu", "processor", "threads")]
-    return SpeedEvidence(
-        encoder=parameters[f"bench/{side}"],
-        seconds=metrics[f"bench/{side}_s"],
-        runs=tuple(metrics[name] for name in timed),
-        frames=int(parameters[f"bench/{side}_frames"]),
-        precision=parameters[f"bench/{side}_precision"],
-        device=parameters["bench/device"],
-        hardware=", ".join(filter(None, hardware[:2])) + f", {hardware[2]} threads",
-        sample_digest=parameters["bench/sample_digest"],
-        weights=parameters[f"bench/{side}_weights"],
-        run_id=run.info.run_id,
-        peak_memory=metrics.get(f"bench/{side}_peak_memory_gb", float("nan")) * 1e9,
-    )
 
 
 def _history(run: Run) -> dict[str, list[float]]:
@@ -209,3 +230,25 @@ def command_of(run: Run) -> str:
         if value
     ]
     return f"python -m entrypoints.{stage} {' '.join(options)}"
+
+
+def gather(
+    baseline: str, candidates: Sequence[str], controls: Sequence[str] = (), benchmarks: Sequence[str] = ()
+) -> Comparison:
+    """Return the comparison of registered versions, by their URIs, as the store knows them now.
+
+    Raises:
+        UsageError: two candidates are the same version.
+        DataError: a candidate is not there or was never evaluated, or a record was changed.
+    """
+    sides = [side_evidence(uri) for uri in candidates]
+    if len({side.uri for side in sides}) < len(sides):
+        raise UsageError(f"--candidate {','.join(candidates)}: two of them are the same version")
+    missing, slow = "", None
+    try:
+        slow = side_evidence(baseline)
+    except DataError as error:
+        missing = str(error)
+    if slow:
+        sides = with_speed(slow, sides, benchmarks)
+    return compare(slow, sides, [side_evidence(uri) for uri in controls], missing=missing)

@@ -1,8 +1,7 @@
-"""The gate: a comparison and a policy in, a verdict out, rule by rule.
+"""The gate: a comparison and a policy in, a verdict out, rule by rule (`rules`).
 
 A verdict is PASS if every rule holds and FAIL if one does not; without two sides that can be paired there is NO
-VERDICT. A rule whose evidence is missing does not hold. Each rule carries the numbers it was decided by and, where it
-fails, what to do next.
+VERDICT. Each rule carries the numbers it was decided by and, where it does not hold, what to do next.
 """
 
 from __future__ import annotations
@@ -10,33 +9,34 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from model_registry.cases import Case, Finding, Limit, Rule
+from model_registry.rules import RULES
 from virnuc.errors import UsageError
-from virnuc.evaluation.comparison import Comparison, Pair, SideEvidence, speedup
+from virnuc.evaluation.sides import Comparison
 from virnuc.reports.verdict import Origin, document
-from virnuc.training.checkpoint import READABLE_VERSIONS
 
 PASS, FAIL, NO_VERDICT = "PASS", "FAIL", "NO VERDICT"
-_PAIR_FIRST = ("Make the two sides comparable, as the first rule says, then compare again.",)
-AGREEING = ("model_type", "dna_dim", "protein_dim", "merged_dim")  # of a checkpoint and the features it is used with
+POLICY_VERSION = 2
+PROJECT_POLICY = Path(__file__).with_name("policy.yaml")  # the only one that promotes without an override
+_LIMITS = {limit.name: limit for rule in RULES for limit in rule.limits}
 
 
 @dataclass(frozen=True)
 class Policy:
     """The limits of the gate, see policy.yaml."""
 
-    version: int
-    accuracy_drop_below: float
-    accuracy_drop_upper_bound_below: float
-    speedup_at_least: float
+    limits: Mapping[str, float | str]
 
     @classmethod
-    def read(cls, path: Path) -> Policy:
+    def read(cls, path: Path = PROJECT_POLICY) -> Policy:
         """Read and check a policy.
 
         Raises:
@@ -48,17 +48,18 @@ class Policy:
             raise UsageError(f"{path}: no such file; --policy wants a policy.yaml") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-        known = [limit.name for limit in fields(cls)]
-        if not isinstance(values, dict) or sorted(map(str, values)) != sorted(known):
-            raise UsageError(f"{path}: a policy has exactly these keys: {', '.join(known)}")
+        if not isinstance(values, dict) or sorted(map(str, values)) != sorted(["version", *_LIMITS]):
+            raise UsageError(f"{path}: a policy has exactly these keys: version, {', '.join(_LIMITS)}")
+        if values.pop("version") != POLICY_VERSION:
+            raise UsageError(f"{path}: only version {POLICY_VERSION} of the policy is known")
         for name, value in values.items():
-            _check_limit(path, name, value)
-        return cls(**values)
+            _check_limit(path, _LIMITS[name], value)
+        return cls(values)
 
     @property
     def digest(self) -> str:
         """SHA-256 of the values; comments and order do not count."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(dict(self.limits), sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,11 @@ class RuleResult:
 
     name: str
     title: str
-    passed: bool
+    outcome: str  # PASS, FAIL, or WARN where it does not hold but does not decide
     observed: str
     limit: str
     numbers: dict[str, float] = field(default_factory=dict)
-    next_steps: tuple[str, ...] = ()  # only where it failed
+    next_steps: tuple[str, ...] = ()  # only where it does not hold
 
 
 @dataclass(frozen=True)
@@ -99,200 +100,76 @@ class Verdict:
 
 def judge(comparison: Comparison, policy: Policy) -> Verdict:
     """Apply `policy` to each candidate of `comparison`."""
-    return Verdict(policy, tuple(_judge_pair(comparison, pair, policy) for pair in comparison.pairs))
+    return Verdict(policy, tuple(_judge_pair(Case(comparison, pair, policy.limits)) for pair in comparison.pairs))
 
 
-def verdict_document(comparison: Comparison, verdict: Verdict, origin: Origin) -> dict[str, Any]:
-    """Return verdict.json as plain values."""
+def verdict_document(
+    comparison: Comparison, verdict: Verdict, origin: Origin, past: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Any]:
+    """Return verdict.json as plain values; `past` has a line for each earlier comparison of a candidate, by its URI."""
+    known = [{"earlier": list((past or {}).get(pair.candidate.evidence.uri, ()))} for pair in comparison.pairs]
+    policy = {"version": POLICY_VERSION, **verdict.policy.limits, "digest": verdict.policy.digest}
     plain = {
         "outcome": verdict.outcome,
-        "policy": {**asdict(verdict.policy), "digest": verdict.policy.digest},
-        "candidates": [asdict(candidate) for candidate in verdict.candidates],
+        "policy": policy | {"project": verdict.policy.digest == Policy.read().digest},
+        "candidates": [asdict(one) | earlier for one, earlier in zip(verdict.candidates, known, strict=True)],
     }
     return document(comparison, plain, origin)
 
 
-def _judge_pair(comparison: Comparison, pair: Pair, policy: Policy) -> CandidateVerdict:
-    baseline = comparison.baseline.evidence if comparison.baseline else None
-    candidate = pair.candidate.evidence
-    rules = (
-        _same_frames(pair),
-        _drop(pair, policy),
-        _drop_bound(pair, policy),
-        _speedup(candidate, policy),
-        _no_random_weights(baseline, candidate),
-        _checkpoint_agrees(candidate),
-    )
-    passed = all(rule.passed for rule in rules)
-    outcome = NO_VERDICT if pair.problems else PASS if passed else FAIL
-    return CandidateVerdict(candidate.identity, outcome, _answer(outcome, baseline, pair, rules), rules)
+def verdict_schema() -> dict[str, Any]:
+    """Return the JSON schema of verdict.json: the report's, with the rules and limits of this gate."""
+    path = resources.files("virnuc.reports").joinpath("verdict.schema.json")
+    schema: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    schema["$defs"]["rule"]["properties"]["name"] = {"enum": [rule.name for rule in RULES]}
+    policy = schema["properties"]["policy"]
+    for limit in _LIMITS.values():
+        policy["properties"][limit.name] = {"enum": [*limit.choices]} if limit.choices else {"type": "number"}
+    policy["required"] = list(policy["properties"])
+    return schema
 
 
-def _same_frames(pair: Pair) -> RuleResult:
-    logged = pair.candidate.evidence.metrics
-    frames, genomes = (logged.get(f"test/count/{name}", math.nan) for name in ("frames", "genomes"))
-    return RuleResult(
-        "same_frames",
-        "Both sides evaluated on the same split and the same frames",
-        not pair.problems,
-        "; ".join(pair.problems) or f"the same {frames:,.0f} frames of {genomes:,.0f} genomes",
-        "required",
-        {"frames": frames, "genomes": genomes},
-        () if not pair.problems else ("Train and evaluate both sides on one split, then compare again.",),
-    )
+def _judge_pair(case: Case) -> CandidateVerdict:
+    rules = tuple(_apply(rule, case) for rule in RULES)
+    outcome = FAIL if any(rule.outcome == FAIL for rule in rules) else PASS
+    if case.pair.problems:
+        outcome = NO_VERDICT
+    return CandidateVerdict(case.candidate.identity, outcome, _answer(outcome, case, rules), rules)
 
 
-def _drop(pair: Pair, policy: Policy) -> RuleResult:
-    limit = policy.accuracy_drop_below
-    drop = pair.drop.value if pair.drop else math.nan
-    return RuleResult(
-        "accuracy_drop",
-        "Accuracy drop, baseline minus candidate",
-        drop < limit,
-        f"{100 * drop:+.2f} points" if pair.drop else "not known: the sides cannot be paired",
-        f"< {100 * limit:g} points",
-        {"drop": drop, "limit": limit},
-        ()
-        if drop < limit
-        else _PAIR_FIRST
-        if pair.drop is None
-        else (
-            "See which groups only the baseline gets right, and whether training has those groups.",
-            "Train longer or tune the learning rate on validation; look at the calibration and at each half of the "
-            "features alone.",
-        ),
-    )
-
-
-def _drop_bound(pair: Pair, policy: Policy) -> RuleResult:
-    limit = policy.accuracy_drop_upper_bound_below
-    bound = pair.drop.high if pair.drop else math.nan
-    passed = bound < limit
-    if pair.drop is None:
-        observed = "not known: the sides cannot be paired"
-    elif math.isnan(bound):
-        observed = "not known: too few genomes for an interval"
+def _apply(rule: Rule, case: Case) -> RuleResult:
+    if case.pair.problems and rule.needs_pair:
+        step = "Make the two sides comparable, as the first rule says, then compare again."
+        found = Finding(False, "not known: the sides cannot be paired", next_step=step)
     else:
-        observed = f"{100 * bound:+.2f} points"
-    return RuleResult(
-        "accuracy_drop_upper_bound",
-        "Upper end of the drop's 95 % interval, paired, bootstrapped over genomes",
-        passed,
-        observed,
-        f"< {100 * limit:g} points",
-        {"upper_bound": bound, "limit": limit},
-        ()
-        if passed
-        else _PAIR_FIRST
-        if pair.drop is None
-        else ("Test on more genomes: the interval narrows with genomes, not with frames of the same ones.",),
-    )
+        found = rule.find(case)
+    steps = () if found.passed else (found.next_step or rule.next_step,)
+    outcome = "WARN" if found.only_warns and not found.passed else PASS if found.passed else FAIL
+    return RuleResult(rule.name, rule.title, outcome, found.observed, found.limit, found.numbers, steps)
 
 
-def _speedup(candidate: SideEvidence, policy: Policy) -> RuleResult:
-    limit = policy.speedup_at_least
-    ratio, observed = math.nan, "not known: "
-    unlike: tuple[str, ...] = ()
-    if candidate.baseline_speed is None or candidate.speed is None:
-        observed += "no benchmark run has timed both encoders"
-        steps = ("Run benchmark with both encoders, then compare again.",)
-    else:
-        ratio, unlike = speedup(candidate.baseline_speed, candidate.speed)
-        slow, fast = candidate.baseline_speed.runs, candidate.speed.runs
-        observed = (
-            f"{ratio:.2f} times as fast, {min(slow) / max(fast):.2f} to {max(slow) / min(fast):.2f} over the runs"
-        )
-        observed += f", but not comparable: {', '.join(unlike)}" if unlike else ""
-        steps = (
-            ("Run benchmark again with one precision, device and sample for both encoders.",)
-            if unlike
-            else ("Profile the candidate's embedding; a smaller or shallower encoder, or another device, may help.",)
-        )
-    passed = ratio >= limit and not unlike
-    return RuleResult(
-        "speedup",
-        "Embedding speed-up at the same precision, device and sample",
-        passed,
-        observed,
-        f">= {limit:g}",
-        {"speedup": ratio, "limit": limit},
-        () if passed else steps,
-    )
-
-
-def _no_random_weights(baseline: SideEvidence | None, candidate: SideEvidence) -> RuleResult:
-    sides = [side for side in (baseline, candidate) if side is not None]
-    random = [f"{name} of {s.identity}" for s in sides for name, kind in s.weights.items() if kind == "random"]
-    silent = [f"unrecorded weights of {side.identity}" for side in sides if not side.weights]
-    passed = len(sides) == 2 and not random and not silent
-    seen = ", ".join(sorted({kind for side in sides for kind in side.weights.values()}))
-    return RuleResult(
-        "no_random_weights",
-        "No random weights behind any accuracy",
-        passed,
-        "; ".join(random + silent) or (f"weights: {seen}" if passed else "not known: there is no baseline"),
-        "required",
-        {"random": len(random)},
-        () if passed else ("Get the encoders' weights, then extract, train and evaluate again.",),
-    )
-
-
-def _checkpoint_agrees(candidate: SideEvidence) -> RuleResult:
-    unlike = [
-        f"{key} {candidate.checkpoint.get(key)} in the checkpoint, {candidate.features.get(key)} in the features"
-        for key in AGREEING
-        if key not in candidate.checkpoint or candidate.checkpoint[key] != candidate.features.get(key)
-    ]
-    unlike += _unlike_weights(candidate)
-    version = candidate.checkpoint.get("checkpoint_version")
-    if version not in READABLE_VERSIONS:
-        unlike.append(f"checkpoint version {version}, not {' or '.join(READABLE_VERSIONS)}")
-    return RuleResult(
-        "checkpoint_agrees",
-        "Candidate's checkpoint agrees with its features: encoder, dimensions, version",
-        not unlike,
-        "; ".join(unlike) or f"version {version}, {candidate.checkpoint['merged_dim']} dimensions",
-        "required",
-        {},
-        () if not unlike else ("Train the candidate on the features that it is evaluated on.",),
-    )
-
-
-def _unlike_weights(candidate: SideEvidence) -> list[str]:
-    """Return the encoders whose weights are others in the checkpoint than in the features."""
-    trained, found = candidate.checkpoint.get("encoders", {}), candidate.features.get("encoders", {})
-    digests = [
-        (kind, trained[kind].get("weight_digest"), found[kind].get("weight_digest"))
-        for kind in trained
-        if kind in found
-    ]
-    return [f"other weights of the {kind} encoder than in training" for kind, old, new in digests if old != new]
-
-
-def _answer(outcome: str, baseline: SideEvidence | None, pair: Pair, rules: tuple[RuleResult, ...]) -> str:
-    candidate = pair.candidate.evidence.identity
+def _answer(outcome: str, case: Case, rules: tuple[RuleResult, ...]) -> str:
+    candidate = case.candidate.identity
     if outcome == NO_VERDICT:
-        return f"No verdict can be given on {candidate}: {'; '.join(pair.problems)}."
-    assert baseline is not None and pair.drop is not None
+        return f"No verdict can be given on {candidate}: {'; '.join(case.pair.problems)}."
+    baseline = case.sides[0].identity
     if outcome == FAIL:
-        failed = [f"{rule.title} ({rule.observed}; {rule.limit})" for rule in rules if not rule.passed]
-        return f"No: {candidate} may not replace {baseline.identity}. Not fulfilled: {'; '.join(failed)}."
-    change, low, high = (f"{-100 * drop:+.1f}" for drop in (pair.drop.value, pair.drop.high, pair.drop.low))
+        failed = [f"{rule.title} ({rule.observed}; {rule.limit})" for rule in rules if rule.outcome == FAIL]
+        return f"No: {candidate} may not replace {baseline}. Not fulfilled: {'; '.join(failed)}."
+    change, low, high = (f"{-100 * drop:+.1f}" for drop in (case.drop.value, case.drop.high, case.drop.low))
     ratio = next(rule for rule in rules if rule.name == "speedup").numbers["speedup"]
     return (
-        f"Yes: {candidate} may replace {baseline.identity}: accuracy changes by {change} points (95 % interval {low} "
-        f"to {high}) and embedding is {ratio:.2f} times as fast."
+        f"Yes: {candidate} may replace {baseline}: accuracy changes by {change} points (95 % interval {low} "
+        f"to {high}, over {case.drop.replicates} trainings) and embedding is {ratio:.2f} times as fast."
     )
 
 
-def _check_limit(path: Path, name: str, value: Any) -> None:
+def _check_limit(path: Path, limit: Limit, value: Any) -> None:
+    if limit.choices:
+        if value not in limit.choices:
+            raise UsageError(f"{path}: {limit.name} is {value!r}; use {' or '.join(limit.choices)}")
+        return
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UsageError(f"{path}: {name} is {value!r}, but must be a number")
-    if name == "version":
-        allowed = value == 1
-    elif name == "speedup_at_least":
-        allowed = value > 0
-    else:
-        allowed = 0 <= value <= 1
-    if not allowed:
-        raise UsageError(f"{path}: {name} is {value}, which is outside its range")
+        raise UsageError(f"{path}: {limit.name} is {value!r}, but must be a number")
+    if not limit.low <= value <= limit.high:
+        raise UsageError(f"{path}: {limit.name} is {value}, which is outside its range")

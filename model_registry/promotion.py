@@ -1,7 +1,8 @@
 """Promotion: a verdict to a champion, or a refusal that says why.
 
-A promotion reads the comparison of exactly this model version, checks that it is still valid, copies the version to
-the registered model `virnuc` and moves the alias. Order of the steps, under the lock of `locking`:
+A promotion reads the newest comparison of exactly this model version, checks that it was made with the newest
+evaluations and benchmark, gives the verdict anew on what is registered now, copies the version to the registered model
+`virnuc` and moves the alias. Order of the steps, under the lock of `locking`:
 
 1. a version of `virnuc` is created, with all its tags in the same request and the state `promoting`;
 2. the alias (`champion`) moves: from here on the promotion counts;
@@ -13,28 +14,26 @@ or rollback before its own first step: forward if 2 had happened, backward if no
 
 from __future__ import annotations
 
-import json
-import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from model_registry.card import OVERRIDE, OVERRIDE_RULES, PROMOTED_FROM, newest_comparison, update_card
-from model_registry.evidence import UNPAIRED
-from model_registry.gate import PASS, Policy
+from model_registry.card import OVERRIDE, OVERRIDE_RULES, PROMOTED_FROM, update_card
+from model_registry.evidence import UNPAIRED, gather
+from model_registry.gate import FAIL, Policy, judge
+from model_registry.history import past_comparisons
 from model_registry.locking import HeldLock, promotion_lock
 from virnuc.errors import DataError, GateRefusal, UsageError
 from virnuc.tracking import (
-    download,
     ensure_registered,
     find_finished,
+    get_run,
     model_version,
     version_uri,
     versions_of,
@@ -63,7 +62,7 @@ class Promotion:
 class _Evidence:
     """What speaks against a promotion, and the comparison that was looked at."""
 
-    run: Run | None
+    comparison: str | None  # id of its run
     failed: tuple[str, ...] = field(default=())  # one line each
 
 
@@ -89,11 +88,11 @@ def promote(candidate_uri: str, alias: str, policy: Policy, override: str, who: 
         raise DataError(f"{uri} holds metrics that were measured elsewhere, but no model; promote one that has a model")
     with promotion_lock(client, who) as lock:
         _repair(client, alias)
-        evidence = _evidence(uri, policy.digest)
+        evidence = _evidence(uri, policy)
         if evidence.failed and not override:
             raise GateRefusal(f"{uri} is not promoted: " + "; ".join(evidence.failed))
         current = production_version(alias)
-        comparison = evidence.run.info.run_id if evidence.run else None
+        comparison = evidence.comparison
         if current and current.tags.get(PROMOTED_FROM) == uri:
             return Promotion(str(current.version), alias, uri, None, comparison, changed=False)
         replaced = str(current.version) if current else None
@@ -105,6 +104,7 @@ def promote(candidate_uri: str, alias: str, policy: Policy, override: str, who: 
             "virnuc.promoted_at": _now(),
             "virnuc.promoted_why": "override" if evidence.failed else "the gate passed",
             "virnuc.comparison_run": comparison or "",
+            "virnuc.policy_digest": policy.digest,
         }
         if evidence.failed:
             tags |= {OVERRIDE: override, OVERRIDE_RULES: "; ".join(evidence.failed)[:4000]}
@@ -146,46 +146,51 @@ def production_version(alias: str) -> ModelVersion | None:
         return None
 
 
-def _evidence(uri: str, policy_digest: str) -> _Evidence:
-    """Return the newest comparison of this version and every reason why it does not allow a promotion."""
-    run = newest_comparison(uri)
-    if run is None:
-        return _Evidence(None, (f"no comparison of {uri} in the store; run compare with it as the candidate",))
-    tags, failed = run.data.tags, []
-    if tags.get("virnuc.verdict") != PASS:
-        failed.extend(_failed_rules(run, uri) or [f"the verdict is {tags.get('virnuc.verdict', 'missing')}"])
-    if tags.get("virnuc.policy_digest") != policy_digest:
-        failed.append("the policy was edited after the comparison; compare again")
+def _evidence(uri: str, policy: Policy) -> _Evidence:
+    """Return the newest comparison of this version and every reason why it does not allow a promotion.
+
+    It must have been made with what is newest now; then the verdict is given anew, on what is registered now.
+    """
+    failed = [] if policy.digest == Policy.read().digest else ["the policy given is not the project's own"]
+    past = past_comparisons(uri)
+    if not past:
+        return _Evidence(None, (*failed, f"no comparison of {uri} in the store; run compare with it as the candidate"))
+    newest = past[0]
+    if newest.deleted:
+        reason = f"its newest comparison ({newest}) was deleted; compare again"
+        return _Evidence(newest.run_id, (*failed, reason))
+    tags = get_run(newest.run_id).data.tags
+    if tags.get("virnuc.policy_digest") != policy.digest:
+        failed.append("the policy is not that of the comparison; compare again")
     for side, tag in (("candidate", "virnuc.evaluation_run"), ("baseline", "virnuc.baseline_evaluation_run")):
         failed.extend(_stale_evaluation(tags, side, tag))
-    return _Evidence(run, tuple(failed))
+    return _Evidence(newest.run_id, tuple(failed) or _failed_today(tags, uri, policy))
 
 
-def _stale_evaluation(tags: dict[str, str], side: str, tag: str) -> list[str]:
-    """Return what is wrong with one side's evaluation: it must be the newest of its version, on the same split."""
+def _failed_today(tags: Mapping[str, str], uri: str, policy: Policy) -> tuple[str, ...]:
+    """Return the rules that do not hold for what a comparison compared, as the store knows it now."""
+    controls = [name for name in tags.get("virnuc.controls", "").split(",") if name]
+    try:
+        comparison = gather(tags.get("virnuc.baseline", ""), [uri], controls)
+    except (DataError, UsageError) as error:
+        return (str(error),)
+    benchmark = comparison.pairs[0].candidate.evidence.provenance.get("benchmark run", "")
+    if benchmark != tags.get("virnuc.benchmark_run"):
+        return ("the encoders were timed again after the comparison; compare again",)
+    rules = judge(comparison, policy).candidates[0].rules
+    failed = [rule for rule in rules if rule.outcome == FAIL]
+    return tuple(f"{rule.title}: {rule.observed}, not {rule.limit}. {' '.join(rule.next_steps)}" for rule in failed)
+
+
+def _stale_evaluation(tags: Mapping[str, str], side: str, tag: str) -> list[str]:
+    """Return what is wrong with one side's evaluation: it must be the newest of its version."""
     version = tags.get(f"virnuc.{side}", "")
     newest = next(iter(find_finished("evaluate", {"model": version})), None)
     if newest is None:
         return [f"the store has no evaluation of the {side} {version or '(none named)'}; evaluate and compare again"]
     if newest.info.run_id != tags.get(tag):
         return [f"the {side} {version} was evaluated again after the comparison; compare again"]
-    if newest.data.tags.get("virnuc.split_digest") != tags.get("virnuc.split_digest"):
-        return [f"the {side} {version} was evaluated on another split than the comparison says; compare again"]
     return []
-
-
-def _failed_rules(run: Run, uri: str) -> list[str]:
-    """Return the failed rules of a comparison with their numbers and next steps, from its verdict.json."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = download(run.info.run_id, "verdict.json", Path(directory))
-        try:
-            verdict = json.loads(path.read_text(encoding="utf-8"))
-            name, version = uri.removeprefix("models:/").split("/")
-            candidate = next(entry for entry in verdict["verdicts"] if entry["candidate"] == f"{name} v{version}")
-            failed = [rule for rule in candidate["rules"] if not rule["passed"]]
-            return [f"{r['title']}: {r['observed']}, not {r['limit']}. {' '.join(r['next_steps'])}" for r in failed]
-        except (ValueError, KeyError, TypeError, StopIteration) as error:
-            raise DataError(f"verdict.json of run {run.info.run_id} is no verdict on {uri}; compare again") from error
 
 
 def _copy_and_move(

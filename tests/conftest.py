@@ -58,3 +58,30 @@ def store(tmp_path, monkeypatch, empty_store):
     mlflow.set_experiment(experiment_id=mlflow.create_experiment("tests", artifact_location=str(tmp_path / "files")))
     yield uri
     mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory, empty_store):
+    """A small experiment whose records the stages made, in a directory of its own."""
+    import mlflow
+
+    from tests.shared.experiment import build
+
+    kept, place = dict(os.environ), Path.cwd()
+    try:
+        return build(tmp_path_factory.mktemp("experiment"), empty_store)
+    finally:
+        os.chdir(place)
+        os.environ.clear()
+        os.environ.update(kept)
+        mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture
+def experiment(made, tmp_path, monkeypatch):
+    """A copy of the experiment's store to change."""
+    import mlflow
+
+    made.use(monkeypatch, tmp_path)
+    yield made
+    mlflow.set_tracking_uri(None)

@@ -1,6 +1,8 @@
 """The protocol of the speed benchmark; no test here depends on how fast anything is."""
 
+import json
 import random
+import weakref
 from dataclasses import replace
 
 import pyarrow as pa
@@ -9,8 +11,9 @@ import pytest
 
 from tests.shared.golden import CASES
 from virnuc import benchmarking
-from virnuc.benchmarking import Timing, benchmark, draw_sample, estimate_cost
+from virnuc.benchmarking import benchmark, draw_sample, estimate_cost, speed_report
 from virnuc.errors import MemoryShortageError, UsageError
+from virnuc.evaluation.speed import BenchmarkResult, Timing, lower_end
 from virnuc.sequences.frames import FRAME_SCHEMA
 from virnuc.settings import BenchmarkSettings
 from virnuc.storage.manifest import Manifest, describe_shard
@@ -62,9 +65,12 @@ def result(frames):
 
 def test_both_sides_have_the_same_keys_and_the_ratio_is_of_their_medians(result):
     metrics = result.metrics
-    wanted = {f"bench/{side}_{key}" for side in ("baseline", "candidate") for key in SIDE_KEYS} | {"bench/speedup"}
-    assert set(metrics) == wanted
-    assert metrics["bench/speedup"] == pytest.approx(metrics["bench/baseline_s"] / metrics["bench/candidate_s"])
+    wanted = {f"bench/{side}_{key}" for side in ("baseline", "candidate") for key in SIDE_KEYS}
+    assert set(metrics) == wanted | {f"bench/speedup{end}" for end in ("", "_low", "_run1", "_run2")}
+    ratios = [metrics[f"bench/baseline_run{n}_s"] / metrics[f"bench/candidate_run{n}_s"] for n in (1, 2)]
+    assert [metrics["bench/speedup_run1"], metrics["bench/speedup_run2"]] == pytest.approx(ratios)
+    assert metrics["bench/speedup"] == pytest.approx(sum(ratios) / 2)
+    assert metrics["bench/speedup_low"] == pytest.approx(min(ratios))  # two runs allow no bound
     assert all(value > 0 for key, value in metrics.items() if "spread" not in key)
 
 
@@ -78,6 +84,47 @@ def test_figures_follow_from_the_runs(result):
     assert figures["bench/baseline_share_of_gemm_peak"] == pytest.approx(0.5)
 
 
+def test_the_record_comes_back_from_its_file_as_it_was(result):
+    again = BenchmarkResult.from_dict(json.loads(json.dumps(result.asdict())))
+    assert again == result and again.metrics == result.metrics
+
+
+@pytest.mark.parametrize(
+    ("ratios", "low"),
+    [
+        ((3.0,) * 5, 3.0),
+        ((3.0, 3.0, 1.5, 3.0, 3.0), 4.5**0.5),  # one run beside a noisy neighbour
+        ((3.0, 1.5, 1.5, 3.0, 3.0), 1.5),  # two of five
+        ((1.9, 1.9, 1.9, 9.0, 9.0), 1.9),  # the baseline disturbed
+        ((2.0, 4.0), 2.0),
+    ],
+)
+def test_the_lower_end_is_the_bound_of_wilcoxons_signed_ranks(ratios, low):
+    assert lower_end(ratios) == pytest.approx(low)
+    if len(ratios) == 5:  # the third smallest of the means of pairs: 3 of the 32 sign patterns lie at or below it
+        means = sorted((ratios[i] * ratios[j]) ** 0.5 for i in range(5) for j in range(i, 5))
+        assert lower_end(ratios) == pytest.approx(means[2])
+
+
+def test_sides_are_timed_in_turns_and_never_held_together(frames, monkeypatch):
+    loaded, order = [], []
+    load, take = benchmarking.load_encoder, benchmarking.seconds
+
+    def watched(name, **options):
+        assert all(reference() is None for reference in loaded)
+        encoder = load(name, **options)
+        loaded.append(weakref.ref(encoder))
+        order.append(name)
+        return encoder
+
+    monkeypatch.setattr(benchmarking, "load_encoder", watched)
+    monkeypatch.setattr(benchmarking, "seconds", lambda work, device: order.append("run") or take(work, device))
+    benchmark(settings(frames, runs=3))
+    turns = [name for name in order if name != "run"]
+    assert turns == [ESM2, FAST, ESM2, FAST]
+    assert order.count("run") == 2 * 2 * 3
+
+
 def test_what_the_figures_hold_for_is_logged(result):
     facts = result.parameters
     assert facts["bench/baseline_precision"] == facts["bench/candidate_precision"] == "fp32"
@@ -86,7 +133,7 @@ def test_what_the_figures_hold_for_is_logged(result):
     assert facts["bench/baseline_warmup_batches"] == "1"
     assert len(facts["bench/sample_digest"]) == 64
     assert {"bench/processor", "bench/threads", "bench/torch"} <= facts.keys()
-    assert all(facts[key] in result.markdown() for key in ("bench/sample_digest", "bench/processor"))
+    assert all(facts[key] in speed_report(result) for key in ("bench/sample_digest", "bench/processor"))
 
 
 def test_a_sample_is_seeded_and_in_order(frames):
@@ -102,14 +149,14 @@ def test_a_sample_is_seeded_and_in_order(frames):
 def test_different_precisions_are_marked_everywhere(frames):
     mixed = benchmark(settings(frames, precision=("fp32", "bf16")))
     assert mixed.parameters["bench/same_precision"] == "no"
-    assert "(differs)" in mixed.markdown()
-    assert "does not compare the models" in mixed.markdown()
+    assert "(differs)" in speed_report(mixed)
+    assert "does not compare the models" in speed_report(mixed)
 
 
 def test_random_weights_are_marked(frames):
     timed = benchmark(settings(frames, candidate="esm2_8m", weights={"esm2_8m": "random"}, sample=3))
     assert timed.parameters["bench/candidate_weights"] == "random"
-    assert "Random weights" in timed.markdown()
+    assert "Random weights" in speed_report(timed)
 
 
 def test_one_side_that_does_not_fit_leaves_the_other(frames, monkeypatch):
@@ -125,7 +172,7 @@ def test_one_side_that_does_not_fit_leaves_the_other(frames, monkeypatch):
     assert set(timed.sides) == {"candidate"}
     assert timed.speedup is None
     assert timed.parameters["bench/baseline_failure"] == "needs 11 GB"
-    assert "was not timed: needs 11 GB" in timed.markdown()
+    assert "was not timed: needs 11 GB" in speed_report(timed)
     with pytest.raises(MemoryShortageError, match="neither side"):
         benchmark(settings(frames, candidate=ESM2))
 

@@ -1,19 +1,21 @@
 """Embedding speed of two encoders, timed fairly: same frames, same device, same precision unless asked otherwise.
 
-The sample is drawn evenly from all frames, so it has the data set's own lengths. Each side is loaded alone, warmed
-up, and timed over several runs with the device idle before and after each. Tokenising and embedding are timed apart
-and together; the median of the totals counts. The device's peak in matrix products is measured in the same run, so
-that a figure can be read as a share of what the machine can do.
+The sample is drawn evenly from all frames, so it has the data set's own lengths. The sides are timed in turns, each
+warmed up and with the device idle before and after a run, and are never in memory together. Tokenising and embedding
+are timed apart and together. The device's peak in matrix products is measured in the same run, so that a figure can be
+read as a share of what the machine can do.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,13 +25,14 @@ from virnuc.encoders import Encoder, Tokens, find_encoder, load_encoder
 from virnuc.encoders.timing import gemm_peak, seconds
 from virnuc.encoders.tokens import plan_batches
 from virnuc.errors import MemoryShortageError, UsageError
+from virnuc.evaluation.speed import SIDES, BenchmarkResult, SideResult, Timing
 from virnuc.runtime import choose_device, choose_precision, describe_hardware, peak_memory_gb, reset_peak_memory
 from virnuc.sequences.frames import frame_shards, read_frames
 from virnuc.settings import BenchmarkSettings
+from virnuc.storage.manifest import read_manifest
 
 Progress = Callable[[str, int, int], None]  # called with what is being timed, how many runs are done, and of how many
 _ID_BYTES = 40  # of a frame id in a shard
-SIDES = ("baseline", "candidate")
 _CPU_WARMUP = (2, 8)  # batches and frames in each: a large model needs minutes for a full batch on a CPU
 
 
@@ -46,120 +49,6 @@ class Sample:
         """SHA-256 over ids and sequences."""
         lines = map("\t".join, zip(self.ids, self.nucleotide, self.protein, strict=True))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One run over the sample, in seconds."""
-
-    tokenise_s: float
-    embed_s: float
-
-    @property
-    def total_s(self) -> float:
-        """Tokenising and embedding together."""
-        return self.tokenise_s + self.embed_s
-
-
-@dataclass(frozen=True)
-class SideResult:
-    """What was measured of one encoder."""
-
-    provenance: dict[str, Any]
-    runs: tuple[Timing, ...]
-    frames: int
-    tokens: int
-    flops: int  # of one run; 0 where an encoder multiplies nothing
-    gemm_flops_per_s: float  # the device's peak in this precision
-    peak_memory_gb: float
-    warmup_batches: int
-
-    @property
-    def seconds(self) -> float:
-        """Median of the runs' totals."""
-        return statistics.median(run.total_s for run in self.runs)
-
-    @property
-    def embed_s(self) -> float:
-        """Median of the runs' times without tokenising."""
-        return statistics.median(run.embed_s for run in self.runs)
-
-    def metrics(self, side: str) -> dict[str, float]:
-        """Return the figures under `bench/<side>_...`."""
-        totals = [run.total_s for run in self.runs]
-        figures = {
-            "s": self.seconds,
-            "mean_s": statistics.fmean(totals),
-            "spread_s": max(totals) - min(totals),
-            "tokenise_s": statistics.median(run.tokenise_s for run in self.runs),
-            "embed_s": self.embed_s,
-            "frames_per_s": self.frames / self.seconds,
-            "tokens_per_s": self.tokens / self.seconds,
-            "peak_memory_gb": self.peak_memory_gb,
-            "gemm_peak_gflops": self.gemm_flops_per_s / 1e9,
-            "model_gflops": self.flops / self.embed_s / 1e9,
-            "share_of_gemm_peak": self.flops / self.embed_s / self.gemm_flops_per_s,
-        }
-        figures |= {f"run{number}_s": total for number, total in enumerate(totals, start=1)}
-        return {f"bench/{side}_{name}": value for name, value in figures.items()}
-
-
-@dataclass(frozen=True)
-class BenchmarkResult:
-    """Both sides, or one and the reason why the other could not be timed."""
-
-    sides: dict[str, SideResult]
-    failures: dict[str, str]  # by side, why it was not timed
-    names: dict[str, str]  # by side, the encoder
-    sample_digest: str
-    hardware: dict[str, str]
-    batch_tokens: int
-
-    @property
-    def same_precision(self) -> bool:
-        """Whether both sides were timed in one precision; a ratio between two says nothing about the models."""
-        return len({side.provenance["precision"] for side in self.sides.values()}) <= 1
-
-    @property
-    def speedup(self) -> float | None:
-        """Baseline time over candidate time; None if a side is missing."""
-        if len(self.sides) < len(SIDES):
-            return None
-        return self.sides["baseline"].seconds / self.sides["candidate"].seconds
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """All figures, by the keys under which they are logged."""
-        figures: dict[str, float] = {}
-        for name, side in self.sides.items():
-            figures |= side.metrics(name)
-        if self.speedup is not None:
-            figures["bench/speedup"] = self.speedup
-        return figures
-
-    @property
-    def parameters(self) -> dict[str, str]:
-        """What the figures hold for: hardware, versions, precision and weights of each side, the sample."""
-        facts = {f"bench/{key}": value for key, value in self.hardware.items()}
-        facts["bench/sample_digest"] = self.sample_digest
-        facts["bench/batch_tokens"] = str(self.batch_tokens)
-        facts["bench/same_precision"] = "yes" if self.same_precision else "no"
-        for name in SIDES:
-            facts[f"bench/{name}"] = self.names[name]
-            if name in self.failures:
-                facts[f"bench/{name}_failure"] = self.failures[name]
-        for name, side in self.sides.items():
-            for key in ("precision", "weights", "weight_digest", "revision", "dimension"):
-                facts[f"bench/{name}_{key}"] = str(side.provenance[key])
-            facts[f"bench/{name}_frames"] = str(side.frames)
-            facts[f"bench/{name}_warmup_batches"] = str(side.warmup_batches)
-        return facts
-
-    def markdown(self) -> str:
-        """Return the content of speed_benchmark.md."""
-        lines = ["# Embedding speed", "", *_verdict_lines(self), "", *_table(self), "", "## Measured on", ""]
-        lines += [f"- {key.removeprefix('bench/')}: {value}" for key, value in self.parameters.items()]
-        return "\n".join(lines) + "\n"
 
 
 def benchmark(settings: BenchmarkSettings, progress: Progress = lambda what, done, total: None) -> BenchmarkResult:
@@ -180,25 +69,136 @@ def benchmark(settings: BenchmarkSettings, progress: Progress = lambda what, don
     precisions = _precisions(settings.precision, device)
     sample = draw_sample(Path(settings.frames), settings.sample, settings.seed)
     sequences = sample.nucleotide if kinds == {"dna"} else sample.protein
-    sides: dict[str, SideResult] = {}
-    failures: dict[str, str] = {}
-    for side, name in list(names.items()):
-        try:
-            encoder = load_encoder(
-                name,
-                weights=settings.weights,
-                device=device,
-                precision=precisions[side],
-                revisions=settings.revisions,
-            )
-            names[side] = encoder.name
-            sides[side] = time_encoder(encoder, sequences, sample.ids, settings, device, progress)
-        except MemoryShortageError as error:
-            failures[side] = str(error)
-    if not sides:
+    jobs = {side: _Job(name, sequences, sample.ids, settings, device, precisions[side]) for side, name in names.items()}
+    measured, failures = _in_turns(jobs, progress)
+    if not measured:
         raise MemoryShortageError(f"neither side fits: {failures['baseline']}; {failures['candidate']}")
-    hardware = describe_hardware(device)
-    return BenchmarkResult(sides, failures, names, sample.digest, hardware, settings.batch_tokens)
+    return BenchmarkResult(
+        sides=measured,
+        failures=failures,
+        names=names | {side: str(result.provenance["name"]) for side, result in measured.items()},
+        sample_digest=sample.digest,
+        frames_digest=read_manifest(Path(settings.frames), "frames").digest,
+        device=device,
+        hardware=describe_hardware(device),
+        batch_tokens=settings.batch_tokens,
+    )
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One side: what to load and what to embed."""
+
+    name: str
+    sequences: list[str]
+    ids: list[str]
+    settings: BenchmarkSettings
+    device: str
+    precision: str
+
+    def load(self) -> Encoder:
+        """Load the encoder."""
+        return load_encoder(
+            self.name,
+            weights=self.settings.weights,
+            device=self.device,
+            precision=self.precision,
+            revisions=self.settings.revisions,
+        )
+
+
+def _in_turns(jobs: Mapping[str, _Job], progress: Progress) -> tuple[dict[str, SideResult], dict[str, str]]:
+    """Time the sides in turns and return their results, or why a side has none.
+
+    The order is that of A B, B A, A B: runs of a pair follow one another, so that both meet the same neighbours on the
+    machine, and each encoder is freed before the other is loaded.
+    """
+    runs = next(iter(jobs.values())).settings.runs
+    order = [side for number in range(runs) for side in (SIDES if number % 2 == 0 else SIDES[::-1])]
+    timed: dict[str, list[Timing]] = {side: [] for side in SIDES}
+    results: dict[str, SideResult] = {}
+    failures: dict[str, str] = {}
+    held: _Loaded | None = None
+    for side in order:
+        if side in failures:
+            continue
+        job = jobs[side]
+        try:
+            if held is None or held.side != side:
+                held = None
+                _release(job.device)
+                held = _Loaded(side, job)
+                results.setdefault(side, held.describe())
+            progress(held.encoder.name, len(timed[side]), runs)
+            timed[side].append(held.time())
+            results[side] = replace(results[side], runs=tuple(timed[side]), peak_memory_gb=held.peak(results[side]))
+        except MemoryShortageError as error:
+            failures[side], held = str(error), None
+            results.pop(side, None)
+    for result in results.values():
+        progress(str(result.provenance["name"]), runs, runs)
+    return results, failures
+
+
+class _Loaded:
+    """The encoder of one side, warmed up."""
+
+    def __init__(self, side: str, job: _Job) -> None:
+        self.side, self.job = side, job
+        reset_peak_memory(job.device)
+        self.encoder = job.load()
+        self.tokens = self.encoder.tokenise(job.sequences, job.ids)
+        self.warmed = _warm_up(self.encoder, self.tokens, job.settings, job.device)
+
+    def describe(self) -> SideResult:
+        """Return what is known before the first run."""
+        provenance = self.encoder.provenance
+        return SideResult(
+            provenance=provenance.asdict(),
+            runs=(),
+            frames=len(self.tokens),
+            tokens=len(self.tokens.flat),
+            flops=self.encoder.flops(self.tokens),
+            gemm_flops_per_s=gemm_peak(provenance.precision, self.job.device),
+            peak_memory_gb=_peak_of(self.job) if torch.device(self.job.device).type == "cpu" else 0.0,
+            warmup_batches=self.warmed,
+        )
+
+    def time(self) -> Timing:
+        """Tokenise and embed the sample once, with the device idle before and after."""
+        made: list[Tokens] = []
+        job = self.job
+        tokenise_s = seconds(lambda: made.append(self.encoder.tokenise(job.sequences, job.ids)), job.device)
+        batch_tokens = job.settings.batch_tokens
+        embed_s = seconds(lambda: self.encoder.embed_tokens(made[0], batch_tokens=batch_tokens), job.device)
+        return Timing(tokenise_s, embed_s)
+
+    def peak(self, known: SideResult) -> float:
+        """Return the peak memory so far, GB; on a CPU that of a fresh process, since this one has held both sides."""
+        on_cpu = torch.device(self.job.device).type == "cpu"
+        return known.peak_memory_gb if on_cpu else max(known.peak_memory_gb, peak_memory_gb(self.job.device))
+
+
+def _release(device: str) -> None:
+    """Give back what a freed encoder leaves in the device's cache."""
+    gc.collect()
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _peak_of(job: _Job) -> float:
+    """Return the peak memory of a fresh process that loads the encoder and embeds the largest batch, in GB."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_embed_largest_batch, job).result()
+
+
+def _embed_largest_batch(job: _Job) -> float:
+    reset_peak_memory(job.device)
+    encoder = job.load()
+    tokens = encoder.tokenise(job.sequences, job.ids)
+    largest = max(plan_batches(tokens.lengths, job.settings.batch_tokens), key=lambda rows: tokens.lengths[rows].sum())
+    encoder.embed_tokens(tokens.take(largest), batch_tokens=job.settings.batch_tokens)
+    return peak_memory_gb(job.device)
 
 
 @dataclass(frozen=True)
@@ -228,31 +228,6 @@ def draw_sample(directory: Path, size: int, seed: int) -> Sample:
     return Sample(*(drawn[name].to_pylist() for name in columns))
 
 
-def time_encoder(
-    encoder: Encoder, sequences: list[str], ids: list[str], settings: BenchmarkSettings, device: str, progress: Progress
-) -> SideResult:
-    """Warm up, then time `settings.runs` runs over all `sequences`."""
-    reset_peak_memory(device)
-    tokens = encoder.tokenise(sequences, ids)
-    warmed = _warm_up(encoder, tokens, settings, device)
-    runs = []
-    for number in range(settings.runs):
-        progress(encoder.name, number, settings.runs)
-        runs.append(_time_run(encoder, sequences, ids, settings.batch_tokens, device))
-    progress(encoder.name, settings.runs, settings.runs)
-    peak_memory = peak_memory_gb(device)
-    return SideResult(
-        provenance=encoder.provenance.asdict(),
-        runs=tuple(runs),
-        frames=len(tokens),
-        tokens=len(tokens.flat),
-        flops=encoder.flops(tokens),
-        gemm_flops_per_s=gemm_peak(encoder.provenance.precision, device),
-        peak_memory_gb=peak_memory,
-        warmup_batches=warmed,
-    )
-
-
 def _precisions(wanted: tuple[str, ...], device: str) -> dict[str, str]:
     """Return the precision of each side; `same` means what the device does well, for both."""
     asked = dict(zip(SIDES, wanted * (len(SIDES) // len(wanted)), strict=True))
@@ -270,18 +245,22 @@ def _warm_up(encoder: Encoder, tokens: Tokens, settings: BenchmarkSettings, devi
     return wanted
 
 
-def _time_run(encoder: Encoder, sequences: list[str], ids: list[str], batch_tokens: int, device: str) -> Timing:
-    made: list[Tokens] = []
-    tokenise_s = seconds(lambda: made.append(encoder.tokenise(sequences, ids)), device)
-    embed_s = seconds(lambda: encoder.embed_tokens(made[0], batch_tokens=batch_tokens), device)
-    return Timing(tokenise_s, embed_s)
+def speed_report(result: BenchmarkResult) -> str:
+    """Return the content of speed_benchmark.md."""
+    lines = ["# Embedding speed", "", *_verdict_lines(result), "", *_table(result), "", "## Measured on", ""]
+    lines += [f"- {key.removeprefix('bench/')}: {value}" for key, value in result.parameters.items()]
+    return "\n".join(lines) + "\n"
 
 
 def _verdict_lines(result: BenchmarkResult) -> list[str]:
     lines = [f"{side} `{result.names[side]}` was not timed: {why}" for side, why in result.failures.items()]
     if result.speedup is not None:
         baseline, candidate = result.names["baseline"], result.names["candidate"]
-        lines.append(f"`{candidate}` is {result.speedup:.2f} times as fast as `{baseline}` (medians of the runs).")
+        ratios = ", ".join(f"{ratio:.2f}" for ratio in result.ratios)
+        lines.append(
+            f"`{candidate}` is {result.speedup:.2f} times as fast as `{baseline}`; lower end over the runs "
+            f"{result.speedup_low:.2f} (run by run: {ratios})."
+        )
     if not result.same_precision:
         lines.append("**The two were timed in different precisions: this ratio does not compare the models.**")
     if any(side.provenance["weights"] == "random" for side in result.sides.values()):
@@ -293,8 +272,8 @@ def _table(result: BenchmarkResult) -> list[str]:
     columns = [(f"{name}: {result.names[name]}", side) for name, side in result.sides.items()]
     mark = "" if result.same_precision else " (differs)"
     rows: list[tuple[str, Callable[[SideResult], str]]] = [
-        ("precision", lambda side: side.provenance["precision"] + mark),
-        ("weights", lambda side: side.provenance["weights"]),
+        ("precision", lambda side: str(side.provenance["precision"]) + mark),
+        ("weights", lambda side: str(side.provenance["weights"])),
         ("frames, tokens", lambda side: f"{side.frames}, {side.tokens}"),
         ("median of the runs, s", lambda side: f"{side.seconds:.3f}"),
         ("each run, s", lambda side: ", ".join(f"{run.total_s:.3f}" for run in side.runs)),

@@ -205,6 +205,14 @@ def find_runs(stage: str, tags: Mapping[str, str], condition: str = "") -> list[
     return [run for run in found if wanted.items() <= run.data.tags.items()]
 
 
+def run_is_active(run_id: str) -> bool:
+    """Return whether the store has a run that was not deleted."""
+    try:
+        return str(MlflowClient().get_run(run_id).info.lifecycle_stage) == "active"
+    except MlflowException:
+        return False
+
+
 def find_finished(stage: str, tags: Mapping[str, str], condition: str = "") -> list[Run]:
     """Return the finished ones of `find_runs`."""
     return find_runs(stage, tags, " and ".join(filter(None, ["attributes.status = 'FINISHED'", condition])))

@@ -7,7 +7,9 @@ import pytest
 
 from tests.shared.constructed import frames_table, predicted, side, sides
 from virnuc.errors import DataError
-from virnuc.evaluation.comparison import compare, speedup
+from virnuc.evaluation.comparison import compare
+from virnuc.evaluation.evaluation import replicate_metrics
+from virnuc.evaluation.predictions import labels_of
 
 
 def test_equal_models_differ_by_nothing():
@@ -25,10 +27,10 @@ def test_the_drop_and_the_disagreements_are_those_constructed():
     pair = compare(slow, [fast]).pairs[0]
     assert pair.drop.value == 0.04
     assert pair.differences["frames"]["accuracy"].value == pytest.approx(-0.04)
-    assert pair.mcnemar["only_baseline"] == 40
+    assert pair.mcnemar["only_baseline"] == 160
     groups = pair.disagreements.set_index("group")
-    assert groups.loc["viral"].tolist() == [500, 20, 0]
-    assert groups["only_baseline"].sum() == 40
+    assert groups.loc["viral"].tolist() == [2000, 80, 0]
+    assert groups["only_baseline"].sum() == 160
 
 
 def test_a_drop_of_just_the_limit_is_just_the_limit():
@@ -94,7 +96,7 @@ def test_each_kind_of_mismatch_is_named_with_its_repair():
     assert "another version of the evaluation code" in problem(evaluation_version="0")
     shorter = fast.predictions.iloc[1:]
     changed = side("fast", shorter)
-    found = problem(predictions=shorter, metrics=changed.metrics)
+    found = problem(predictions=shorter, metrics=changed.metrics, replicates=changed.replicates)
     assert "1 only on one side, the first is G0_chunk_1F1" in found
     assert "run evaluate with virnuc-fast v1" in found
     renamed = fast.predictions.assign(genome="G" + fast.predictions["genome"])
@@ -122,14 +124,33 @@ def test_a_candidate_that_was_never_evaluated_is_refused():
 def test_controls_and_several_candidates_are_paired_with_the_one_baseline():
     slow, fast = sides(lost=2)
     _, faster = sides(lost=4)
-    control = side("composition", predicted(frames_table(10, 100), np.tile(np.arange(100), 10) < 20))
+    control = side("composition", predicted(frames_table(40, 100), np.tile(np.arange(100), 40) < 20))
     found = compare(slow, [fast, replace(faster, name="faster")], [control])
     assert [pair.drop.value for pair in (*found.pairs, *found.controls)] == [0.02, 0.04, 0.1]
     assert len(found.sides) == 4
 
 
-def test_speed_is_compared_only_like_with_like():
-    _, fast = sides(speedup=4.0)
-    assert speedup(fast.baseline_speed, fast.speed) == (4.0, ())
-    for name in ("precision", "device", "hardware", "sample_digest"):
-        assert speedup(fast.baseline_speed, replace(fast.speed, **{name: "other"}))[1]
+def test_the_drop_is_the_mean_over_pairs_of_trainings_of_one_seed():
+    slow, fast = sides()
+    scores = fast.replicates[["frame_id"]].copy()
+    for seed, lost in ((3, 0), (1, 2), (2, 4), (9, 50)):  # the baseline has no seed 9
+        scores[f"seed_{seed}"] = sides(lost=lost)[1].predictions["score"]
+    logged = replicate_metrics(labels_of(fast.predictions), scores.drop(columns="frame_id"))
+    drop = compare(slow, [replace(fast, replicates=scores, metrics={**fast.metrics, **logged})]).pairs[0].drop
+    assert drop.by_replicate == pytest.approx({"seed_1": 0.02, "seed_2": 0.04, "seed_3": 0.0})
+    assert drop.value == pytest.approx(0.02) and drop.replicates == 3
+    assert drop.training_spread == pytest.approx(0.02)
+    assert drop.training_error == pytest.approx(0.02 / 3**0.5)
+    assert drop.sampling_error == pytest.approx(0)  # lost in each genome alike
+    assert drop.low <= 0 and drop.high >= 0.04  # as far as the trainings themselves lie apart
+
+
+def test_the_interval_follows_from_what_is_compared_and_from_nothing_else():
+    slow, fast = sides(lost=3)
+    table = frames_table()
+    other = side("fast", predicted(table, np.random.default_rng(1).random(4000) < 0.13, seed=1))
+    first, again, renamed = (
+        compare(slow, [one]).pairs[0].drop for one in (other, other, replace(other, name="virnuc-new", version="7"))
+    )
+    assert first == again == renamed
+    assert compare(slow, [fast]).pairs[0].drop != first

@@ -10,10 +10,11 @@ from sklearn import metrics as skm
 
 from tests.shared.constructed import frames_table, predicted
 from virnuc.errors import DataError
-from virnuc.evaluation.calibration import at_threshold, fit_temperature, threshold_for, viral_probability
+from virnuc.evaluation.calibration import fit_temperature, threshold_for, viral_probability
 from virnuc.evaluation.controls import permuted_labels, shuffle_sequences
 from virnuc.evaluation.evaluation import evaluate, metrics_of
 from virnuc.evaluation.predictions import PREDICTION_COLUMNS, chunk_predictions, chunks_of, predict
+from virnuc.evaluation.seen import SEEN_COLUMNS, relative_metrics
 from virnuc.evaluation.strata import MIN_FRAMES, strata
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.shards import write_shard
@@ -65,7 +66,7 @@ def evaluation(features, split):
 
 
 def test_predictions_are_in_the_order_of_the_split_with_every_column(evaluation, split):
-    assert tuple(evaluation.predictions.columns) == PREDICTION_COLUMNS
+    assert set(evaluation.predictions.columns) == {*PREDICTION_COLUMNS, *SEEN_COLUMNS}
     assert evaluation.predictions["frame_id"].tolist() == split.frame_ids("test")
     assert evaluation.validation["frame_id"].tolist() == split.frame_ids("val")
 
@@ -151,7 +152,7 @@ def test_temperature_and_threshold_come_from_validation_alone(evaluation, featur
     )
     other = evaluate(lambda x: -score(x) if len(x) == len(table) else score(x), features, split, seed=1)
     assert other.metrics["test/accuracy"] < 0.5 < evaluation.metrics["test/accuracy"]
-    for key in ("test/calibrated/temperature", "test/threshold/value"):
+    for key in ("test/calibrated/temperature", "test/prevalence_05/threshold/value"):
         assert other.metrics[key] == evaluation.metrics[key]
 
 
@@ -169,15 +170,69 @@ def test_temperature_is_found_where_it_is_known():
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 20)), min_size=1, max_size=30), st.floats(0, 0.6))
-def test_threshold_is_the_lowest_that_keeps_the_rate(rows, rate):
+def test_threshold_is_the_lowest_that_keeps_the_rate_at_a_prevalence(rows, rate):
     labels, scores = np.array([r[0] for r in rows], np.int8), np.array([r[1] for r in rows]) / 20
-    allowed = [s for s in scores if (labels[scores >= s] == 0).mean() <= rate]
-    found = threshold_for(labels, scores, rate)
-    if not allowed:
-        assert np.isnan(found)
-    else:
-        assert found == min(allowed)
-        assert at_threshold(labels, scores, found)["false_discovery_rate"] <= rate
+    if len(set(labels)) < 2:
+        return
+    called = [[(scores >= s)[labels == label].mean() for label in (1, 0)] for s in scores]
+    wrong = [0.95 * other / (0.05 * viral + 0.95 * other) for viral, other in called]
+    allowed = [s for s, share in zip(scores, wrong, strict=True) if share <= rate]
+    found = threshold_for(labels, scores, 0.05, rate)
+    assert found == min(allowed) if allowed else np.isnan(found)
+
+
+def test_what_a_threshold_gives_at_a_prevalence_has_an_interval_over_genomes(evaluation):
+    metrics, table = evaluation.metrics, evaluation.predictions
+    for section, share in (("prevalence_05", 0.05), ("prevalence_01", 0.01)):
+        place = f"test/{section}/threshold"
+        called = (table["score"] >= metrics[f"{place}/value"]).to_numpy()
+        viral = (table["label"] == 1).to_numpy()
+        recall, fall_out = called[viral].mean(), called[~viral].mean()
+        assert metrics[f"{place}/recall"] == pytest.approx(recall)
+        discoveries = (1 - share) * fall_out / (share * recall + (1 - share) * fall_out)
+        assert metrics[f"{place}/false_discovery_rate"] == pytest.approx(discoveries)
+        assert metrics[f"{place}/recall_low"] <= recall <= metrics[f"{place}/recall_high"]
+
+
+def test_perfect_calibration_has_an_error_of_its_own_and_the_interval_holds_the_value(evaluation):
+    metrics = evaluation.metrics
+    assert 0 < metrics["test/calibration/ece_if_perfect"] < 0.1
+    assert metrics["test/calibration/ece_low"] <= metrics["test/ece"] <= metrics["test/calibration/ece_high"]
+
+
+def test_macro_averages_and_concentration_are_counted_by_genome(evaluation):
+    table, metrics = evaluation.predictions, evaluation.metrics
+    right = (table["score"] >= 0.5) == (table["label"] == 1)
+    by_genome = [right[table["genome"] == name].mean() for name in set(table["genome"])]
+    assert metrics["test/macro/accuracy_by_genome"] == pytest.approx(np.mean(by_genome))
+    sizes = table["genome"].value_counts()
+    assert metrics["test/count/largest_genome_share"] == pytest.approx(sizes.max() / len(table))
+
+
+def test_frames_whose_genome_an_encoder_was_trained_on_are_counted(features, split, evaluation):
+    known = evaluation.predictions["genome"].iloc[0]
+    found = evaluate(score, features, split, seed=1, pretrained={"esm2_tiny": {known, "elsewhere"}})
+    assert set(found.predictions["seen"]) == {"", "esm2_tiny"}
+    frames = (evaluation.predictions["genome"] == known).sum()
+    assert found.metrics["test/leak/frames_in_pretraining"] == frames
+    assert found.metrics["test/leak/frames_sharing_a_genome"] == 0
+
+
+def test_relatives_in_training_part_the_accuracy_and_give_the_alignment_control():
+    table = predicted(frames_table(4, 10), np.arange(40) < 10)  # the first genome wrong
+    label = table["label"].to_numpy()
+    table["relative_label"] = np.where(np.arange(40) < 20, label, -1).astype(np.int8)
+    table.loc[0, "relative_label"] = 1 - label[0]
+    found = relative_metrics(table)
+    assert found == pytest.approx(
+        {
+            "frames_with_relative": 20,
+            "accuracy_with_relative": 0.5,
+            "accuracy_without_relative": 1.0,
+            "best_hit_accuracy": 0.95,
+            "best_hit_or_model_accuracy": 39 / 40,
+        }
+    )
 
 
 def test_chunks_are_ids_without_their_frame():

@@ -90,7 +90,7 @@ def test_the_metrics_table_has_control_and_paired_differences_beside_the_sides()
 def test_where_each_chunk_has_one_frame_its_metrics_are_not_repeated(tmp_path):
     table = frames_table()
     single = table[table["frame_id"].str.endswith("F1")].reset_index(drop=True)
-    slow, fast = (side(name, predicted(single, np.arange(500) % 9 == 0)) for name in ("slow", "fast"))
+    slow, fast = (side(name, predicted(single, np.arange(2000) % 9 == 0)) for name in ("slow", "fast"))
     document, texts = report(compare(slow, [fast]), tmp_path)
     metrics = next(section for section in sections(document) if section.anchor == "metrics")
     assert [table.title for table in metrics.tables] == ["Over frames"]
@@ -113,13 +113,15 @@ def test_the_hardest_organisms_are_the_same_for_all_sides(tmp_path):
 
 def test_random_weights_leaks_and_small_data_are_named_before_any_number(tmp_path):
     slow, fast = (logged(one) for one in sides())
+    leaking = fast.predictions.assign(seen=np.where(np.arange(4000) < 700, "the classifier", ""))
     leak = {"test/leak/frames_sharing_a_genome": 700.0}
-    fast = replace(fast, weights={"fast": "random"}, split_unit="frame", metrics={**fast.metrics, **leak})
+    metrics = {**fast.metrics, **leak}
+    fast = replace(fast, weights={"fast": "random"}, split_unit="frame", predictions=leaking, metrics=metrics)
     document, texts = report(compare(slow, [fast]), tmp_path)
     for text in (texts[HTML], texts[MARKDOWN], terminal_summary(document)):
         for words in (
             "fast has random weights",
-            "Small test set: 1,000 frames of 10 genomes",
+            "Small test set: 4,000 frames of 40 genomes",
             "Leaking split (unit frame)",
         ):
             assert text.index(words) < text.index("0.900")
@@ -131,7 +133,7 @@ def test_the_permuted_control_is_said_to_be_at_chance_only_where_it_is(tmp_path)
     slow, fast = (logged(one) for one in sides())
     _, texts = report(compare(slow, [fast]), tmp_path)
     assert texts[MARKDOWN].count("at chance, as it must be") == 2
-    odd = {"roc_auc": 0.7, "roc_auc_low": 0.65, "roc_auc_high": 0.75}
+    odd = {"roc_auc": 0.7, "roc_auc_low": 0.65, "roc_auc_high": 0.75, "at_chance": 0.0}
     odd = {f"test/control/permuted_{key}": value for key, value in odd.items()}
     _, texts = report(compare(slow, [replace(fast, metrics={**fast.metrics, **odd})]), tmp_path)
     assert "NOT at chance" in texts[MARKDOWN]
@@ -177,8 +179,8 @@ def test_figures_are_files_of_svg_beside_the_markdown(tmp_path):
 
 def test_each_drawing_says_its_numbers_in_words():
     drawings = comparison_drawings(case("pass"))
-    assert "450 viral frames called viral and 50 non-viral" in drawings["confusion_matrix_1"].alt
-    assert "slow 0.899" in drawings["roc"].alt
+    assert "1,800 viral frames called viral and 200 non-viral" in drawings["confusion_matrix_1"].alt
+    assert "slow 0.904" in drawings["roc"].alt
     assert "slow 100, fast 400" in drawings["speed"].alt
     assert all(drawing.title and drawing.caption and svg(drawing) for drawing in drawings.values())
 

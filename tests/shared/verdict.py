@@ -1,12 +1,12 @@
 """The published schema of verdict.json."""
 
-import json
-from importlib import resources
 from typing import Any
 
 from jsonschema import Draft202012Validator
 
-_SCHEMA = json.loads(resources.files("virnuc.reports").joinpath("verdict.schema.json").read_text(encoding="utf-8"))
+from model_registry.gate import verdict_schema
+
+_SCHEMA = verdict_schema()
 Draft202012Validator.check_schema(_SCHEMA)
 
 

@@ -8,112 +8,27 @@ What the evidence does not allow stays empty, and `Pair.problems` says why and h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from virnuc.errors import DataError
-from virnuc.evaluation.evaluation import EVALUATION_VERSION, draws_of, metrics_of
+from virnuc.evaluation.crossed import Drop, crossed_drop
+from virnuc.evaluation.evaluation import EVALUATION_VERSION, draws_of, metrics_of, replicate_metrics
 from virnuc.evaluation.intervals import Draws, Interval
-from virnuc.evaluation.metrics import KEYS, Floats, binary_metrics, mcnemar
-from virnuc.evaluation.predictions import chunk_predictions
+from virnuc.evaluation.metrics import KEYS, THRESHOLD, Floats, binary_metrics, mcnemar
+from virnuc.evaluation.predictions import chunk_predictions, labels_of
+from virnuc.evaluation.sides import Comparison, Pair, Side, SideEvidence
 from virnuc.evaluation.strata import strata
 
 _TOLERANCE = 1e-9  # between a logged metric and the one computed again; storing a float64 costs none of it
 LEVELS = ("frames", "chunks")
+_REGISTERED = "registered"  # name of the only replicate where there are no others
 _UNPAIRED = "has metrics but no predictions: they were measured elsewhere, so nothing can be paired with them"
 _UNTESTED = "was never evaluated; run evaluate with it first"
-
-
-@dataclass(frozen=True)
-class SpeedEvidence:
-    """One encoder's part of a benchmark run."""
-
-    encoder: str
-    seconds: float  # median over timed runs, for the whole sample, tokenising included
-    runs: tuple[float, ...]  # s, each timed run
-    frames: int  # in the sample
-    precision: str
-    device: str
-    hardware: str  # what the report shows of the machine
-    sample_digest: str
-    weights: str  # hub, local, shipped, none or random: random weights are good for timing
-    run_id: str = ""
-    peak_memory: float = float("nan")  # bytes
-
-
-@dataclass(frozen=True)
-class SideEvidence:
-    """What the registry and the runs behind one model version say. What they lack is left at its default."""
-
-    name: str  # registered model
-    version: str
-    encoder: str  # name of the protein encoder, or of the pair for a control
-    predictions: pd.DataFrame | None = None  # the artifact of its evaluation run
-    metrics: Mapping[str, float] = field(default_factory=dict)  # logged by its evaluation run
-    evaluation_version: str = ""
-    split_digest: str = ""
-    split_unit: str = ""
-    weights: Mapping[str, str] = field(default_factory=dict)  # kind of weights by encoder name
-    checkpoint: Mapping[str, Any] = field(default_factory=dict)  # AGREEING keys and checkpoint_version
-    features: Mapping[str, Any] = field(default_factory=dict)  # AGREEING keys, of the features it was evaluated on
-    speed: SpeedEvidence | None = None  # of a candidate
-    baseline_speed: SpeedEvidence | None = None  # the baseline's part of the same benchmark run
-    history: Mapping[str, Sequence[float]] = field(default_factory=dict)  # epoch metrics of training, by MLflow key
-    left_out: str = ""  # why its evaluation has no accuracy over all chunks; empty if it has
-    provenance: Mapping[str, str] = field(default_factory=dict)  # run ids, digests, commits: shown as they are
-    commands: tuple[str, ...] = ()  # that made it
-
-    @property
-    def identity(self) -> str:
-        """Name and version, as they stand in the registry."""
-        return f"{self.name} v{self.version}" if self.version else self.name
-
-    @property
-    def uri(self) -> str:
-        """models:/NAME/VERSION, which never moves."""
-        return f"models:/{self.name}/{self.version}"
-
-
-@dataclass(frozen=True)
-class Side:
-    """One model's own figures, computed again from its predictions."""
-
-    evidence: SideEvidence
-    metrics: dict[str, dict[str, Interval]]  # by level (frames, chunks) and metric
-    tables: dict[str, pd.DataFrame]  # by stratum
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A candidate against the baseline."""
-
-    candidate: Side
-    problems: tuple[str, ...]  # why the two cannot be paired; nothing below is known then
-    differences: dict[str, dict[str, Interval]] = field(default_factory=dict)  # candidate - baseline
-    drop: Interval | None = None  # of accuracy over frames, baseline - candidate
-    mcnemar: dict[str, float] = field(default_factory=dict)
-    disagreements: pd.DataFrame | None = None  # by group: frames, only_baseline, only_candidate
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Everything that a verdict and its report are made from."""
-
-    baseline: Side | None
-    missing: str  # why there is no baseline; empty if there is one
-    pairs: tuple[Pair, ...]
-    controls: tuple[Pair, ...]
-    seed: int
-
-    @property
-    def sides(self) -> list[Side]:
-        """All sides with figures: baseline, candidates, controls."""
-        first = [self.baseline] if self.baseline else []
-        return first + [pair.candidate for pair in (*self.pairs, *self.controls)]
 
 
 def compare(
@@ -121,7 +36,6 @@ def compare(
     candidates: Sequence[SideEvidence],
     controls: Sequence[SideEvidence] = (),
     *,
-    seed: int = 42,
     missing: str = "",
 ) -> Comparison:
     """Compare each candidate and each control with the baseline.
@@ -129,8 +43,7 @@ def compare(
     Args:
         baseline: The slow side; None if there is none to compare with.
         candidates: At least one; each needs its predictions.
-        controls: Composition encoders and the like, shown beside the sides and never judged.
-        seed: Of the bootstrap.
+        controls: Composition encoders, shown beside the sides and never judged.
         missing: Why there is no baseline, in words for the report.
 
     Raises:
@@ -140,16 +53,22 @@ def compare(
         missing = missing or f"{baseline.identity} {_UNPAIRED if baseline.metrics else _UNTESTED}"
     for evidence in filter(None, [baseline, *candidates, *controls]):
         check_metrics(evidence)
+    seed = _seed_of(candidates[0].split_digest)
     usable = _Sampled(baseline, seed) if baseline is not None and baseline.predictions is not None else None
     if usable is None:
         missing = missing or "no baseline is registered"
-    return Comparison(
+    sampled = [_Sampled(evidence, seed) for evidence in candidates]
+    against = [_Sampled(evidence, seed) for evidence in controls]
+    found = Comparison(
         usable.side if usable else _unpaired(baseline),
         missing,
-        tuple(_pair(usable, missing, _Sampled(evidence, seed)) for evidence in candidates),
-        tuple(_pair(usable, missing, _Sampled(evidence, seed)) for evidence in controls),
+        tuple(_pair(usable, missing, one) for one in sampled),
+        tuple(_pair(usable, missing, one) for one in against),
         seed,
     )
+    strongest = found.strongest_control
+    beaten = next((one for one in against if strongest and one.side is strongest.candidate), None)
+    return replace(found, pairs=tuple(_with_gain(*both, beaten) for both in zip(found.pairs, sampled, strict=True)))
 
 
 def check_metrics(evidence: SideEvidence) -> None:
@@ -160,7 +79,11 @@ def check_metrics(evidence: SideEvidence) -> None:
     """
     if evidence.predictions is None:
         return
-    for key, value in metrics_of(evidence.predictions).items():
+    expected = metrics_of(evidence.predictions)
+    if evidence.replicates is not None:
+        scores = evidence.replicates.set_index("frame_id").loc[evidence.predictions["frame_id"]]
+        expected |= replicate_metrics(labels_of(evidence.predictions), scores)
+    for key, value in expected.items():
         logged = evidence.metrics.get(key, np.nan)
         if not np.isclose(logged, value, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True):
             raise DataError(
@@ -169,19 +92,13 @@ def check_metrics(evidence: SideEvidence) -> None:
             )
 
 
-def speedup(baseline: SpeedEvidence, candidate: SpeedEvidence) -> tuple[float, tuple[str, ...]]:
-    """Return baseline time / candidate time, and what makes the ratio unfair."""
-    unlike = [
-        f"{name} {old!r} against {new!r}"
-        for name, old, new in (
-            ("precision", baseline.precision, candidate.precision),
-            ("device", baseline.device, candidate.device),
-            ("hardware", baseline.hardware, candidate.hardware),
-            ("sample", baseline.sample_digest[:12], candidate.sample_digest[:12]),
-        )
-        if old != new
-    ]
-    return baseline.seconds / candidate.seconds, tuple(unlike)
+def _seed_of(*parts: str | bytes) -> int:
+    """Return a seed that follows from what is compared, so that nobody can choose one."""
+    return int.from_bytes(hashlib.sha256(b"".join(hashlib.sha256(_bytes(p)).digest() for p in parts)).digest()[:7])
+
+
+def _bytes(part: str | bytes) -> bytes:
+    return part.encode() if isinstance(part, str) else part
 
 
 class _Sampled:
@@ -205,10 +122,21 @@ class _Sampled:
             }
         self.side = Side(evidence, values, strata(self.frames, seed))
 
+        self.scores = self.frames[["score"]].rename(columns={"score": _REGISTERED})
+        if evidence.replicates is not None and len(evidence.replicates.columns) > 1:
+            scores = evidence.replicates.set_index("frame_id").loc[self.frames["frame_id"]]
+            self.scores = scores.reset_index(drop=True)
+
     @property
     def right(self) -> np.ndarray:
-        """Whether each frame is called rightly, bool [n]."""
-        return ((self.frames["score"] >= 0.5) == (self.frames["label"] == 1)).to_numpy()
+        """Whether each frame is called rightly by the registered training, bool [n]."""
+        return ((self.frames["score"] >= THRESHOLD) == (self.frames["label"] == 1)).to_numpy()
+
+    def right_by_replicate(self, names: Sequence[str]) -> pd.DataFrame:
+        """Return 1 where a replicate calls a frame rightly and 0 elsewhere; a column a replicate."""
+        viral = (self.frames["label"] == 1).to_numpy()[:, None]
+        scores = self.scores[list(names)] if set(names) <= set(self.scores) else self.frames[["score"]]
+        return pd.DataFrame(((scores >= THRESHOLD).to_numpy() == viral).astype(int), columns=list(names))
 
     def _drawn(self, level: str, name: str) -> Floats:
         """Return a metric's draws; there are none of one that cannot be resampled."""
@@ -219,11 +147,14 @@ class _Sampled:
         value = self.side.metrics[level][name].value - other.side.metrics[level][name].value
         return self.draws[level].interval(value, self._drawn(level, name) - other._drawn(level, name))
 
-    def drop_to(self, candidate: _Sampled) -> Interval:
-        """Return the drop of accuracy to the candidate; counted, so that a drop of just the limit is just that."""
-        paired = self.minus(candidate, "frames", "accuracy")
-        lost = int(self.right.sum()) - int(candidate.right.sum())
-        return Interval(lost / len(self.frames), paired.low, paired.high)
+    def drop_to(self, candidate: _Sampled) -> Drop:
+        """Return the drop of accuracy to the candidate, over the seeds that both were trained with."""
+        shared = [name for name in self.scores if name in candidate.scores]
+        names = shared or [_REGISTERED]  # without a seed in common the registered trainings alone are paired
+        lost = self.right_by_replicate(names) - candidate.right_by_replicate(names)
+        used = [self.frames["frame_id"].str.cat(sep="\n"), lost.to_numpy(dtype=np.int8).tobytes()]
+        seed = _seed_of(self.side.evidence.split_digest, *used)
+        return crossed_drop(self.frames["genome"], labels_of(self.frames), lost, seed)
 
 
 def _unpaired(baseline: SideEvidence | None) -> Side | None:
@@ -246,9 +177,16 @@ def _pair(baseline: _Sampled | None, missing: str, candidate: _Sampled) -> Pair:
         (),
         differences,
         baseline.drop_to(candidate),
-        mcnemar(baseline.right, candidate.right),
-        _disagreements(baseline, candidate),
+        mcnemar=mcnemar(baseline.right, candidate.right),
+        disagreements=_disagreements(baseline, candidate),
     )
+
+
+def _with_gain(pair: Pair, candidate: _Sampled, control: _Sampled | None) -> Pair:
+    """Return the pair with what the candidate has over the strongest control."""
+    if control is None or pair.problems:
+        return pair
+    return replace(pair, gain=candidate.drop_to(control))
 
 
 def _problems(baseline: _Sampled, candidate: _Sampled) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from virnuc.evaluation.metrics import Floats
 from virnuc.runtime import derived_seed
 
 PERMUTATIONS = 1000
+_CHANCE = 0.02  # how far the mean over permutations may lie from 0.5
 
 
 def permuted_labels(predictions: pd.DataFrame, seed: int, permutations: int = PERMUTATIONS) -> dict[str, float]:
@@ -28,8 +29,10 @@ def permuted_labels(predictions: pd.DataFrame, seed: int, permutations: int = PE
     auc, balanced = _auc(permuted, sizes, ranks), _balanced_accuracy(permuted, sizes, called)
     true = float(_auc(labels[None], sizes, ranks)[0])
     low, high = np.nanquantile(auc, [0.025, 0.975])
+    mean = float(np.nanmean(auc))
     return {
-        "permuted_roc_auc": float(np.nanmean(auc)),
+        "permuted_roc_auc": mean,
+        "permuted_at_chance": float(low <= 0.5 <= high and abs(mean - 0.5) < _CHANCE),
         "permuted_roc_auc_low": float(low),
         "permuted_roc_auc_high": float(high),
         "permuted_balanced_accuracy": float(np.nanmean(balanced)),

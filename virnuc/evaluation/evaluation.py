@@ -13,10 +13,16 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from virnuc.evaluation.calibration import at_threshold, fit_temperature, threshold_for, viral_probability
+from virnuc.evaluation.calibration import (
+    at_threshold,
+    calibration_error,
+    fit_temperature,
+    threshold_for,
+    viral_probability,
+)
 from virnuc.evaluation.controls import permuted_labels
-from virnuc.evaluation.intervals import Draws, draw_genomes
-from virnuc.evaluation.metrics import METRICS, Labels, at_prevalence, binary_metrics
+from virnuc.evaluation.intervals import Draws, draw_genomes, effective_genomes
+from virnuc.evaluation.metrics import METRICS, THRESHOLD, Labels, at_prevalence, binary_metrics
 from virnuc.evaluation.predictions import (
     Scorer,
     chunk_predictions,
@@ -26,11 +32,12 @@ from virnuc.evaluation.predictions import (
     predict_followers,
     score_replicates,
 )
+from virnuc.evaluation.seen import CLASSIFIER, relative_metrics, with_seen
 from virnuc.evaluation.strata import strata
 from virnuc.features.feature_set import FeatureSet
 from virnuc.splits.assignment import Split
 
-EVALUATION_VERSION = "2"  # raised whenever the same predictions would give other figures
+EVALUATION_VERSION = "3"  # raised whenever the same predictions would give other figures
 PREVALENCES = {"prevalence_05": 0.05, "prevalence_01": 0.01}
 
 
@@ -57,6 +64,7 @@ def evaluate(
     shuffled: FeatureSet | None = None,
     uncovered: pd.DataFrame | None = None,
     replicates: Mapping[int, Scorer] | None = None,
+    pretrained: Mapping[str, set[str]] | None = None,
 ) -> Evaluation:
     """Score the frames of `part` and return predictions, metrics with intervals, controls and strata.
 
@@ -72,19 +80,21 @@ def evaluate(
         uncovered: Chunks of `part` that have no frame, or a random sample of them, with `label`, `reason` and the viral
             `probability` that `predict` would give them (NaN for no answer).
         replicates: All trainings of this side by their seed, `score` among them, in evaluation mode.
+        pretrained: The genomes that each encoder was trained on, by its name, where that is recorded.
 
     Raises:
         DataError: the features lack a frame of the split, or a logit is not finite.
     """
     validation = predict(score, features, split, "val", columns)
     temperature = fit_temperature(labels_of(validation), margins(validation))
-    predictions = predict(score, features, split, part, columns)
+    predictions = with_seen(predict(score, features, split, part, columns), split, part, pretrained or {})
     first, *others = features.members
     further = {other.chunk_size: predict_followers(score, other, split, part, columns) for other in others}
     for table in (validation, predictions, *further.values()):
         table["calibrated"] = viral_probability(margins(table), temperature)
     metrics = metrics_of(predictions) | intervals_of(predictions, seed)
-    metrics |= {"test/calibrated/temperature": temperature} | _threshold_metrics(validation, predictions)
+    metrics |= {"test/calibrated/temperature": temperature} | _threshold_metrics(validation, predictions, seed)
+    metrics |= _under("test/calibration", calibration_error(predictions, draws_of(predictions, seed)))
     metrics |= _controls(predictions, seed)
     if shuffled is not None:
         metrics |= control_metrics("shuffled", predict(score, shuffled, split, part, columns))
@@ -94,7 +104,7 @@ def evaluate(
         found = metrics_of(table) | intervals_of(table, seed)
         metrics |= {name.replace("test/", f"test/{size}bp/", 1): value for name, value in found.items()}
     scores = score_replicates(replicates or {}, features, split, part, columns)
-    metrics |= _replicate_metrics(labels_of(predictions), scores)
+    metrics |= replicate_metrics(labels_of(predictions), scores)
     return Evaluation(metrics, predictions, validation, strata(predictions, seed), temperature, by_size, scores)
 
 
@@ -110,7 +120,13 @@ def metrics_of(predictions: pd.DataFrame) -> dict[str, float]:
     for section, prevalence in PREVALENCES.items():
         shifted = at_prevalence(labels, scores, prevalence)
         metrics |= _under(f"test/{section}", {m.key: shifted[m.key] for m in METRICS if m.shifting})
-    return metrics | _under("test/count", _counts(predictions, chunks))
+    metrics |= _under("test/count", _counts(predictions, chunks)) | _under("test/macro", _macro(predictions))
+    if "seen" in predictions:
+        seen = predictions["seen"]
+        pretraining = ((seen != "") & (seen != CLASSIFIER)).sum()
+        leaks = {"frames_sharing_a_genome": (seen == CLASSIFIER).sum(), "frames_in_pretraining": pretraining}
+        metrics |= _under("test/leak", leaks) | _under("test/relatives", relative_metrics(predictions))
+    return metrics
 
 
 def intervals_of(predictions: pd.DataFrame, seed: int) -> dict[str, float]:
@@ -142,13 +158,17 @@ def _under(section: str, metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _counts(predictions: pd.DataFrame, chunks: pd.DataFrame) -> dict[str, float]:
-    viral, called = predictions["label"] == 1, predictions["score"] >= 0.5
+    viral, called = predictions["label"] == 1, predictions["score"] >= THRESHOLD
+    shares = predictions["genome"].value_counts(normalize=True)
     return {
         "frames": len(predictions),
         "chunks": len(chunks),
         "genomes": predictions["genome"].nunique(),
         "viral_frames": viral.sum(),
         "viral_genomes": predictions.loc[viral, "genome"].nunique(),
+        "effective_genomes": min(effective_genomes(own) for _, own in predictions.groupby("label")["genome"]),
+        "largest_genome_share": shares.iloc[0],
+        "ten_largest_genomes_share": shares.iloc[:10].sum(),
         "true_viral": (viral & called).sum(),
         "false_viral": (~viral & called).sum(),
         "true_nonviral": (~viral & ~called).sum(),
@@ -156,7 +176,7 @@ def _counts(predictions: pd.DataFrame, chunks: pd.DataFrame) -> dict[str, float]
     }
 
 
-def _replicate_metrics(labels: Labels, scores: pd.DataFrame) -> dict[str, float]:
+def replicate_metrics(labels: Labels, scores: pd.DataFrame) -> dict[str, float]:
     """Return how far the accuracy of replicates spreads; one alone has no standard deviation."""
     if scores.empty:
         return {}
@@ -166,10 +186,21 @@ def _replicate_metrics(labels: Labels, scores: pd.DataFrame) -> dict[str, float]
     return _under("test/replicates", found | {"accuracy_high": right.max()} | spread)
 
 
-def _threshold_metrics(validation: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, float]:
-    threshold = threshold_for(labels_of(validation), validation["score"].to_numpy())
-    given = at_threshold(labels_of(predictions), predictions["score"].to_numpy(), threshold)
-    return _under("test/threshold", {"value": threshold} | given)
+def _macro(predictions: pd.DataFrame) -> dict[str, float]:
+    """Return accuracies in which each genome, or each group, counts the same whatever its number of frames."""
+    right = (predictions["score"] >= THRESHOLD) == (predictions["label"] == 1)
+    return {f"accuracy_by_{unit}": right.groupby(predictions[unit]).mean().mean() for unit in ("genome", "group")}
+
+
+def _threshold_metrics(validation: pd.DataFrame, predictions: pd.DataFrame, seed: int) -> dict[str, float]:
+    """Return, for each stated prevalence, the threshold chosen on validation and what it gives on test."""
+    found: dict[str, float] = {}
+    draws = draws_of(predictions, seed)
+    for section, prevalence in PREVALENCES.items():
+        threshold = threshold_for(labels_of(validation), validation["score"].to_numpy(), prevalence)
+        given = at_threshold(predictions, threshold, prevalence, draws)
+        found |= _under(f"test/{section}/threshold", {"value": threshold} | given)
+    return found
 
 
 def _controls(predictions: pd.DataFrame, seed: int) -> dict[str, float]:
@@ -177,9 +208,8 @@ def _controls(predictions: pd.DataFrame, seed: int) -> dict[str, float]:
 
 
 def _split_metrics(split: Split, predictions: pd.DataFrame, uncovered: pd.DataFrame | None) -> dict[str, float]:
-    """Return what the split lets through: leaking frames, and chunks without a frame to be tested on."""
-    training = set(split.table["genome"].to_numpy()[split.rows["train"]])
-    found = {"test/leak/frames_sharing_a_genome": float(predictions["genome"].isin(training).sum())}
+    """Return how many chunks of the test genomes have a frame, and the accuracy over all of them."""
+    found: dict[str, float] = {}
     counted = split.metadata.get("coverage")
     if counted:
         found |= _under("test/coverage", {name: value for name, value in counted.items() if name != "by_group"})

@@ -40,7 +40,7 @@ class Draws:
 
     weights: Floats  # [draws, genomes], whole numbers
     codes: NDArray[np.int64]  # [rows], index of each row's genome
-    effective: float  # genomes of the class with fewest; see `_effective`
+    effective: float  # genomes of the class with fewest; see `kish`
 
     def of(self, labels: Labels, scores: Floats) -> dict[str, Floats]:
         """Return the metrics that can be resampled in each draw, float64 [draws]; one label and score a row."""
@@ -99,17 +99,22 @@ def draw_genomes(
     effective = []
     for label in np.unique(classes):
         members = np.flatnonzero(classes == label)
-        effective.append(_effective(sizes[members]))
+        effective.append(kish(sizes[members]))
         weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=resamples)
     return Draws(weights, codes.astype(np.int64), min(effective))
 
 
-def _effective(sizes: NDArray[np.int64]) -> float:
+def kish(sizes: NDArray[np.int64]) -> float:
     """Return how many genomes of one size would carry the weight of these: a large one among small ones decides alone.
 
     Kish's effective size, (sum n)^2 / (sum n^2).
     """
     return float(sizes.sum() ** 2 / (sizes.astype(float) ** 2).sum())
+
+
+def effective_genomes(genomes: pd.Series) -> float:
+    """Return how many genomes of one size would carry the weight of those of these rows."""
+    return kish(genomes.value_counts().to_numpy())
 
 
 @dataclass(frozen=True)

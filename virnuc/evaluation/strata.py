@@ -15,6 +15,8 @@ from virnuc.runtime import derived_seed
 MIN_FRAMES = 30
 MIN_GENOMES = 5
 LINEAGE_RANKS = 3  # ranks of a lineage that name its stratum
+_IDENTITIES = [0, 0.5, 0.7, 0.9, 1.001]  # of the nearest training protein
+_IDENTITY_NAMES = ["relative below 50 %", "relative of 50 to 70 %", "relative of 70 to 90 %", "relative of 90 to 100 %"]
 _LENGTHS = [0, 150, 300, 500, 1000, np.inf]  # bp; bins where a part has too many chunk lengths to list
 
 
@@ -27,13 +29,23 @@ def strata(predictions: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:
         "group": predictions["group"],
         "length": _length_strata(predictions["length"]),
         "lineage": predictions["lineage"].map(_lineage_stratum),
+        "family": predictions["lineage"].str.extract(r"(\w+viridae)\b", expand=False).fillna(""),
         "organism": predictions["organism"],
     }
+    if "relative_label" in predictions and (predictions["relative_label"] >= 0).any():
+        kinds["relative"] = _relative_strata(predictions)
     return {kind: _table(predictions, names, seed) for kind, names in kinds.items() if (names != "").any()}
 
 
+def _relative_strata(predictions: pd.DataFrame) -> pd.Series:
+    """Return the stratum of each row by the identity of its nearest training protein."""
+    bins = pd.cut(predictions["identity"], _IDENTITIES, right=False, labels=_IDENTITY_NAMES).astype(object)
+    return bins.where(predictions["relative_label"] >= 0, "no relative in training")
+
+
 def _table(predictions: pd.DataFrame, names: pd.Series, seed: int) -> pd.DataFrame:
-    rows = [_row(str(name), part, seed) for name, part in predictions.groupby(names.to_numpy(), sort=True)]
+    parts = predictions[names != ""].groupby(names[names != ""].to_numpy(), sort=True)
+    rows = [_row(str(name), part, seed) for name, part in parts]
     return pd.DataFrame(rows).sort_values("frames", ascending=False, kind="stable").reset_index(drop=True)
 
 

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from virnuc.prediction.calls import NON_VIRAL, VIRAL
 from virnuc.prediction.chunks import AMBIGUOUS, ANSWERED, NO_OPEN_FRAME, SCORED, STATUSES, TOO_SHORT
 from virnuc.prediction.plots import histogram, regions
+from virnuc.reports.content import Section, Table, number
 from virnuc.reports.plots import Drawing
 from virnuc.reports.rendering import Page, write_page
-from virnuc.reports.sections import Section, Table, number
 
 SUMMARY = "summary"
 _BINS = np.linspace(0, 1, 41)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from virnuc.evaluation.comparison import Comparison, Side
 from virnuc.evaluation.evaluation import Evaluation
+from virnuc.evaluation.sides import Comparison, Side
 from virnuc.reports import plots
 from virnuc.reports.plots import Drawing, Series, Style
 from virnuc.reports.verdict import short_names
@@ -73,15 +73,14 @@ def comparison_drawings(comparison: Comparison) -> dict[str, Drawing]:
 def _optional(shown: Sequence[_Shown]) -> dict[str, Drawing]:
     """Return the figures whose evidence may be missing: speed and training."""
     drawings = {}
-    timed = [
-        (speed, style)
-        for one in shown
-        for speed, style in ((one.side.evidence.baseline_speed, plots.BASELINE), (one.side.evidence.speed, one.style))
-        if speed
-    ]
-    if timed:
-        bars = [(speed.encoder, style, speed.frames, speed.runs) for speed, style in timed]
-        drawings["speed"] = plots.speed_bars(bars)
+    bars: dict[str, tuple[str, Style, int, list[float]]] = {}
+    for one in shown:
+        for role, timed in one.side.evidence.speed.sides.items() if one.side.evidence.speed else ():
+            style = plots.BASELINE if role == "baseline" else one.style
+            runs = [run.total_s for run in timed.runs]
+            bars[f"{role} {one.name}"] = (str(timed.provenance["name"]), style, timed.frames, runs)
+    if bars:
+        drawings["speed"] = plots.speed_bars(list(bars.values()))
     trained = [(one.name, one.style, one.side.evidence.history) for one in shown if one.side.evidence.history]
     if trained:
         drawings["loss_curves"] = plots.epoch_curves(trained, ("val/loss", "train/loss"), "Loss", "cross-entropy")

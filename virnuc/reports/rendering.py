@@ -17,8 +17,9 @@ import jinja2
 import matplotlib as mpl
 from markupsafe import Markup, escape
 
+from virnuc.reports.content import Document, Section, Table
 from virnuc.reports.plots import Drawing
-from virnuc.reports.sections import Document, Section, Table, sections, title
+from virnuc.reports.sections import sections, title
 from virnuc.storage.files import atomic_path, write_text
 
 HTML, MARKDOWN, VERDICT, FIGURES = "validation_report.html", "validation_report.md", "verdict.json", "figures"

@@ -5,42 +5,30 @@ Every rendering (HTML, Markdown, terminal) is made from these sections, so all s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from virnuc.evaluation.metrics import METRICS
+from virnuc.reports.content import UNKNOWN, Document, Section, Table, number, with_interval
+from virnuc.reports.logged import logged_sections
 
-STRATA = {"group": "Group", "length": "Chunk length", "lineage": "Lineage", "organism": "Hardest organisms"}
-UNKNOWN = "—"
-Document = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of words; the first column names the row."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A headed part of the report."""
-
-    anchor: str
-    title: str
-    text: tuple[str, ...] = ()
-    tables: tuple[Table, ...] = ()
-    steps: tuple[str, ...] = ()  # what to do next, after the tables
-    commands: tuple[str, ...] = ()
+STRATA = {
+    "group": "Group",
+    "relative": "Nearest protein in training",
+    "length": "Chunk length",
+    "lineage": "Lineage",
+    "family": "Recall by viral family",
+    "organism": "Hardest organisms",
+}
+_DROP_COLUMNS = (
+    "Difference", "Points (95 % interval)", "Trainings", "By seed", "SD of trainings", "SE, trainings", "SE, genomes"
+)  # fmt: skip
 
 
 def sections(document: Document) -> list[Section]:
     """Return the sections of the report, without those that the evidence leaves empty."""
-    made = (_gate, _metrics, _differences, _strata, _speed, _calibration, _controls, _provenance)
-    found = [make(document) for make in made]
+    made = (_gate, _metrics, _drops, _differences, _strata, _speed)
+    found = [*(make(document) for make in made), *logged_sections(document), _provenance(document)]
     return [section for section in found if section.tables or section.text or section.commands]
 
 
@@ -52,45 +40,30 @@ def title(document: Document) -> str:
     return ", ".join(names) + (f" against {baselines[0]}" if baselines else ", alone")
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """Return a number with fixed digits, or a dash where it is not known."""
-    return UNKNOWN if value is None else f"{value:.{digits}f}"
-
-
-def with_interval(found: Mapping[str, float | None], digits: int = 3, sign: str = "") -> str:
-    """Return `value (low to high)`; without the bracket where there is no interval."""
-    if found["value"] is None:
-        return UNKNOWN
-    shown = f"{found['value']:{sign}.{digits}f}"
-    if found["low"] is None or found["high"] is None:
-        return shown
-    return f"{shown} ({found['low']:{sign}.{digits}f} to {found['high']:{sign}.{digits}f})"
-
-
 def _sides(document: Document, *roles: str) -> list[Mapping[str, Any]]:
     return [side for side in document["sides"] if not roles or side["role"] in roles]
 
 
 def _gate(document: Document) -> Section:
-    tables, steps = [], []
+    text, tables, steps = [], [], []
     for verdict in document["verdicts"]:
-        rows = tuple(
-            ("PASS" if rule["passed"] else "FAIL", rule["title"], rule["observed"], rule["limit"])
-            for rule in verdict["rules"]
-        )
+        rows = tuple((rule["outcome"], rule["title"], rule["observed"], rule["limit"]) for rule in verdict["rules"])
         tables.append(Table(verdict["candidate"], ("", "Rule", "Observed", "Limit"), rows))
+        text += [f"Compared before, {line}." for line in verdict["earlier"]]
         whose = f"{verdict['candidate']}, " if len(document["verdicts"]) > 1 else ""
         for rule in verdict["rules"]:
             steps += [f"{whose}{rule['title']}: {step}" for step in rule["next_steps"]]
-    return Section("gate", "The gate, rule by rule", (), tuple(tables), tuple(f"Next: {step}" for step in steps))
+    return Section(
+        "gate", "The gate, rule by rule", tuple(text), tuple(tables), tuple(f"Next: {step}" for step in steps)
+    )
 
 
 def _metrics(document: Document) -> Section:
     method = document["method"]
     text = [
         f"Brackets are {100 * method['confidence']:.0f} % intervals from {method['resamples']:,} draws of genomes; "
-        "differences are paired, candidate minus baseline. ↓ marks what is better when lower. The calibration error "
-        "has no interval, because resampling only raises it."
+        "differences are paired, candidate minus baseline, of the registered training of each. ↓ marks what is "
+        "better when lower. The interval of the calibration error stands below."
     ]
     tables = [_metric_table(document, "frames", "Over frames")]
     logged = [side["logged"] for side in document["sides"]]
@@ -161,107 +134,67 @@ def _stratum_table(sides: Sequence[Mapping[str, Any]], kind: str) -> Table:
     )
 
 
+def _drops(document: Document) -> Section:
+    """Return the drop of every pair with what its two sources of chance cost, and the gains over the control."""
+    text, rows = [], []
+    for verdict in document["verdicts"] + document["controls"]:
+        drop = verdict["drop"]
+        if drop is None:
+            continue
+        rows.append((f"baseline minus {verdict['candidate']}", *_drop_cells(drop)))
+        if gain := verdict["gain_over_control"]:
+            rows.append((f"{verdict['candidate']} minus {document['strongest_control']}", *_drop_cells(gain)))
+        if verdict in document["verdicts"] and drop["detectable"] is not None:
+            text.append(
+                f"Power: with these test genomes and {drop['replicates']} trainings a side, a true difference of "
+                f"{100 * drop['detectable']:.1f} points is told from none in 80 % of cases; {verdict['candidate']} "
+                "passes as often if its true drop is that much below the limit."
+            )
+    if rows:
+        draws = document["method"]["drop_draws"]
+        how = f"95 % intervals from {draws:,} draws of genomes and trainings together"
+        text.insert(0, f"Points of accuracy over frames, mean over trainings paired by seed; {how}.")
+    return Section("drop", "The accuracy drop", tuple(text), (Table("", _DROP_COLUMNS, tuple(rows)),) if rows else ())
+
+
+def _drop_cells(drop: Mapping[str, Any]) -> tuple[str, ...]:
+    points = {name: None if drop[name] is None else 100 * drop[name] for name in ("value", "low", "high")}
+    errors = [
+        UNKNOWN if drop[name] is None else f"{100 * drop[name]:.2f}"
+        for name in ("training_spread", "training_error", "sampling_error")
+    ]
+    seeds = ", ".join(f"{100 * value:+.1f}" for value in drop["by_replicate"].values())
+    return (with_interval(points, 2, "+"), str(drop["replicates"]), seeds, *errors)
+
+
 def _speed(document: Document) -> Section:
     text, tables = [], []
     for side in _sides(document, "candidate"):
-        timed = [speed for speed in (side["baseline_speed"], side["speed"]) if speed]
-        if timed:
+        if timed := side["speed"]:
             text.append(
-                f"{side['name']}: one sample of {timed[0]['frames']:,} frames (digest "
-                f"{timed[0]['sample_digest'][:12]}), tokenising included, after warm-up; benchmark run "
-                f"{timed[0]['run_id']}."
+                f"{side['name']}: one sample of {timed['sides'][0]['frames']:,} frames (digest "
+                f"{timed['sample_digest'][:12]}), tokenising included, after warm-up, both encoders in turns, on "
+                f"{timed['device']} ({timed['hardware']}); benchmark run {timed['run_id']}."
             )
-            tables.append(_timed_runs(side["id"], timed))
+            if timed["ratios"]:
+                ratios = ", ".join(f"{ratio:.2f}" for ratio in timed["ratios"])
+                low = f"lower end {timed['speedup_low']:.2f} (one-sided 90 %)"
+                text.append(f"{side['name']}: speed-up {timed['speedup']:.2f}, {low}; run by run {ratios}.")
+            tables.append(_timed_runs(side["id"], timed["sides"]))
     return Section("speed", "Embedding speed", tuple(text), tuple(tables))
 
 
 def _timed_runs(heading: str, timed: Sequence[Mapping[str, Any]]) -> Table:
-    columns = (
-        "Encoder", "Median, s", "Runs, s", "Frames/s", "Peak memory, GiB", "Precision", "Device", "Weights", "Hardware"
-    )  # fmt: skip
+    columns = ("Encoder", "Median, s", "Runs, s", "Frames/s", "Peak memory, GB", "Precision", "Weights")
     rows = []
     for speed in timed:
         runs = ", ".join(f"{seconds:.2f}" for seconds in speed["runs"])
-        rate = speed["frames"] / speed["seconds"]
-        memory = number(speed["peak_memory"] / 2**30, 2) if speed["peak_memory"] else UNKNOWN
-        place = (speed["precision"], speed["device"], speed["weights"], speed["hardware"])
-        rows.append((speed["encoder"], f"{speed['seconds']:.2f}", runs, f"{rate:,.1f}", memory, *place))
+        rate = f"{speed['frames'] / speed['seconds']:,.1f}"
+        memory = number(speed["peak_memory_gb"], 2)
+        rows.append(
+            (speed["encoder"], f"{speed['seconds']:.2f}", runs, rate, memory, speed["precision"], speed["weights"])
+        )
     return Table(heading, columns, tuple(rows))
-
-
-def _calibration(document: Document) -> Section:
-    lines = {
-        "Temperature, fitted on validation": "test/calibrated/temperature",
-        "Brier score, calibrated ↓": "test/calibrated/brier",
-        "Calibration error, calibrated ↓": "test/calibrated/ece",
-        "Log loss, calibrated ↓": "test/calibrated/log_loss",
-        "Threshold for 5 % false discoveries, set on validation": "test/threshold/value",
-        "False discoveries at that threshold, on test": "test/threshold/false_discovery_rate",
-        "Recall at that threshold, on test": "test/threshold/recall",
-        "Precision if 5 % were viral, at threshold 0.5": "test/prevalence_05/precision",
-        "F1 if 5 % were viral, at threshold 0.5": "test/prevalence_05/f1",
-        "Precision if 1 % were viral, at threshold 0.5": "test/prevalence_01/precision",
-        "F1 if 1 % were viral, at threshold 0.5": "test/prevalence_01/f1",
-    }
-    text = ("The temperature changes probabilities and no call; raw figures stand in the table of metrics.",)
-    return _logged("calibration", "Calibration, thresholds and other shares of viral frames", text, lines, document)
-
-
-def _controls(document: Document) -> Section:
-    lines = {
-        "Share of permutations of labels among genomes at least as good as the true labels": "test/control/permuted_p",
-        "Accuracy on shuffled sequences": "test/control/shuffled_accuracy",
-        "Test frames that share a genome with training": "test/leak/frames_sharing_a_genome",
-        "Chunks of the test genomes": "test/coverage/chunks",
-        "… with a frame": "test/coverage/covered",
-        "… without an open frame": "test/coverage/no_open_frame",
-        "… with open frames, but none in an annotated CDS": "test/coverage/no_cds_evidence",
-        "… with other bases than ACGT, in no accuracy here": "test/coverage/ambiguous_bases",
-        "Chunks without a frame that were scored, as predict scores them": "test/coverage/uncovered_scored",
-        "Accuracy over chunks with a frame, by these frames": "test/coverage/accuracy_of_covered_chunks",
-        "Accuracy over chunks without a frame": "test/coverage/accuracy_of_uncovered_chunks",
-        "Accuracy over chunks without an open frame": "test/coverage/accuracy_of_no_open_frame_chunks",
-        "Accuracy over chunks with open frames outside a CDS": "test/coverage/accuracy_of_no_cds_evidence_chunks",
-        "Accuracy over all chunks, each kind by its share": "test/coverage/accuracy_of_all_chunks",
-    }
-    text = tuple(_control(side) for side in document["sides"] if "test/control/permuted_roc_auc" in side["logged"])
-    return _logged("controls", "Controls and coverage", text, lines, document)
-
-
-def _control(side: Mapping[str, Any]) -> str:
-    """Return what a side reaches where there is nothing, or nothing but composition, to be learned from."""
-    logged = side["logged"]
-    mean = logged["test/control/permuted_roc_auc"]
-    low, high = (logged[f"test/control/permuted_roc_auc_{end}"] for end in ("low", "high"))
-    at_chance = low <= 0.5 <= high and abs(mean - 0.5) < 0.02
-    verdict = "at chance, as it must be" if at_chance else "NOT at chance: something other than labels is counted"
-    text = (
-        f"{side['name']}: with labels permuted among genomes ROC-AUC is {mean:.3f} (95 % of permutations {low:.3f} to "
-        f"{high:.3f}), {verdict}."
-    )
-    shuffled, true = logged.get("test/control/shuffled_roc_auc"), side["metrics"]["frames"]["roc_auc"]["value"]
-    if shuffled is None:
-        return text
-    composition = f"is {shuffled:.3f}, which is what composition alone gives, against {number(true)} on the true ones"
-    return f"{text} On sequences in random order it {composition}."
-
-
-def _logged(anchor: str, heading: str, text: Iterable[str], lines: Mapping[str, str], document: Document) -> Section:
-    """Return a section with one table of logged metrics: a row a metric, a column a side."""
-    sides = [side for side in document["sides"] if side["logged"]]
-    rows = tuple(
-        (label, *(_plain(key, side["logged"].get(key)) for side in sides))
-        for label, key in lines.items()
-        if any(side["logged"].get(key) is not None for side in sides)
-    )
-    if not rows:
-        return Section(anchor, heading)
-    return Section(anchor, heading, tuple(text), (Table("", ("", *(side["name"] for side in sides)), rows),))
-
-
-def _plain(key: str, value: float | None) -> str:
-    whole = key.startswith(("test/leak", "test/count")) or ("test/coverage" in key and "accuracy" not in key)
-    return f"{value:,.0f}" if whole and value is not None else number(value)
 
 
 def _provenance(document: Document) -> Section:

@@ -12,11 +12,13 @@ from typing import Any
 
 import pandas as pd
 
-from virnuc.evaluation.comparison import Comparison, Pair, Side, SideEvidence
+from virnuc.evaluation.crossed import DRAWS, Drop
 from virnuc.evaluation.evaluation import EVALUATION_VERSION
 from virnuc.evaluation.intervals import CONFIDENCE, RESAMPLES, Interval
+from virnuc.evaluation.sides import Comparison, Pair, Side, SideEvidence
+from virnuc.evaluation.speed import SIDES, BenchmarkResult
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FEW_FRAMES = 5_000  # below either the report calls the test set small
 FEW_GENOMES = 500
 _SHOWN_ORGANISMS = 15  # those with the lowest accuracy
@@ -42,6 +44,7 @@ def document(comparison: Comparison, verdict: Mapping[str, Any], origin: Origin)
     roles = _roles(comparison)
     names = short_names([side.evidence for _, side in roles])
     hardest = _hardest(comparison.sides)
+    strongest = comparison.strongest_control
     judged = zip(comparison.pairs, verdict["candidates"], strict=True)
     written = {
         "schema_version": SCHEMA_VERSION,
@@ -53,12 +56,14 @@ def document(comparison: Comparison, verdict: Mapping[str, Any], origin: Origin)
             "evaluation_version": EVALUATION_VERSION,
             "seed": comparison.seed,
             "resamples": RESAMPLES,
+            "drop_draws": DRAWS,
             "confidence": CONFIDENCE,
         },
         "caveats": caveats(comparison),
         "sides": [
             {"name": name, **_side(role, side, hardest)} for name, (role, side) in zip(names, roles, strict=True)
         ],
+        "strongest_control": strongest.candidate.evidence.identity if strongest else None,
         "verdicts": [{**candidate, **_pair(pair)} for pair, candidate in judged],
         "controls": [{"candidate": pair.candidate.evidence.identity, **_pair(pair)} for pair in comparison.controls],
     }
@@ -75,11 +80,27 @@ def short_names(sides: Sequence[SideEvidence]) -> list[str]:
 def caveats(comparison: Comparison) -> list[str]:
     """Return what a reader must know beside every number."""
     found = [f"No baseline to compare with: {comparison.missing}."] if comparison.missing else []
+    found += _control_caveats(comparison)
     for _, side in _roles(comparison):
         found += weight_caveats(side.evidence.weights, side.evidence.identity)
     for side in comparison.sides[: 1 + len(comparison.pairs)]:
         found += _data_caveats(side)
     return list(dict.fromkeys(found))
+
+
+def _control_caveats(comparison: Comparison) -> list[str]:
+    """Return for whom composition alone does as well: what a reader must learn before promoting a language model."""
+    gain = comparison.control_gain
+    if gain is None:
+        return ["No composition control was compared: whether a language model is needed at all is not known here."]
+    assert comparison.baseline is not None
+    sides = [(comparison.baseline, gain.drop)] + [(pair.candidate, pair.gain) for pair in comparison.pairs]
+    return [
+        f"Composition alone does as well: {side.evidence.identity} is {100 * drop.value:+.1f} points "
+        f"({100 * drop.low:+.1f} to {100 * drop.high:+.1f}) over {gain.control}, which has no language model."
+        for side, drop in sides
+        if drop is not None and not drop.low > 0
+    ]
 
 
 def weight_caveats(weights: Mapping[str, str], model: str) -> list[str]:
@@ -108,16 +129,28 @@ def _data_caveats(side: Side) -> list[str]:
             f"Leaking split (unit {side.evidence.split_unit or 'unknown'}): {leaking:,.0f} of {frames:,.0f} test "
             "frames share a genome with training; every accuracy here is too good."
         )
-    if side.evidence.checkpoint.get("split_digest", "") is None:
+    if met := logged.get("test/leak/frames_in_pretraining", 0):
         found.append(
-            f"{side.evidence.identity} has no record of what it was trained on: test frames may have been among "
-            "it, and then its accuracy is too good."
+            f"{met:,.0f} of {frames:,.0f} test frames are of genomes that an encoder of {side.evidence.identity} was "
+            "trained on; its accuracy there is too good."
+        )
+    hub = [name for name, kind in side.evidence.weights.items() if kind in ("hub", "local")]
+    if hub:
+        found.append(
+            f"What {' and '.join(hub)} learned from is not recorded here (UniRef50 for the ESM-2 family): proteins of "
+            "the test genomes may be among it."
+        )
+    if side.evidence.unrecorded:
+        found.append(
+            f"{side.evidence.identity}: {side.evidence.unrecorded}. Test frames may have been among it, and then its "
+            "accuracy is too good."
         )
     if side.evidence.left_out:
         found.append(f"No accuracy over all chunks of {side.evidence.identity}: {side.evidence.left_out}.")
-    for speed in (side.evidence.baseline_speed, side.evidence.speed):
-        if speed and speed.weights == "random":
-            found.append(f"Speed of {speed.encoder} was timed with random weights, which does not change it.")
+    timed = side.evidence.speed.sides.values() if side.evidence.speed else ()
+    for provenance in (one.provenance for one in timed):
+        if provenance["weights"] == "random":
+            found.append(f"Speed of {provenance['name']} was timed with random weights, which does not change it.")
     return found
 
 
@@ -148,8 +181,7 @@ def _side(role: str, side: Side, hardest: set[str]) -> dict[str, Any]:
             )
             for kind, table in side.tables.items()
         },
-        "speed": asdict(evidence.speed) if evidence.speed else None,
-        "baseline_speed": asdict(evidence.baseline_speed) if evidence.baseline_speed else None,
+        "speed": _speed(evidence.speed) if evidence.speed else None,
         "provenance": dict(evidence.provenance),
         "commands": list(evidence.commands),
     }
@@ -171,8 +203,37 @@ def _pair(pair: Pair) -> dict[str, Any]:
             for level, named in pair.differences.items()
         },
         "drop": asdict(pair.drop) if pair.drop else None,
+        "gain_over_control": asdict(pair.gain) if pair.gain else None,
         "mcnemar": pair.mcnemar or None,
         "disagreements": _records(pair.disagreements) if pair.disagreements is not None else [],
+    }
+
+
+def _speed(timed: BenchmarkResult) -> dict[str, Any]:
+    """Return what of a benchmark the report shows."""
+    hardware = [timed.hardware.get(name, "") for name in ("gpu", "processor", "threads")]
+    sides = [(name, timed.sides[name]) for name in SIDES if name in timed.sides]
+    return {
+        "run_id": timed.run_id,
+        "sample_digest": timed.sample_digest,
+        "device": timed.device,
+        "hardware": ", ".join(filter(None, hardware[:2])) + f", {hardware[2]} threads",
+        "speedup": timed.speedup,
+        "speedup_low": timed.speedup_low,
+        "ratios": list(timed.ratios),
+        "sides": [
+            {
+                "role": name,
+                "encoder": side.provenance["name"],
+                "seconds": side.seconds,
+                "runs": [run.total_s for run in side.runs],
+                "frames": side.frames,
+                "precision": side.provenance["precision"],
+                "weights": side.provenance["weights"],
+                "peak_memory_gb": side.peak_memory_gb,
+            }
+            for name, side in sides
+        ],
     }
 
 
@@ -186,7 +247,7 @@ def _clean(value: Any) -> Any:
         return {str(key): _clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_clean(item) for item in value]
-    if isinstance(value, Interval):
+    if isinstance(value, Interval | Drop):
         return _clean(asdict(value))
     if hasattr(value, "item"):
         value = value.item()

@@ -204,7 +204,7 @@ class BenchmarkSettings(Settings):
         decisive=False,  # their digest is
     )
     sample: int = option(1000, "Frames in the sample, drawn with the set's own lengths.", minimum=1)
-    runs: int = option(5, "Timed runs of each encoder; the median counts.", minimum=1)
+    runs: int = option(5, "Timed runs of each encoder, in turns; the lower end of their ratios counts.", minimum=1)
     warmup: int = option(50, "Warm-up batches of each encoder before the first timed run.", minimum=0)
     precision: tuple[str, ...] = option(
         ("same",),
@@ -247,7 +247,6 @@ class CompareSettings(Settings):
         (), "Run id of the benchmark to take speeds from, joined by commas for several candidates; the newest if empty."
     )
     policy: str = option(_POLICY, "The rules of the gate.")
-    seed: int = seed("Seed of the bootstrap.")
     out: str = out("reports/", "Directory for validation_report.md, .html and verdict.json.")
 
     def __post_init__(self) -> None:

@@ -1,0 +1,48 @@
+"""Every comparison that a model version was judged in, kept on the version itself: deleting a run leaves it there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from mlflow.tracking import MlflowClient
+
+from virnuc.tracking import model_version, run_is_active
+
+_TAG = "virnuc.compared."  # and the id of the run
+
+
+@dataclass(frozen=True)
+class PastComparison:
+    """One comparison with this version as the candidate."""
+
+    run_id: str
+    created: str  # ISO 8601
+    outcome: str
+    baseline: str  # models:/NAME/VERSION; empty without one
+    policy: str  # digest
+    project_policy: bool  # whether it was the project's own then
+
+    @property
+    def deleted(self) -> bool:
+        """Whether its run is gone from the store."""
+        return not run_is_active(self.run_id)
+
+    def __str__(self) -> str:
+        policy = "" if self.project_policy else f", under another policy ({self.policy[:12]})"
+        deleted = ", its run was deleted" if self.deleted else ""
+        return f"{self.created} {self.outcome} against {self.baseline or 'no baseline'}{policy}{deleted}"
+
+
+def record_comparison(candidate: str, comparison: PastComparison) -> None:
+    """Write a comparison on the version `models:/NAME/VERSION`."""
+    version = model_version(candidate)
+    text = json.dumps(asdict(comparison))
+    MlflowClient().set_model_version_tag(version.name, version.version, _TAG + comparison.run_id, text)
+
+
+def past_comparisons(candidate: str) -> list[PastComparison]:
+    """Return all comparisons of the version `models:/NAME/VERSION`, the newest first."""
+    tags = model_version(candidate).tags
+    found = [PastComparison(**json.loads(value)) for key, value in tags.items() if key.startswith(_TAG)]
+    return sorted(found, key=lambda comparison: comparison.created, reverse=True)

@@ -1,0 +1,146 @@
+"""A small experiment whose records the stages themselves made: two encoders, trained, evaluated, timed and compared."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from entrypoints.benchmark import benchmark
+from entrypoints.compare import compare
+from entrypoints.evaluate import evaluate
+from entrypoints.train import train
+from tests.shared.samples import sample_frames
+from virnuc.encoders import load_encoder
+from virnuc.features.shards import write_shard
+from virnuc.sequences.frames import FRAME_SCHEMA
+from virnuc.settings import (
+    BenchmarkSettings,
+    CompareSettings,
+    EvaluateSettings,
+    FeatureSource,
+    SplitSettings,
+    TrainSettings,
+)
+from virnuc.splits.assignment import split
+from virnuc.storage.manifest import Manifest, describe_shard, read_manifest
+
+DNA, SLOW, FAST = "tetranucleotide", "esm2_tiny_deep", "esm2_tiny"
+BASELINE, CANDIDATE = f"models:/virnuc-{SLOW}/1", f"models:/virnuc-{FAST}/1"
+QUICK = {"epochs": 3, "lr": 0.01, "hidden_dim": 16, "device": "cpu"}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Where its store and directories are."""
+
+    home: Path
+
+    @property
+    def frames(self) -> Path:
+        """Frames to time encoders on."""
+        return self.home / "frames"
+
+    def features(self, protein: str) -> Path:
+        """The features of one side."""
+        return self.home / "features" / f"{DNA}+{protein}"
+
+    def use(self, monkeypatch, directory: Path) -> None:
+        """Point MLflow to a copy of the store, in a directory of its own; artifacts are shared."""
+        uri = f"sqlite:///{shutil.copy(self.home / 'mlflow.db', directory / 'mlflow.db')}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        monkeypatch.chdir(directory)
+        mlflow.set_tracking_uri(uri)
+
+    def trained(self, protein: str, parts: str = "split", **changed) -> str:
+        """Train and evaluate a side; return the URI of its version."""
+        source = (FeatureSource(str(self.features(protein))),)
+        settings = TrainSettings(features=source, split=str(self.home / parts), **(QUICK | {"out": "models"} | changed))
+        version = train.run(settings)
+        uri = f"models:/{version.name}/{version.version}"
+        self.evaluated(uri, protein, parts)
+        return uri
+
+    def evaluated(self, uri: str, protein: str, parts: str = "split") -> None:
+        """Evaluate a version."""
+        source, place = (FeatureSource(str(self.features(protein))),), str(self.home / parts)
+        evaluate.run(EvaluateSettings(model=uri, features=source, split=place, shuffled=False, device="cpu"))
+
+    def timed(self, **changed) -> None:
+        """Time both encoders."""
+        usual = {"sample": 500, "runs": 5, "warmup": 1, "device": "cpu", "precision": ("fp32",)}
+        settings = BenchmarkSettings(baseline=SLOW, candidate=FAST, frames=str(self.frames), **(usual | changed))
+        benchmark.run(settings)
+
+    def compared(self, candidate: str = CANDIDATE, baseline: str = BASELINE, **changed) -> dict:
+        """Compare; return the verdict document of a pass."""
+        return compare.run(CompareSettings(baseline=baseline, candidate=(candidate,), **changed))
+
+    def split(self, name: str, **changed) -> None:
+        """Split the features of the slow side."""
+        usual = {"test_fraction": 0.5, "source": str(self.features(SLOW)), "out": str(self.home / name)}
+        split(SplitSettings(**(usual | changed)))
+
+
+def build(home: Path, empty_store: Path) -> Experiment:
+    """Make the experiment in a fresh SQLite store."""
+    made = Experiment(home)
+    os.chdir(home)
+    fill(made, f"sqlite:///{shutil.copy(empty_store, home / 'mlflow.db')}")
+    return made
+
+
+def fill(made: Experiment, uri: str, genomes: int = 120) -> None:
+    """Make the experiment in a store: two versions of the candidate, each compared with the baseline."""
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_experiment(experiment_id=mlflow.create_experiment("virnuc", artifact_location=str(made.home / "files")))
+    _write_frames(made.frames)
+    for name, seed in ((SLOW, 1), (FAST, 2)):
+        _write_features(made, name, genomes, seed)
+    made.split("split")
+    made.trained(SLOW)
+    made.trained(FAST)
+    made.trained(FAST, out="again")
+    made.timed()
+    for version in (1, 2):
+        made.compared(f"models:/virnuc-{FAST}/{version}")
+
+
+def _write_frames(directory: Path, rows: int = 600) -> None:
+    rng = np.random.default_rng(0)
+    directory.mkdir(parents=True)
+    empty = dict.fromkeys(FRAME_SCHEMA.names) | {"label": 1, "group": "viral", "nucleotide": "ACG" * 30}
+    proteins = ["".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), size=30)) for _ in range(rows)]
+    table = [empty | {"frame_id": f"V.1_chunk_{n}F1", "protein": protein} for n, protein in enumerate(proteins)]
+    path = directory / "viral-00000.parquet"
+    pq.write_table(pa.Table.from_pylist(table, schema=FRAME_SCHEMA), path)
+    Manifest("frames", {}, {}, {}, (describe_shard(directory, path, rows),)).write(directory)
+
+
+def _write_features(made: Experiment, protein: str, genomes: int, seed: int) -> None:
+    """Write features in which classes lie apart, with the record of the true encoders."""
+    known = {kind: load_encoder(name, device="cpu", precision="fp32").provenance for kind, name in _kinds(protein)}
+    widths = {kind: provenance.dimension for kind, provenance in known.items()}
+    drawn = sample_frames(genomes=genomes, frames=10, width=sum(widths.values()), seed=seed, apart=1.5)
+    directory = made.features(protein)
+    shards = []
+    for label, group in ((1, "viral"), (0, "bacteria")):
+        rows = np.flatnonzero(drawn[1] == label)
+        path = directory / f"{group}_merged" / "output_00000_merged.pt"
+        write_shard(path, [drawn[0][row] for row in rows], drawn[2][rows], label)
+        shards.append(describe_shard(directory, path, len(rows)))
+    details = {kind: provenance.asdict() for kind, provenance in known.items()}
+    details |= {f"{kind}_dim": width for kind, width in widths.items()}
+    inputs = {"frames": read_manifest(made.frames, "frames").digest}
+    Manifest("features", {}, inputs, {}, tuple(shards), details=details).write(directory)
+
+
+def _kinds(protein: str) -> tuple[tuple[str, str], ...]:
+    return (("dna", DNA), ("protein", protein))

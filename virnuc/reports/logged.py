@@ -1,0 +1,135 @@
+"""The sections that show what each side's evaluation logged: a row a figure, a column a side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from virnuc.reports.content import UNKNOWN, Document, Section, Table, number, with_interval
+
+_CALIBRATION = {
+    "Temperature, fitted on validation": "test/calibrated/temperature",
+    "Brier score, calibrated ↓": "test/calibrated/brier",
+    "Calibration error ↓": "test/calibration/ece",
+    "… under perfect calibration": "test/calibration/ece_if_perfect",
+    "Calibration error, calibrated ↓": "test/calibrated/ece",
+    "Log loss, calibrated ↓": "test/calibrated/log_loss",
+}
+_PREVALENCE = {
+    "PR-AUC": "pr_auc",
+    "Precision at threshold 0.5": "precision",
+    "F1 at threshold 0.5": "f1",
+    "Threshold for 5 % false discoveries, set on validation": "threshold/value",
+    "False discoveries at that threshold": "threshold/false_discovery_rate",
+    "Recall at that threshold": "threshold/recall",
+}
+_CONTROLS = {
+    "Share of permutations of labels among genomes at least as good as the true labels": "test/control/permuted_p",
+    "Accuracy on shuffled sequences": "test/control/shuffled_accuracy",
+    "Test frames whose genome is in training": "test/leak/frames_sharing_a_genome",
+    "Test frames whose genome an encoder was trained on": "test/leak/frames_in_pretraining",
+    "Test frames with a similar protein in training": "test/relatives/frames_with_relative",
+    "Accuracy on these": "test/relatives/accuracy_with_relative",
+    "Accuracy on the others": "test/relatives/accuracy_without_relative",
+    "Alignment control: label of the nearest protein, where there is one": "test/relatives/best_hit_accuracy",
+    "Alignment control, and the model where there is none": "test/relatives/best_hit_or_model_accuracy",
+}
+_COVERAGE = {
+    "Accuracy, each genome counted alike": "test/macro/accuracy_by_genome",
+    "Accuracy, each group counted alike": "test/macro/accuracy_by_group",
+    "Genomes of one size that weigh as much (class with fewer)": "test/count/effective_genomes",
+    "Share of frames of the largest genome": "test/count/largest_genome_share",
+    "Share of frames of the ten largest genomes": "test/count/ten_largest_genomes_share",
+    "Chunks of the test genomes": "test/coverage/chunks",
+    "… with a frame": "test/coverage/covered",
+    "… without an open frame": "test/coverage/no_open_frame",
+    "… with open frames, but none in an annotated CDS": "test/coverage/no_cds_evidence",
+    "… with other bases than ACGT, in no accuracy here": "test/coverage/ambiguous_bases",
+    "Chunks without a frame that were scored, as predict scores them": "test/coverage/uncovered_scored",
+    "Accuracy over chunks with a frame, by these frames": "test/coverage/accuracy_of_covered_chunks",
+    "Accuracy over chunks without a frame": "test/coverage/accuracy_of_uncovered_chunks",
+    "Accuracy over chunks without an open frame": "test/coverage/accuracy_of_no_open_frame_chunks",
+    "Accuracy over chunks with open frames outside a CDS": "test/coverage/accuracy_of_no_cds_evidence_chunks",
+    "Accuracy over all chunks, each kind by its share": "test/coverage/accuracy_of_all_chunks",
+}
+
+
+@dataclass(frozen=True)
+class _Shown:
+    anchor: str
+    title: str
+    lines: Mapping[str, str]  # MLflow key by label
+    text: tuple[str, ...] = ()
+
+
+def logged_sections(document: Document) -> list[Section]:
+    """Return the sections on calibration, other prevalences, controls and coverage."""
+    other = {
+        f"{label}, {share} viral": f"test/{section}/{key}"
+        for share, section in (("5 %", "prevalence_05"), ("1 %", "prevalence_01"))
+        for label, key in _PREVALENCE.items()
+    }
+    shown = (
+        _Shown(
+            "calibration",
+            "Calibration",
+            _CALIBRATION,
+            ("The temperature changes probabilities and no call; raw figures stand in the table of metrics.",),
+        ),
+        _Shown(
+            "prevalence",
+            "If fewer frames were viral, as in real samples",
+            other,
+            ("Thresholds are chosen on validation frames weighted to the stated share, and tried on test frames.",),
+        ),
+        _Shown("controls", "Controls and relatives in training", _CONTROLS, tuple(_permuted(document))),
+        _Shown("coverage", "What the test set covers", _COVERAGE),
+    )
+    return [_section(one, document) for one in shown]
+
+
+def _permuted(document: Document) -> Iterable[str]:
+    """Yield what each side reaches where there is nothing, or nothing but composition, to be learned from."""
+    for side in document["sides"]:
+        logged = side["logged"]
+        if "test/control/permuted_roc_auc" not in logged:
+            continue
+        mean, low, high = (logged[f"test/control/permuted_roc_auc{end}"] for end in ("", "_low", "_high"))
+        chance = "at chance, as it must be"
+        if not logged["test/control/permuted_at_chance"]:
+            chance = "NOT at chance: something other than labels is counted"
+        yield (
+            f"{side['name']}: with labels permuted among genomes ROC-AUC is {mean:.3f} (95 % of permutations {low:.3f} "
+            f"to {high:.3f}), {chance}."
+        )
+        if (shuffled := logged.get("test/control/shuffled_roc_auc")) is not None:
+            true = number(side["metrics"]["frames"]["roc_auc"]["value"])
+            yield (
+                f"{side['name']}: on sequences in random order ROC-AUC is {shuffled:.3f}, which is what composition "
+                f"alone gives, against {true} on the true ones."
+            )
+
+
+def _section(shown: _Shown, document: Document) -> Section:
+    sides = [side for side in document["sides"] if side["logged"]]
+    rows = tuple(
+        (label, *(_cell(key, side["logged"]) for side in sides))
+        for label, key in shown.lines.items()
+        if any(side["logged"].get(key) is not None for side in sides)
+    )
+    if not rows:
+        return Section(shown.anchor, shown.title)
+    table = Table("", ("", *(side["name"] for side in sides)), rows)
+    return Section(shown.anchor, shown.title, shown.text, (table,))
+
+
+def _cell(key: str, logged: Mapping[str, Any]) -> str:
+    """Return a figure with its interval where one was logged; counts are whole numbers."""
+    value = logged.get(key)
+    if value is None:
+        return UNKNOWN
+    whole = key.startswith("test/leak") or key.endswith("frames_with_relative")
+    if whole or ("test/coverage" in key and "accuracy" not in key):
+        return f"{value:,.0f}"
+    return with_interval({"value": value, "low": logged.get(f"{key}_low"), "high": logged.get(f"{key}_high")})
