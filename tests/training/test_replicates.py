@@ -3,6 +3,7 @@
 import math
 import statistics
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -144,6 +145,7 @@ def test_replicates_whose_loss_is_no_number_stop(sample, tmp_path):
         train(sample.features, sample.split, quick(lr=1e30, replicates=2), tmp_path)
 
 
+@hypothesis.settings(max_examples=25, deadline=None)
 @given(
     count=st.integers(1, 4),
     rows=st.integers(2, 9),

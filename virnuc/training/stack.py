@@ -2,9 +2,9 @@
 
 Their weights lie side by side, so one product serves the hidden layers of all, and each operation is launched once. A
 classifier's own parameters are views of the stack: its own optimizer moves them, and its state dict is what it would
-be alone. Each draws its dropout from a generator of its own. One trained alone gives the same bits, where the matrix
-product of the processor does not depend on how many columns it has (so it is on the CPUs tried); elsewhere the same
-within rounding.
+be alone. Each draws its dropout from a generator of its own. One trained alone gives the same bits on the
+CPUs tried, but within rounding where a batch has fewer than 400 products (rows x hidden units x 2), for which torch has
+another kernel.
 """
 
 from __future__ import annotations
