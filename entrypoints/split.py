@@ -17,23 +17,25 @@ if TYPE_CHECKING:
 def split(settings: SplitSettings, tracker: Tracker) -> Split:
     """Decide once which frames are for training, validation and testing.
 
-    Whole genomes stay together by default, so that no test frame comes from a genome in training.
+    Whole genomes stay together by default. What the test frames share with training is measured for any unit.
     """
     from virnuc.splits.assignment import split as split_frames
 
     done = split_frames(settings)
     tracker.dataset("split", Path(settings.out), done.digest, "output")
     tracker.file(Path(settings.out) / "test_metadata.json")
-    frames, genomes = done.metadata["frames"], done.metadata["genomes"]
-    shared = done.metadata["test_frames_sharing_a_genome_with_training"]
+    frames, genomes, leakage = (done.metadata[name] for name in ("frames", "genomes", "leakage"))
     tracker.metrics({f"split/{part}_frames": float(count) for part, count in frames.items()})
-    tracker.metrics({"split/test_frames_sharing_a_genome_with_training": float(shared)})
-    parts = ", ".join(
-        f"{part} {frames[part]:,} frames of {genomes[part]:,} genomes" for part in ("train", "val", "test")
-    )
+    tracker.metrics({f"split/leakage/{name}": float(count) for name, count in leakage.items() if type(count) is int})
+    parts = ", ".join(f"{part} {frames[part]:,} frames of {genomes[part]:,} genomes" for part in frames)
     say(f"split      {parts} in {settings.out}")
-    if shared:
-        say(f"split      WARNING: {shared:,} test frames share a genome with training (unit {settings.unit})")
+    counted = [f"{leakage['frames_sharing_a_genome']:,} share a genome with training"]
+    if "frames_with_a_similar_protein" in leakage:
+        counted.append(f"{leakage['frames_with_identical_dna']:,} their DNA")
+        counted.append(f"{leakage['frames_with_a_similar_protein']:,} have a similar protein there")
+    say(f"split      of {frames['test']:,} test frames {', '.join(counted)} (by {leakage['method']})")
+    for caveat in done.metadata["caveats"]:
+        say(f"split      WARNING: {caveat}")
     return done
 
 

@@ -4,14 +4,14 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from virnuc.errors import DataError, UsageError
 from virnuc.features.shards import write_shard
 from virnuc.sequences.frames import read_chunks, uncovered_shards
 from virnuc.settings import SplitSettings
-from virnuc.splits.assignment import Split, assign, assignment_digest, split
+from virnuc.splits.assignment import Split, assignment_digest, split
+
+OTHERS = ("archaea", "bacteria", "fungi", "invertebrate", "plant", "protozoa", "vertebrate_mammalian")
 
 
 def run(source, out, **changes) -> Split:
@@ -25,7 +25,7 @@ def default(frames, tmp_path_factory) -> Split:
 
 def test_no_genome_is_in_two_parts(default):
     assert default.table.groupby("genome")["part"].nunique().max() == 1
-    assert default.metadata["test_frames_sharing_a_genome_with_training"] == 0
+    assert default.metadata["leakage"]["frames_sharing_a_genome"] == 0
 
 
 def test_parts_have_their_shares_and_both_classes(default):
@@ -94,7 +94,8 @@ def test_test_frames_lie_apart_as_fasta(default):
 
 def test_unit_frame_leaks_and_says_so(frames, tmp_path):
     leaking = run(frames, tmp_path / "leaking", unit="frame")
-    assert leaking.metadata["test_frames_sharing_a_genome_with_training"] > 1000
+    assert leaking.metadata["leakage"]["frames_sharing_a_genome"] > 1000
+    assert "test frames share a genome with training" in " ".join(leaking.metadata["caveats"])
 
 
 def test_a_finished_split_is_reused_and_other_parameters_are_refused(frames, default):
@@ -127,49 +128,99 @@ def test_a_changed_assignment_is_noticed(frames, tmp_path):
         Split.open(done.directory)
 
 
-def test_fractions_that_leave_a_part_empty(frames, tmp_path):
-    with pytest.raises(UsageError, match="leave the test part without"):
-        run(frames, tmp_path / "empty", test_fraction=0.00001)
+def test_fractions_that_leave_nothing_to_train_on(frames, tmp_path):
     with pytest.raises(UsageError, match="leave nothing to train on"):
         run(frames, tmp_path / "none", test_fraction=0.5, val_fraction=0.5)
 
 
-def test_virnucpros_features_are_split_by_genome_and_by_file(tmp_path):
-    """Without a manifest, as VirNucPro left them; a label is in the tensor file, never in a directory's name."""
-    source = tmp_path / "features"
+def test_relatives_are_of_the_test_frames_and_of_training(default):
+    relatives = default.relatives()
+    assert relatives["frame_id"].tolist() == default.frame_ids("test")
+    related = relatives[relatives["nearest"] != ""]
+    assert len(related) == default.metadata["leakage"]["frames_with_a_similar_protein"] > 100
+    trained = default.table[default.table["part"].isin(["train", "val"])].set_index("frame_id")
+    assert (trained.loc[related["nearest"], "label"].to_numpy() == related["label"].to_numpy()).all()
+    assert related["identity"].between(0, 1).all()
+
+
+def test_a_cluster_is_never_divided(frames, tmp_path):
+    clustered = run(frames, tmp_path / "clustered", unit="cluster", identity=0.9)
+    described = clustered.metadata["clusters"]
+    assert clustered.table.groupby("genome")["part"].nunique().max() == 1
+    assert described["clusters"] < described["genomes"] == clustered.table["genome"].nunique()
+    assert clustered.metadata["leakage"]["frames_with_identical_protein"] == 0
+    with pytest.raises(DataError, match=r"identity=0\.9, not 0\.5"):
+        run(frames, tmp_path / "clustered", unit="cluster")
+
+
+def test_a_table_of_genomes_joins_records_of_frames(frames, default, tmp_path):
+    """Two phages of one table row's genome follow each other; the rest keeps its own genomes."""
+    one, other = (default.table.loc[default.table["part"] == part, "record"].iloc[-1] for part in ("train", "test"))
+    (tmp_path / "genomes.tsv").write_text(f"record\tgenome\tlineage\n{one}\tjoined\tMade up\n{other}\tjoined\t\n")
+    joined = run(frames, tmp_path / "split", genomes=str(tmp_path / "genomes.tsv"))
+    mine = joined.table[joined.table["record"].isin([one, other])]
+    assert set(mine["genome"]) == {"joined"}
+    assert mine["part"].nunique() == 1
+    assert set(mine.loc[mine["record"] == one, "lineage"]) == {"Made up"}
+    rest = joined.table["record"].isin([one, other])
+    assert (joined.table.loc[~rest, "genome"].to_numpy() == default.table.loc[~rest, "genome"].to_numpy()).all()
+    assert joined.metadata["records_by_source_of_genome"]["table"] == 2
+
+
+@pytest.fixture(scope="module")
+def virnucpro(tmp_path_factory):
+    """VirNucPro's own layout, as features_extract.py and merge_data leave it: 105 + 105 files in 91 folders.
+
+    One folder holds all viral files. The others were drawn from all divisions, so most folders hold one or two. Files
+    are cuts of one FASTA: the last genome of one goes on in the next of its folder. There is no manifest.
+    """
+    source = tmp_path_factory.mktemp("virnucpro") / "data_merge"
+    folders = [f"{group}.{number}.1_merged" for group in OTHERS for number in range(1, 14)][:90]
+    shards = {"viral.1.1_merged": range(105)} | {name: range(1 + (n < 15)) for n, name in enumerate(folders)}
     generator = torch.Generator().manual_seed(1)
-    for group, label in (("viral", 1), ("non_viral", 0)):
-        for file in range(12):
-            ids = [f"{group}{file}.{row // 5}_chunk_{row}F1" for row in range(20)]
-            data = torch.randn(20, 2048, generator=generator)
-            write_shard(source / f"{group}_merged" / f"output_{file}_merged.pt", ids, data, label)
-    by_genome = run(source, tmp_path / "genome")
-    assert by_genome.table.groupby("genome")["part"].nunique().max() == 1
-    assert by_genome.table.groupby("group")["label"].first().to_dict() == {"viral": 1, "non_viral": 0}
-    by_file = run(source, tmp_path / "file", unit="file")
-    links = sorted(path for name in ("viral", "non_viral") for path in (by_file.directory / name).iterdir())
-    assert len(links) == len(by_file.metadata["test_files"]) > 1
+    for folder, numbers in shards.items():
+        name, label = folder.removesuffix("_merged"), int(folder.startswith("viral"))
+        for number in numbers:
+            rows = range(10 * number, 10 * number + 10)
+            ids = [f"NZ_{name.replace('.', '_')}_{(row + 2) // 10}.1_chunk_{row}F1" for row in rows]
+            data = torch.randn(10, 2048, generator=generator)
+            (source / folder).mkdir(parents=True, exist_ok=True)
+            torch.save({"ids": ids, "data": data, "labels": [label]}, source / folder / f"output_{number}_merged.pt")
+    return source
+
+
+def test_virnucpros_features_are_split_by_file_as_virnucpro_does(virnucpro, tmp_path):
+    by_file = run(virnucpro, tmp_path / "file", unit="file")
+    groups = by_file.table.groupby("group", observed=True)["label"].first().to_dict()
+    assert groups == {"viral": 1} | dict.fromkeys(OTHERS, 0)
+    tested = by_file.metadata["test_files"]
+    folders = [name.split("/")[0] for name in tested]
+    assert folders.count("viral.1.1_merged") == 10
+    others = [folder for folder in folders if not folder.startswith("viral")]
+    assert len(others) == len(set(others)) >= 7  # of every group, each from a folder of its own
+    assert by_file.metadata["groups_without_a_test_unit"] == []
+    links = [path for name in ("viral", "non_viral") for path in (by_file.directory / name).iterdir()]
+    assert len(links) == len(tested)
     assert all(link.is_symlink() and link.resolve().is_file() for link in links)
     assert {path.parent.name == "viral" for path in links} == {True, False}
 
 
-@given(
-    sizes=st.lists(st.tuples(st.integers(1, 40), st.sampled_from(["a", "b"])), min_size=12, max_size=40),
-    seed=st.integers(0, 100),
-)
-@settings(max_examples=60, deadline=None)
-def test_each_group_comes_as_near_to_its_share_as_its_units_let_it(sizes, seed):
-    rows = [
-        {"frame_id": f"{unit}_{row}", "genome": str(unit), "group": group, "label": int(group == "a"), "file": "x"}
-        for unit, (size, group) in enumerate(sizes)
-        for row in range(size)
-    ]
-    table = pd.DataFrame(rows)
-    try:
-        assign(table, SplitSettings(test_fraction=0.25, val_fraction=0.25, seed=seed))
-    except UsageError:
-        return  # too few units for three parts of both classes, and said so
-    assert table.groupby("genome")["part"].nunique().max() == 1
-    for _, group in table.groupby("group"):
-        largest = group["genome"].value_counts().max()
-        assert abs((group["part"] == "test").sum() - 0.25 * len(group)) <= largest
+def test_frames_of_genomes_on_both_sides_leave_training_and_are_counted(virnucpro, tmp_path):
+    dropped, kept = (run(virnucpro, tmp_path / how, unit="file", straddling=how) for how in ("drop", "keep"))
+    assert len(dropped.table) == len(kept.table) == 2100
+    assert (dropped.table["part"] == "left_out").sum() == dropped.metadata["left_out"] > 10
+    assert sum(dropped.metadata["frames"].values()) + dropped.metadata["left_out"] == 2100
+    assert dropped.metadata["leakage"]["frames_sharing_a_genome"] == 0
+    assert kept.metadata["leakage"]["frames_sharing_a_genome"] > 10
+    assert (dropped.table["part"] == "test").tolist() == (kept.table["part"] == "test").tolist()
+
+
+def test_virnucpros_features_are_split_by_genome(virnucpro, tmp_path):
+    by_genome = run(virnucpro, tmp_path / "genome")
+    assert by_genome.table.groupby("genome", observed=True)["part"].nunique().max() == 1
+    alone = by_genome.table["record"].nunique()
+    assert f"{alone:,} records count as a genome each" in by_genome.metadata["caveats"][0]
+    assert "method" in by_genome.metadata["leakage"]
+    assert by_genome.relatives() is None
+    with pytest.raises(DataError, match="hold no sequences to cluster"):
+        run(virnucpro, tmp_path / "cluster", unit="cluster")

@@ -22,7 +22,7 @@ from virnuc.errors import DataError, UsageError
 from virnuc.features.shards import read_shard, write_shard
 from virnuc.sequences.frames import frame_shards, read_frames
 from virnuc.settings import ExtractSettings
-from virnuc.storage.directory import Claim, ShardedOutput
+from virnuc.storage.directory import Claim, OutputDirectory
 from virnuc.storage.manifest import Manifest, read_manifest, verify_shards
 
 Progress = Callable[[str, int, int], None]  # called with what is being made, how many frames are done, and of how many
@@ -120,8 +120,8 @@ def _embed_all(
     )
     facts = encoder.provenance.asdict()
     parameters = {"encoder" if key == "name" else key: facts[key] for key in _DECIDES}
-    output = ShardedOutput(Path(settings.out) / encoder.name, "embeddings", parameters, {"frames": digest})
-    manifest = output.finished()
+    output = OutputDirectory(Path(settings.out) / encoder.name, "embeddings", parameters, {"frames": digest})
+    manifest = output.shared()
     if manifest is None:
         _fill(output, encoder, shards, settings.batch_tokens, progress)
         details = {
@@ -130,12 +130,12 @@ def _embed_all(
             "batch_tokens": encoder.tokens_at_once(settings.batch_tokens),
         }
         rows = {shard.half: shard.rows for shard in shards}
-        manifest = output.finish(rows, _count(shards, encoder.provenance), details)
+        manifest = output.complete_shared(rows, _count(shards, encoder.provenance), details)
     return _Half(output.directory, manifest)
 
 
 def _fill(
-    output: ShardedOutput, encoder: Encoder, shards: Sequence[FrameShard], batch_tokens: int, progress: Progress
+    output: OutputDirectory, encoder: Encoder, shards: Sequence[FrameShard], batch_tokens: int, progress: Progress
 ) -> None:
     """Write the shards that are missing: while one is computed, the next is read and the last one written."""
     jobs = _jobs(output, encoder, shards)
@@ -161,7 +161,7 @@ def _fill(
             written.result()
 
 
-def _jobs(output: ShardedOutput, encoder: Encoder, shards: Sequence[FrameShard]) -> Iterator[_Job]:
+def _jobs(output: OutputDirectory, encoder: Encoder, shards: Sequence[FrameShard]) -> Iterator[_Job]:
     """Claim, read and tokenise shards, one when it is asked for."""
     by_name = {shard.half: shard for shard in shards}
     for claim in output.claims(list(by_name)):
@@ -194,13 +194,13 @@ def _merge_all(
 ) -> Manifest:
     """Write the feature set of two halves: each frame's DNA vector, then its protein vector."""
     halves = {"dna": dna, "protein": protein}
-    output = ShardedOutput(
+    output = OutputDirectory(
         out / f"{dna.directory.name}+{protein.directory.name}",
         "features",
         {kind: half.manifest.parameters for kind, half in halves.items()},
         {kind: half.manifest.digest for kind, half in halves.items()} | dna.manifest.inputs,
     )
-    manifest = output.finished()
+    manifest = output.shared()
     if manifest is not None:
         return manifest
     for half in halves.values():
@@ -220,7 +220,9 @@ def _merge_all(
         **dna.manifest.counts,
         "truncated": {kind: half.manifest.counts["truncated"] for kind, half in halves.items()},
     }
-    return output.finish({shard.merged: shard.rows for shard in shards}, counts, provenance | dimensions | facts)
+    return output.complete_shared(
+        {shard.merged: shard.rows for shard in shards}, counts, provenance | dimensions | facts
+    )
 
 
 def _merge(dna: Path, protein: Path, target: Path) -> None:

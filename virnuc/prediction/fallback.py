@@ -7,7 +7,6 @@ was part of its training, and on vectors of the same DNA encoder, whose weights 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from virnuc.prediction.scorer import (
     save_fallback,
 )
 from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
+from virnuc.storage.draws import draw
 from virnuc.training.checkpoint import Checkpoint
 
 MOST_CHUNKS = 2000  # scored to measure an accuracy; a sample is drawn if there are more
@@ -49,7 +49,7 @@ def sample_chunks(chunks: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
     """Return at most `most` rows, those with the smallest seeded hash, in their order; a row is hashed by itself."""
     if len(chunks) <= most:
         return chunks
-    drawn = [hashlib.blake2b(f"{seed}/{name}".encode()).digest() for name in chunks["chunk_id"]]
+    drawn = [draw(seed, name) for name in chunks["chunk_id"]]
     return chunks.iloc[np.sort(np.argsort(np.array(drawn), kind="stable")[:most])].reset_index(drop=True)
 
 

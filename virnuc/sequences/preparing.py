@@ -11,7 +11,6 @@ together from those records, and the manifest is written last.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections import Counter
@@ -41,6 +40,7 @@ from virnuc.sequences.genomes import GENOME_TABLE, TableRow, read_genome_table, 
 from virnuc.sequences.reading import read_records
 from virnuc.sequences.sources import SourceFile, find_sources
 from virnuc.settings import PrepareSettings
+from virnuc.storage.draws import draw
 from virnuc.storage.files import atomic_path, exclusive, remove_leftovers, sha256_file, write_text
 from virnuc.storage.manifest import Manifest, check_reusable, describe_shard, has_manifest
 
@@ -278,24 +278,20 @@ def _balance(shards: list[Path], out: Path, seed: int) -> None:
     """
     path = out / _PROGRESS / "balance.json"
     if not path.is_file():
-        hashes = {label: [] for label in (0, 1)}  # type: dict[int, list[int]]
+        hashes: dict[int, list[str]] = {0: [], 1: []}
         for shard in shards:
             table = read_frames(shard, ["frame_id", "label"])
             label = table["label"][0].as_py()
-            hashes[label].extend(_draw(frame_id, seed) for frame_id in table["frame_id"].to_pylist())
+            hashes[label].extend(draw(seed, frame_id) for frame_id in table["frame_id"].to_pylist())
         larger = max(hashes, key=lambda label: len(hashes[label]))
         highest = sorted(hashes[larger])[len(hashes[1 - larger]) - 1]
         write_text(path, json.dumps({"label": larger, "highest": highest}))
-    draw = json.loads(path.read_text(encoding="utf-8"))
+    drawn = json.loads(path.read_text(encoding="utf-8"))
     for shard in shards:
         table = read_frames(shard)
-        if table.num_rows and table["label"][0].as_py() == draw["label"]:
-            kept = [_draw(frame_id, seed) <= draw["highest"] for frame_id in table["frame_id"].to_pylist()]
+        if table.num_rows and table["label"][0].as_py() == drawn["label"]:
+            kept = [draw(seed, frame_id) <= drawn["highest"] for frame_id in table["frame_id"].to_pylist()]
             _write_parquet(shard, table.filter(pa.array(kept)))
-
-
-def _draw(frame_id: str, seed: int) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{frame_id}".encode(), digest_size=8).digest(), "big")
 
 
 def _write_parquet(path: Path, table: pa.Table) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 
 from virnuc.errors import UsageError
 from virnuc.sequences.frames import FRAME_SCHEMA, GENOMES, frame_shards, read_frames
+from virnuc.storage.draws import draw
 from virnuc.storage.files import atomic_path, exclusive
 from virnuc.storage.manifest import Manifest, check_reusable, describe_shard, has_manifest, read_manifest
 
@@ -51,7 +51,7 @@ def sample_frames(source: Path, out: Path, rows: int, seed: int) -> Manifest:
 
 def _draw(table: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
     """Return half of the rows from each class: each genome's first frame by hash before any second one."""
-    order = [hashlib.blake2b(f"{seed}/{frame_id}".encode()).hexdigest() for frame_id in table["frame_id"]]
+    order = [draw(seed, frame_id) for frame_id in table["frame_id"]]
     table = table.assign(order=order).sort_values("order", ignore_index=True)
     table["turn"] = table.groupby("genome").cumcount()
     table = table.sort_values(["turn", "order"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -71,18 +72,45 @@ class SplitSettings(Settings):
     val_fraction: float = option(0.1, "Share of the frames for validation.", above=0, below=1)
     unit: str = option(
         "genome",
-        "What is kept together: genome; file, as in VirNucPro; frame, which leaks, with a warning.",
-        choices=("genome", "file", "frame"),
+        "What is kept together: genome; cluster, genomes that share similar sequences; lineage, a clade or everything "
+        "after a date is for testing; file, as in VirNucPro; record and frame, which leak, with a warning.",
+        choices=("genome", "cluster", "lineage", "file", "record", "frame"),
+    )
+    clade: str = option("", "Name of the organism or taxon that unit lineage holds out for testing.")
+    after: str = option("", "Unit lineage holds out genomes deposited after this date (YYYY-MM-DD) for testing.")
+    identity: float = option(
+        0.5, "Identity of two sequences from which on unit cluster takes them for similar.", above=0, maximum=1
+    )
+    coverage: float = option(
+        0.5, "Share of both sequences that an alignment must cover for unit cluster.", above=0, maximum=1
+    )
+    straddling: str = option(
+        "drop",
+        "With unit file, drop leaves frames out of training whose genome is in a test file too; keep keeps them.",
+        choices=("drop", "keep"),
+    )
+    genomes: str = option(
+        "",
+        "Table of records and their genomes (genomes.tsv), for features or to correct frames.",
+        decisive=False,  # its digest is
     )
     seed: int = seed("Seed of the assignment.")
     out: str = out("data/test_set", "Directory for the split.")
 
     def __post_init__(self) -> None:
-        """Check that something is left to train on."""
+        """Check that something is left to train on, and that unit lineage is told what to hold out."""
         super().__post_init__()
         _check(
             self.test_fraction + self.val_fraction < 1,
             f"--test-fraction {self.test_fraction} and --val-fraction {self.val_fraction} leave nothing to train on",
+        )
+        _check(
+            bool(self.clade) + bool(self.after) == (self.unit == "lineage"),
+            "--unit lineage goes with either --clade NAME or --after DATE, other units with neither",
+        )
+        _check(
+            not self.after or re.fullmatch(r"\d{4}-\d\d-\d\d", self.after) is not None,
+            f"--after {self.after}: write the date as YYYY-MM-DD",
         )
 
 

@@ -1,15 +1,9 @@
-"""`split`: which frames are for training, validation and testing, decided once for every feature set.
-
-Within each group (and so each label) the units are taken in an order that a hash of the seed and the unit's name
-gives, and each goes into the test part if that brings the part nearer to its share; validation is cut from the
-rest in the same way. The assignment depends on ids and seed alone: not on file order, shards or a random state.
-"""
+"""`split`: which frames are for training, validation and testing, decided once for every feature set."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,22 +14,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from virnuc.errors import DataError, UsageError
-from virnuc.features.feature_set import FeatureSet
-from virnuc.sequences.frames import (
-    CHUNK_SCHEMA,
-    GENOMES,
-    UNCOVERED,
-    frame_shards,
-    read_chunks,
-    read_frames,
-    uncovered_shards,
-)
-from virnuc.sequences.genomes import name_genome
+from virnuc.errors import DataError
+from virnuc.sequences.frames import CHUNK_SCHEMA, read_chunks, uncovered_shards
+from virnuc.sequences.genomes import read_genome_table
 from virnuc.settings import SplitSettings
-from virnuc.splits.metadata import PARTS, describe_split
-from virnuc.storage.files import atomic_path, exclusive, remove_leftovers, write_text
-from virnuc.storage.manifest import MANIFEST, Manifest, check_reusable, describe_shard, has_manifest, read_manifest
+from virnuc.splits.leakage import RELATIVES, measure_leakage
+from virnuc.splits.metadata import describe_split
+from virnuc.splits.similarity import clusters_of_genomes
+from virnuc.splits.sources import Source, inputs_of, read_source
+from virnuc.splits.units import LEFT_OUT, PARTS, WHOLE_GENOMES, assign
+from virnuc.storage.directory import OutputDirectory
+from virnuc.storage.files import atomic_path, sha256_file, write_text
+from virnuc.storage.manifest import read_manifest
 from virnuc.storage.manifest import verify_shards as verify
 
 ASSIGNMENTS = "assignments.parquet"
@@ -44,6 +34,7 @@ CHUNKS = "uncovered.parquet"  # chunks without a frame of the genomes for valida
 COLUMNS = ("frame_id", "record", "genome", "organism", "lineage", "group", "label", "length", "part")
 _REPEATED = ("record", "genome", "organism", "lineage", "group", "part")  # kept once for all frames that share them
 _HASHED_AT_ONCE = 65_536  # lines
+_DECISIVE = {"lineage": ("clade", "after"), "cluster": ("identity", "coverage"), "file": ("straddling",)}  # by unit
 
 
 @dataclass(frozen=True)
@@ -90,7 +81,7 @@ class Split:
             return ""
         unit = str(self.metadata.get("unit"))
         made = "was made from features or a sample, which have none, or before they were kept"
-        return f"the split keeps no chunks without a frame: it {made if unit == 'genome' else f'has unit {unit}'}"
+        return f"the split keeps no chunks without a frame: it {made if unit in WHOLE_GENOMES else f'has unit {unit}'}"
 
     def uncovered(self, part: str) -> pd.DataFrame:
         """Return the chunks without a frame of the genomes of one part, `val` or `test`.
@@ -111,56 +102,31 @@ class Split:
         """Return the ids of one part's frames, in the order of `table`."""
         return list(self.table["frame_id"].iloc[self.rows[part]])
 
+    def relatives(self) -> pd.DataFrame | None:
+        """Return the nearest training frame of each test frame, as `measure_leakage` does; None for features."""
+        path = self.directory / RELATIVES
+        return pd.read_parquet(path) if path.is_file() else None
+
 
 def split(settings: SplitSettings) -> Split:
     """Assign the frames of a directory of frames or features, or return the split if it is already there.
 
     Raises:
-        UsageError: no such directory, or fractions that leave a part without one of the classes.
+        UsageError: no such directory, fractions that leave a part without one of the classes, a unit that the source
+            has no facts for, or a clade or date that nothing fits.
         DataError: the source is unfinished or damaged, or the split there was made from something else.
     """
     source, out = Path(settings.source), Path(settings.out)
-    parameters = {name: getattr(settings, name) for name in ("test_fraction", "val_fraction", "unit", "seed")}
-    frames = _is_frames(source)
-    digest = read_manifest(source, "frames").digest if frames else FeatureSet.open(source).digest
-    inputs = {"frames" if frames else "features": digest}
-    if frames and settings.unit == "genome" and has_manifest(source / UNCOVERED):
-        inputs["uncovered"] = read_manifest(source / UNCOVERED, "chunks").digest
-    with exclusive(out / ".lock"):
-        if has_manifest(out):
-            check_reusable(out, parameters, inputs, "split")
-            return Split.open(out)
-        remove_leftovers(out)
-        for name in ("viral", "non_viral"):  # of a split that was stopped, perhaps with other parameters
-            shutil.rmtree(out / name, ignore_errors=True)
-        table, sequences, coverage = _from_frames(source) if frames else _from_features(source)
-        assign(table, settings)
-        _write(out, source, table, sequences, coverage, settings, inputs)
+    names = ("test_fraction", "val_fraction", "unit", "seed", *_DECISIVE.get(settings.unit, ()))
+    inputs = inputs_of(source, settings.unit in WHOLE_GENOMES)
+    if settings.genomes:
+        inputs["genomes"] = sha256_file(Path(settings.genomes))
+    output = OutputDirectory(out, "split", {name: settings.plain()[name] for name in names}, inputs)
+    with output.alone() as finished:
+        if finished is None:
+            genomes = read_genome_table(Path(settings.genomes)) if settings.genomes else {}
+            _make(output, read_source(source, genomes), settings)
     return Split.open(out)
-
-
-def assign(table: pd.DataFrame, settings: SplitSettings) -> None:
-    """Fill the column `part` of a table of frames in place.
-
-    Raises:
-        UsageError: a part would hold no frame of one of the classes.
-    """
-    unit = {"genome": "genome", "file": "file", "frame": "frame_id"}[settings.unit]
-    table["part"] = "train"
-    for part, fraction in (("test", settings.test_fraction), ("val", settings.val_fraction)):
-        for _, stratum in table.groupby(["label", "group"], sort=True):
-            sizes = stratum.loc[stratum["part"] == "train", unit].value_counts()
-            chosen = _nearest(sizes.to_dict(), fraction * len(stratum), f"{settings.seed}/{part}")
-            table.loc[stratum.index[stratum[unit].isin(chosen) & (stratum["part"] == "train")], "part"] = part
-    for part in PARTS:
-        labels = set(table.loc[table["part"] == part, "label"])
-        if labels != {0, 1}:
-            which = "any frames" if not labels else "viral frames" if 0 in labels else "non-viral frames"
-            raise UsageError(
-                f"these fractions leave the {part} part without {which}: "
-                f"change --test-fraction {settings.test_fraction}, --val-fraction {settings.val_fraction} "
-                f"or --unit {settings.unit}, or add genomes of both classes"
-            )
 
 
 def assignment_digest(table: pa.Table) -> str:
@@ -177,126 +143,67 @@ def assignment_digest(table: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def _nearest(sizes: dict[str, int], target: float, salt: str) -> set[str]:
-    """Take units in hashed order, each only if it brings the sum of sizes nearer to the target."""
-    chosen, total = set(), 0
-    for unit in sorted(sizes, key=lambda name: hashlib.blake2b(f"{salt}/{name}".encode()).digest()):
-        if abs(total + sizes[unit] - target) < abs(total - target):
-            chosen.add(unit)
-            total += sizes[unit]
-    return chosen
-
-
-def _is_frames(source: Path) -> bool:
-    if not source.is_dir():
-        raise UsageError(f"{source}: no such directory; --source wants frames or a feature set")
-    return (source / MANIFEST).is_file() and read_manifest(source, "frames", "features").kind == "frames"
-
-
-def _from_frames(source: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Return the table, the sequences beside it and the counts of each genome's chunks."""
-    manifest = read_manifest(source, "frames")
-    genomes = pd.read_parquet(source / GENOMES)
-    columns = ["frame_id", "record", "genome", "organism", "lineage", "group", "label", "nucleotide", "protein"]
-    parts = [read_frames(path, columns).to_pandas().assign(file=path.name) for path in frame_shards(source)]
-    table = pd.concat(parts, ignore_index=True)
-    lengths = genomes.set_index("record")["length"].clip(upper=manifest.parameters["chunk_size"])
-    table["length"] = table["record"].map(lengths)
-    return table, table[["nucleotide", "protein"]], genomes
-
-
-def _from_features(source: Path) -> tuple[pd.DataFrame, None, None]:
-    """Return the table of a feature set, whose ids alone tell genome and chunk."""
-    features = FeatureSet.open(source)
-    parts = [
-        pd.DataFrame(
-            {
-                "frame_id": shard.ids,
-                "record": [_record_of(frame_id, shard.path) for frame_id in shard.ids],
-                "organism": "",
-                "lineage": "",
-                "group": shard.path.parent.name.removesuffix("_merged"),
-                "label": shard.label,
-                "file": shard.path.relative_to(source).as_posix(),
-                "length": 0,
-            }
+def _make(output: OutputDirectory, source: Source, settings: SplitSettings) -> None:
+    """Assign the frames, measure what leaks, and write everything but the manifest; then that."""
+    table, sequences = source.table, source.sequences
+    if settings.unit == "cluster":
+        if sequences is None:
+            raise DataError(f"{settings.source}: features hold no sequences to cluster; split their frames")
+        similarity = (settings.identity, settings.coverage)
+        table["cluster"] = clusters_of_genomes(
+            table["genome"], sequences["protein"].tolist(), sequences["nucleotide"].tolist(), *similarity
         )
-        for shard in features.shards
-    ]
-    table = pd.concat(parts, ignore_index=True)
-    genomes = {record: name_genome(record).name for record in table["record"].unique()}
-    table["genome"] = table["record"].map(genomes)
-    return table, None, None
-
-
-def _record_of(frame_id: str, path: Path) -> str:
-    record, separator, _ = frame_id.rpartition("_chunk_")
-    if not separator:
-        raise DataError(f"{path}: the id {frame_id!r} is not ACCESSION_chunk_K, so its record is not known")
-    return record
-
-
-def _write(
-    out: Path,
-    source: Path,
-    table: pd.DataFrame,
-    sequences: pd.DataFrame | None,
-    genomes: pd.DataFrame | None,
-    settings: SplitSettings,
-    inputs: dict[str, str],
-) -> None:
-    assignments = table[list(COLUMNS)]
-    metadata = describe_split(table, sequences, genomes, settings)
-    metadata["digest"] = assignment_digest(pa.Table.from_pandas(assignments[["frame_id", "part"]]))
+    assign(table, settings, source.deposited)
+    leakage, relatives = measure_leakage(table, sequences)
+    metadata = describe_split(source, settings, leakage)
+    metadata["digest"] = assignment_digest(pa.Table.from_pandas(table[["frame_id", "part"]]))
+    out = output.directory
     with atomic_path(out / ASSIGNMENTS) as temporary:
-        assignments.astype({"label": "int8"}).to_parquet(temporary, index=False)
+        table[list(COLUMNS)].astype({"label": "int8"}).to_parquet(temporary, index=False)
     write_text(out / METADATA, json.dumps(metadata, indent=1) + "\n")
-    written = [(out / ASSIGNMENTS, len(table)), (out / METADATA, 1)]
+    written = {ASSIGNMENTS: len(table), METADATA: 1}
+    if relatives is not None:
+        with atomic_path(out / RELATIVES) as temporary:
+            relatives.to_parquet(temporary, index=False)
+        written[RELATIVES] = len(relatives)
     if settings.unit == "file":
-        _link_test_shards(out, source, table)
+        _link_test_shards(out, Path(settings.source), table)
     elif sequences is not None:
-        written += _write_test_sequences(out, table.assign(**{name: sequences[name] for name in sequences}))
-    if "uncovered" in inputs:
-        written.append(_write_uncovered(out, source, table))
-    Manifest(
-        kind="split",
-        parameters={name: getattr(settings, name) for name in ("test_fraction", "val_fraction", "unit", "seed")},
-        inputs=inputs,
-        counts={
-            "in": {"frames": len(table)},
-            "out": {part: int((table["part"] == part).sum()) for part in PARTS},
-            "dropped": {},
-        },
-        shards=tuple(describe_shard(out, path, rows) for path, rows in written),
-        details={"split_digest": metadata["digest"]},
-    ).write(out)
+        written |= _write_test_sequences(out, table.assign(**{name: sequences[name] for name in sequences}))
+    if "uncovered" in output.inputs:
+        written[CHUNKS] = _write_uncovered(out, Path(settings.source), table)
+    counts = {
+        "in": {"frames": len(table)},
+        "out": metadata["frames"],
+        "dropped": {"frames_of_genomes_on_both_sides": int((table["part"] == LEFT_OUT).sum())},
+    }
+    output.complete(written, counts, {"split_digest": metadata["digest"]})
 
 
-def _write_uncovered(out: Path, source: Path, table: pd.DataFrame) -> tuple[Path, int]:
+def _write_uncovered(out: Path, source: Path, table: pd.DataFrame) -> int:
     """Write the chunks without a frame of the genomes for validation and testing; training has no use for them."""
-    part_of = table.drop_duplicates("genome").set_index("genome")["part"]
+    part_of = table.drop_duplicates("record").set_index("record")["part"]
     kept = [pd.DataFrame(columns=[*CHUNK_SCHEMA.names, "part"])]
     for path in uncovered_shards(source):
         chunks = read_chunks(path).to_pandas()
-        chunks["part"] = chunks["genome"].map(part_of)
+        chunks["part"] = chunks["record"].map(part_of)
         kept.append(chunks[chunks["part"].isin(["val", "test"])])
     schema = CHUNK_SCHEMA.append(pa.field("part", pa.string()))
     chosen = pa.Table.from_pandas(pd.concat(kept, ignore_index=True), schema=schema, preserve_index=False)
     with atomic_path(out / CHUNKS) as temporary:
         pq.write_table(chosen, temporary, compression="zstd")
-    return out / CHUNKS, len(chosen)
+    return len(chosen)
 
 
-def _write_test_sequences(out: Path, table: pd.DataFrame) -> list[tuple[Path, int]]:
-    """Write the test frames as FASTA, DNA and protein, apart by label."""
-    written = []
+def _write_test_sequences(out: Path, table: pd.DataFrame) -> dict[str, int]:
+    """Write the test frames as FASTA, DNA and protein, apart by label; return their numbers by file."""
+    written = {}
     for label, name in ((1, "viral"), (0, "non_viral")):
         chosen = table[(table["part"] == "test") & (table["label"] == label)]
         for column, suffix in (("nucleotide", "fna"), ("protein", "faa")):
-            path = out / name / f"frames.{suffix}"
             text = "".join(f">{i}\n{s}\n" for i, s in zip(chosen["frame_id"], chosen[column], strict=True))
-            write_text(path, text)
-            written.append((path, len(chosen)))
+            write_text(out / name / f"frames.{suffix}", text)
+            written[f"{name}/frames.{suffix}"] = len(chosen)
     return written
 
 

@@ -9,21 +9,22 @@ import pandas as pd
 from scipy.stats import ks_2samp
 
 from virnuc.settings import SplitSettings
+from virnuc.splits.similarity import method
+from virnuc.splits.sources import Source, records_alone
+from virnuc.splits.units import LEFT_OUT, PARTS
 
-PARTS = ("train", "val", "test")
 _MOST_CATEGORIES = 50  # listed by name; the distance is over all of them
+_LARGE_CLUSTER = 0.1  # share of the frames from which on a cluster is worth a word
 
 
-def describe_split(
-    table: pd.DataFrame, sequences: pd.DataFrame | None, genomes: pd.DataFrame | None, settings: SplitSettings
-) -> dict[str, Any]:
+def describe_split(source: Source, settings: SplitSettings, leakage: dict[str, Any]) -> dict[str, Any]:
     """Return the metadata of an assigned table, without its digest.
 
-    `sequences` and `genomes` are None for features without frames; what needs them is then left out.
+    What needs sequences or chunks is left out for features.
     """
+    table = source.table
     test = table["part"] == "test"
-    parts = {"train": table[~test], "test": table[test]}  # here training includes validation
-    known = set(parts["train"]["genome"])
+    known = ~test & (table["part"] != LEFT_OUT)  # here training includes validation
     metadata: dict[str, Any] = {
         "seed": settings.seed,
         "unit": settings.unit,
@@ -31,14 +32,59 @@ def describe_split(
         "val_fraction": settings.val_fraction,
         "frames": {part: int((table["part"] == part).sum()) for part in PARTS},
         "genomes": {part: int(table.loc[table["part"] == part, "genome"].nunique()) for part in PARTS},
-        "train_files": _files(parts["train"]),
-        "test_files": _files(parts["test"]),
-        "test_frames_sharing_a_genome_with_training": int(parts["test"]["genome"].isin(known).sum()),
-        "distributions": _distributions(table, test, sequences),
+        "left_out": int((table["part"] == LEFT_OUT).sum()),
+        "train_files": _files(table[known]),
+        "test_files": _files(table[test]),
+        "groups_without_a_test_unit": sorted(set(table["group"]) - set(table.loc[test, "group"])),
+        "records_by_source_of_genome": {name: int(count) for name, count in source.found_in.items()},
+        "leakage": leakage,
+        "distributions": _distributions(table[test | known], test[test | known], source.sequences),
     }
-    if genomes is not None:
-        metadata["coverage"] = _coverage(genomes[genomes["genome"].isin(parts["test"]["genome"])])
+    if settings.unit == "cluster":
+        metadata["clusters"] = _clusters(table, settings)
+    if settings.unit == "lineage":
+        metadata["held_out"] = {"clade": settings.clade} if settings.clade else {"after": settings.after}
+    if source.records is not None:
+        tested = source.records["record"].isin(table.loc[test, "record"])
+        metadata["coverage"] = _coverage(source.records[tested])
+    metadata["caveats"] = _caveats(metadata, records_alone(source))
     return metadata
+
+
+def _clusters(table: pd.DataFrame, settings: SplitSettings) -> dict[str, Any]:
+    """Return how the clusters were made and how large they are."""
+    sizes = table["cluster"].value_counts()
+    genomes = table.groupby("cluster")["genome"].nunique()
+    return {
+        "method": method(),
+        "identity": settings.identity,
+        "coverage": settings.coverage,
+        "clusters": len(sizes),
+        "genomes": int(genomes.sum()),
+        "genomes_of_the_largest": int(genomes.max()),
+        "frames_of_the_largest": int(sizes.max()),
+    }
+
+
+def _caveats(metadata: dict[str, Any], alone: int) -> list[str]:
+    """Return what a reader of the split must know, a sentence each."""
+    found = []
+    if alone:
+        found.append(
+            f"{alone:,} records count as a genome each, because nothing says which genome they are of; parts of one "
+            "genome may lie on both sides (a table of genomes, --genomes, mends that)."
+        )
+    if groups := metadata["groups_without_a_test_unit"]:
+        found.append(f"No test frame is of {', '.join(groups)}: too few units of unit {metadata['unit']}.")
+    if shared := metadata["leakage"]["frames_sharing_a_genome"]:
+        found.append(f"{shared:,} test frames share a genome with training; every accuracy on them is too good.")
+    if left := metadata["left_out"]:
+        found.append(f"{left:,} frames were left out of training because their genome is in a test file too.")
+    clusters, frames = metadata.get("clusters"), sum(metadata["frames"].values())
+    if clusters and clusters["frames_of_the_largest"] > _LARGE_CLUSTER * frames:
+        share = clusters["frames_of_the_largest"] / frames
+        found.append(f"One cluster holds {share:.0%} of the frames; a higher --identity makes smaller ones.")
+    return found
 
 
 def _files(part: pd.DataFrame) -> dict[str, int]:
@@ -49,8 +95,8 @@ def _distributions(table: pd.DataFrame, test: pd.Series, sequences: pd.DataFrame
     origin = "lineage" if table["lineage"].any() else "organism" if table["organism"].any() else None
     described = {name: _categories(table[name], test) for name in ("label", "group", origin) if name}
     if sequences is not None:
-        lengths = sequences["nucleotide"].str.len()
-        gc = sequences["nucleotide"].str.count("[GC]") / lengths
+        dna = sequences.loc[table.index, "nucleotide"]
+        lengths, gc = dna.str.len(), dna.str.count("[GC]") / dna.str.len()
         described |= {"length": _numbers(lengths, test), "gc": _numbers(gc, test)}
     return described
 
@@ -84,11 +130,11 @@ def _numbers(values: pd.Series, test: pd.Series) -> dict[str, Any]:
     return {**quartiles, "kolmogorov_smirnov": round(float(distance), 6)}
 
 
-def _coverage(genomes: pd.DataFrame) -> dict[str, Any]:
+def _coverage(records: pd.DataFrame) -> dict[str, Any]:
     """Return how many chunks of the test genomes have a frame, over all and by group, and why the others have none."""
-    groups = genomes.groupby("group")[["chunks", "covered"]].sum()
+    groups = records.groupby("group")[["chunks", "covered"]].sum()
     counted = ("chunks", "covered", "no_open_frame", "no_cds_evidence", "ambiguous_bases")
     return {
-        **{name: int(genomes[name].sum()) for name in counted},
+        **{name: int(records[name].sum()) for name in counted},
         "by_group": {str(name): [int(row.chunks), int(row.covered)] for name, row in groups.iterrows()},
     }

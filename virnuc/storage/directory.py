@@ -1,7 +1,9 @@
-"""A directory of shards, written by one or several processes, each shard once; it can be interrupted and finished.
+"""The one directory that a stage writes: it can be left at any moment and finished by the same command.
 
-The manifest is written last. Until then `.progress/` holds the command that began the directory, so that no other
-command finishes it, and a lock for each shard. The kernel releases the locks of a killed process.
+The manifest is written last. Until then `.progress/` holds the command that began the directory, so that no other one
+finishes it, what the stage notes there for its own restart, and a lock for each claimed shard. One process works alone
+in a directory, or several share it, each claiming shards that no other has. The kernel drops the locks of a killed
+process.
 """
 
 from __future__ import annotations
@@ -9,16 +11,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from virnuc.errors import DataError
-from virnuc.storage.files import exclusive, write_text
-from virnuc.storage.manifest import Manifest, check_reusable, describe_shard, has_manifest
+from virnuc.storage.files import exclusive, remove_leftovers, write_text
+from virnuc.storage.manifest import FORMAT_VERSIONS, Manifest, check_reusable, describe_shard, has_manifest
 
-_WORK = ".progress"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -31,35 +33,43 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class ShardedOutput:
-    """A directory of shards, its parameters and its inputs."""
+class OutputDirectory:
+    """A directory, what it is to hold, and what that is made with and from."""
 
     directory: Path
     kind: str
     parameters: Mapping[str, Any]
-    inputs: Mapping[str, str]
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
-    def finished(self) -> Manifest | None:
-        """Return the manifest if the directory is finished; if it is not, record the command that fills it.
+    @property
+    def progress(self) -> Path:
+        """Directory of the notes for a restart; it goes when the manifest is written."""
+        return self.directory / ".progress"
+
+    @contextmanager
+    def alone(self) -> Iterator[Manifest | None]:
+        """Keep other processes out; yield the manifest of a finished directory, None for one that is to be filled.
 
         Raises:
             DataError: the directory was made or begun with other parameters or from other inputs.
         """
-        with exclusive(self.directory / ".lock"):
-            if has_manifest(self.directory):
-                return check_reusable(self.directory, self.parameters, self.inputs, self.kind)
-            path = self.directory / _WORK / "command.json"
-            command = json.dumps({"parameters": self.parameters, "inputs": self.inputs}, sort_keys=True)
-            if path.is_file() and path.read_text(encoding="utf-8") != command:
-                raise DataError(
-                    f"{self.directory}: begun with other parameters, weights or inputs; "
-                    "give another --out or delete the directory"
-                )
-            write_text(path, command)
-        return None
+        with exclusive(self.directory / _LOCK):
+            manifest = self._begin()
+            if manifest is None:
+                remove_leftovers(self.directory)
+            yield manifest
+
+    def shared(self) -> Manifest | None:
+        """Return the manifest of a finished directory, None for one that several processes may fill by `claims`.
+
+        Raises:
+            DataError: the directory was made or begun with other parameters or from other inputs.
+        """
+        with exclusive(self.directory / _LOCK):
+            return self._begin()
 
     def claims(self, names: Sequence[str]) -> Iterator[Claim]:
-        """Yield the shards still to be written, each locked; those that another process has locked come last."""
+        """Yield the shards that are still to be written, each locked; those in other hands are waited for last."""
         busy = []
         for name in names:
             if (self.directory / name).exists():
@@ -74,31 +84,52 @@ class ShardedOutput:
             if claim is not None:
                 yield claim
 
+    def complete(
+        self, rows: Mapping[str, int], counts: dict[str, Any], details: dict[str, Any] | None = None
+    ) -> Manifest:
+        """Write the manifest over files that are all there (path below the directory: rows), under `alone`."""
+        manifest = Manifest(
+            kind=self.kind,
+            parameters=dict(self.parameters),
+            inputs=dict(self.inputs),
+            counts=counts,
+            shards=tuple(describe_shard(self.directory, self.directory / name, count) for name, count in rows.items()),
+            details=details or {},
+        )
+        manifest.write(self.directory)
+        shutil.rmtree(self.progress, ignore_errors=True)
+        return manifest
+
+    def complete_shared(self, rows: Mapping[str, int], counts: dict[str, Any], details: dict[str, Any]) -> Manifest:
+        """Write the manifest of a shared directory, unless another process has done so."""
+        with exclusive(self.directory / _LOCK):
+            if has_manifest(self.directory):
+                return check_reusable(self.directory, self.parameters, self.inputs, self.kind)
+            return self.complete(rows, counts, details)
+
+    def _begin(self) -> Manifest | None:
+        if has_manifest(self.directory):
+            return check_reusable(self.directory, self.parameters, self.inputs, self.kind)
+        command: dict[str, Any] = {"parameters": dict(self.parameters), "inputs": dict(self.inputs)}
+        if FORMAT_VERSIONS[self.kind] > 1:
+            command["format_version"] = FORMAT_VERSIONS[self.kind]
+        path, text = self.progress / "command.json", json.dumps(command, sort_keys=True)
+        if path.is_file() and path.read_text(encoding="utf-8") != text:
+            raise DataError(
+                f"{self.directory}: begun with other parameters, weights or inputs; "
+                "give another --out or delete the directory"
+            )
+        write_text(path, text)
+        return None
+
     def _claim(self, name: str, wait: bool) -> Claim | None:
-        """Lock a shard; return None if another process has locked it or has written it in the meantime."""
+        """Lock a shard; None if another process has it or has written it meanwhile."""
         target = self.directory / name
         with ExitStack() as stack:
-            lock = self.directory / _WORK / f"{name.replace('/', '.')}.lock"
+            lock = self.progress / f"{name.replace('/', '.')}.lock"
             if not stack.enter_context(exclusive(lock, wait=wait)) or target.exists():
                 return None
             for leftover in target.parent.glob(f".{target.name}.*.partial"):  # of a process that was killed
                 leftover.unlink(missing_ok=True)
             return Claim(name, target, stack.pop_all())
         return None
-
-    def finish(self, rows: Mapping[str, int], counts: dict[str, Any], details: dict[str, Any]) -> Manifest:
-        """Write the manifest once all shards are there, unless another process has done so."""
-        with exclusive(self.directory / ".lock"):
-            if has_manifest(self.directory):
-                return check_reusable(self.directory, self.parameters, self.inputs, self.kind)
-            manifest = Manifest(
-                kind=self.kind,
-                parameters=dict(self.parameters),
-                inputs=dict(self.inputs),
-                counts=counts,
-                shards=tuple(describe_shard(self.directory, self.directory / name, n) for name, n in rows.items()),
-                details=details,
-            )
-            manifest.write(self.directory)
-            shutil.rmtree(self.directory / _WORK, ignore_errors=True)
-        return manifest
