@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import tarfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import BinaryIO
 
@@ -72,14 +74,40 @@ def deb_member(path: Path, member: str) -> Iterator[BinaryIO]:
     Raises:
         DataError: it is no Debian package, or has no such file.
     """
-    with path.open("rb") as stream:
-        _seek_data(stream, path)
-        with tarfile.open(fileobj=stream, mode="r|*") as archive:
-            for entry in archive:
-                if entry.name.removeprefix("./") == member and (opened := archive.extractfile(entry)):
-                    yield opened  # type: ignore[misc]  # a binary stream in all but name
-                    return
+    with _tar(path) as archive:
+        for entry in archive:
+            if entry.name.removeprefix("./") == member and (opened := archive.extractfile(entry)):
+                yield opened  # type: ignore[misc]  # a binary stream in all but name
+                return
     raise DataError(f"{path}: holds no {member}")
+
+
+def read_members(path: Path, pattern: str) -> list[tuple[str, bytes]]:
+    """Return name and content of the files of a .deb, .tar.gz or .whl whose names match, in order of name.
+
+    Raises:
+        DataError: there are none.
+    """
+    if path.suffix == ".whl":
+        with zipfile.ZipFile(path) as wheel:
+            found = [(name, wheel.read(name)) for name in wheel.namelist() if fnmatch(name, pattern)]
+    else:
+        with _tar(path) as archive:
+            matching = (entry for entry in archive if entry.isfile() and fnmatch(entry.name, pattern))
+            found = [(entry.name, opened.read()) for entry in matching if (opened := archive.extractfile(entry))]
+    if not found:
+        raise DataError(f"{path}: holds no {pattern}")
+    return sorted(found)
+
+
+@contextmanager
+def _tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """Open a .tar.gz, or the data of a .deb, as a stream."""
+    with path.open("rb") as stream:
+        if path.suffix == ".deb":
+            _seek_data(stream, path)
+        with tarfile.open(fileobj=stream, mode="r|*") as archive:
+            yield archive
 
 
 def _seek_data(stream: BinaryIO, path: Path) -> None:

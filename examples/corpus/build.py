@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from examples.corpus.domains import TIARA, Tiara
-from examples.corpus.genomes import CorpusGenome, GenomeFinder
+from examples.corpus.genomes import STRICTEST_FIRST, CorpusGenome, GenomeFinder
 from examples.corpus.keys import EUKARYOTE, PROKARYOTE, RESERVED, VIRAL, GeneKey, gene_key, partition
 from examples.genbank import CodingSequence, Entry, GroupWriter, translated
 from examples.packages import Package, checked, deb_member, fetch
@@ -52,8 +52,10 @@ _DESCRIBED = {  # group: what an unnamed member is called, lineage
 }
 
 
-def read_genes(deb: Path) -> Iterator[tuple[int, str, GeneKey | None, str]]:
-    """Yield number, header, key and sequence of each gene, no sequence where the key is reserved or missing."""
+def read_genes(
+    deb: Path, parts: frozenset[str] = frozenset(STRICTEST_FIRST) - {RESERVED}
+) -> Iterator[tuple[int, str, GeneKey | None, str]]:
+    """Yield number, header, key and sequence of each gene, no sequence where the key is of no such part or missing."""
     header, key, lines, wanted, number = "", None, [], False, -1
     with deb_member(deb, MARKERS) as stream:
         for line in stream:
@@ -65,7 +67,7 @@ def read_genes(deb: Path) -> Iterator[tuple[int, str, GeneKey | None, str]]:
                 yield number, header, key, b"".join(lines).decode("ascii").upper()
             header = line[1:].decode("ascii").strip()
             key, lines, number = gene_key(header), [], number + 1
-            wanted = key is not None and partition(key.key) != RESERVED
+            wanted = key is not None and partition(key.key) in parts
     if number >= 0:
         yield number, header, key, b"".join(lines).decode("ascii").upper()
 
@@ -114,7 +116,7 @@ def write_genes(deb: Path, out: Path, finder: GenomeFinder) -> Counter[str]:
                 continue
             place = (genome.part, genome.group)
             if place not in writers:
-                writers[place] = stack.enter_context(GroupWriter(out / genome.part, genome.group))
+                writers[place] = stack.enter_context(GroupWriter(out / genome.part, genome.group, level=4))
             genome.genes += 1
             genome.bases += len(sequence)
             writers[place].add(_entry(header, genome, sequence, protein))
@@ -138,7 +140,7 @@ def _entry(header: str, genome: CorpusGenome, sequence: str, protein: str) -> En
     noun, lineage = _DESCRIBED[genome.group]
     fields = header.split("|")
     accession = f"{fields[3]}_{fields[4].removeprefix(':')}" if len(fields) == 5 else header.replace(":", ".")
-    coding = (CodingSequence(0, 3 * len(protein), True, protein),)
+    coding = (CodingSequence(((0, 3 * len(protein)),), True, protein),)
     organism = f"unidentified {noun} {genome.name}"
     return Entry(accession, genome.name, organism, lineage, sequence, coding, f"{METAPHLAN}: {header}")
 

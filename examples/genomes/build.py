@@ -1,0 +1,202 @@
+"""Build the miniature in this directory: many genomes with little of each, for `make demo`.
+
+    python -m examples.corpus.build --out data/corpus       # first: minutes
+    python -m examples.genomes.build --corpus data/corpus   # apt and pip fetch the packages that are not there
+
+It has whole genes of the corpus's part `miniature` and, with the DNA between genes and with introns, pieces of the
+annotated genomes that some packages carry. A draw with a seed decides which. What is similar to a gene of a reserved
+genome, to a gene that encoders are pretrained on, to one that is held out or to another genome of the miniature itself
+is left out (see similarity.py). `SOURCES.tsv` has a line a record, `counts.json` says what was left out and why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import gb_io
+
+from examples.corpus.build import METAPHLAN, read_genes
+from examples.corpus.keys import HELD_OUT, MINIATURE, PRETRAINING, RESERVED
+from examples.genbank import CodingSequence, Entry, GroupWriter
+from examples.genomes.annotated import Annotated, read_annotated
+from examples.genomes.similarity import similar
+from examples.packages import Package, checked, fetch
+
+# group: most genomes of the corpus, most genes of each
+FROM_CORPUS = {"viral": (1000, 12), "archaea": (100, 8), "bacteria": (400, 5), "eukaryote": (100, 40)}
+SHORTEST, PREFERRED = 300, 500  # bp of a gene: chunks of less than their size teach little
+PIECES = {"viral": (9_000, 14_000), "archaea": (9_000, 27_000), "bacteria": (9_000, 27_000)}  # bp: a piece, a genome
+EUKARYOTIC_PIECES = (30_000, 120_000)  # genes are long and far apart
+LEAST = 1_000  # bp of room in a genome for one more piece
+FLANK = 300  # bp before the first gene of a piece, if there are so many
+OTHERS = (RESERVED, HELD_OUT, PRETRAINING)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A record that may be taken."""
+
+    entry: Entry
+    group: str
+    package: Package
+
+
+def corpus_candidates(corpus: Path, seed: int) -> Iterator[Candidate]:
+    """Yield drawn genes of drawn genomes, longer ones first where a genome has enough, group by group."""
+    for group, (genomes, genes) in FROM_CORPUS.items():
+        drawn: dict[str, list[tuple[bool, int, Entry]]] = defaultdict(list)
+        for entry in _corpus_entries(corpus / MINIATURE, group):
+            if len(entry.sequence) >= SHORTEST:
+                best = drawn[entry.genome]
+                best.append((len(entry.sequence) < PREFERRED, _draw(entry.accession, seed), entry))
+                best.sort(key=lambda item: item[:2])
+                del best[genes:]
+        for genome in sorted(drawn, key=lambda name: _draw(name, seed))[:genomes]:
+            yield from (Candidate(entry, group, METAPHLAN) for _, _, entry in drawn[genome])
+
+
+def annotated_candidates(records: Iterable[Annotated], seed: int) -> Iterator[Candidate]:
+    """Yield pieces of the annotated genomes, genome by genome."""
+    genomes: dict[str, list[Annotated]] = defaultdict(list)
+    for record in records:
+        genomes[record.genome].append(record)
+    for genome, parts in genomes.items():
+        draw = random.Random(f"{seed}/{genome}")
+        draw.shuffle(parts)
+        size, room = PIECES.get(parts[0].group, EUKARYOTIC_PIECES)
+        for record in parts:
+            if room >= LEAST and (piece := cut_piece(record, min(size, room), draw)):
+                room -= len(piece.sequence)
+                yield Candidate(piece, record.group, record.package)
+
+
+def cut_piece(record: Annotated, size: int, draw: random.Random) -> Entry | None:
+    """Return a record, or a piece of about `size` bp that starts before a drawn gene, with the genes that lie in it."""
+    start, end = 0, len(record.sequence)
+    if end > size:
+        first = draw.choice([gene for gene in record.coding if gene.start <= end - size] or [record.coding[0]])
+        start = max(0, first.start - FLANK)
+        end = min(end, start + size)
+    inside = [gene.moved(-start) for gene in record.coding if gene.start >= start and gene.end <= end]
+    if not inside:
+        return None
+    whole = end - start == len(record.sequence)
+    accession = record.accession if whole else f"{record.accession}_{start + 1}-{end}"
+    sequence = record.sequence[start:end]
+    definition = f"{record.package}: {record.accession}"
+    return Entry(accession, record.genome, record.organism, record.lineage, sequence, inside, definition)
+
+
+def choose(candidates: list[Candidate], corpus: Path, deb: Path) -> tuple[list[Candidate], Counter[str]]:
+    """Return the candidates that are similar to nothing else, and how many were left out, by what they resemble."""
+    genes = {
+        f"{place}.{number}": coding.spliced(candidate.entry.sequence)
+        for place, candidate in enumerate(candidates)
+        for number, coding in enumerate(candidate.entry.coding)
+    }
+    outside: dict[int, set[str]] = defaultdict(set)
+    inside: dict[int, set[int]] = defaultdict(set)
+    for gene, other in similar(genes.items(), _others(genes, corpus, deb)):
+        place, (kind, _, rest) = int(gene.split(".")[0]), other.partition("/")
+        if kind in OTHERS:
+            outside[place].add(kind)
+        else:
+            inside[place].add(int(rest.split(".")[0]))
+    kept: list[Candidate] = []
+    taken: dict[int, str] = {}  # place of a kept candidate: its genome
+    dropped: Counter[str] = Counter()
+    for place, candidate in enumerate(candidates):
+        if resembled := next((kind for kind in OTHERS if kind in outside[place]), None):
+            dropped[f"similar_to_{resembled}"] += 1
+        elif any(taken.get(other, candidate.entry.genome) != candidate.entry.genome for other in inside[place]):
+            dropped["similar_to_another_genome_of_the_miniature"] += 1
+        else:
+            taken[place] = candidate.entry.genome
+            kept.append(candidate)
+    return kept, dropped
+
+
+def write(out: Path, kept: list[Candidate], dropped: Counter[str], candidates: int, seed: int) -> None:
+    """Write the GenBank files, SOURCES.tsv and counts.json."""
+    kept = sorted(kept, key=lambda candidate: (candidate.group, candidate.entry.genome, candidate.entry.accession))
+    totals: dict[str, Counter[str]] = defaultdict(Counter)
+    lines = ["accession\tgenome\torganism\tgroup\tbases\tcds\tpackage\tlicence"]
+    with ExitStack() as stack:
+        groups = dict.fromkeys(candidate.group for candidate in kept)
+        writers = {group: stack.enter_context(GroupWriter(out, group, level=9)) for group in groups}
+        for candidate in kept:
+            entry, package = candidate.entry, candidate.package
+            writers[candidate.group].add(entry)
+            row = (entry.accession, entry.genome, entry.organism, candidate.group, len(entry.sequence))
+            lines.append("\t".join(map(str, (*row, len(entry.coding), package, package.licence))))
+            totals[candidate.group].update(records=1, bases=len(entry.sequence), cds=len(entry.coding))
+    for group in totals:
+        totals[group]["genomes"] = len({item.entry.genome for item in kept if item.group == group})
+    (out / "SOURCES.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    packages = {str(item.package): item.package.sha256 for item in kept}
+    counts = {"seed": seed, "candidates": candidates, "dropped": dropped, "groups": totals, "packages": packages}
+    (out / "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Read the command line and build."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, default=Path("data/corpus"), help="what examples.corpus.build wrote")
+    parser.add_argument("--deb", type=Path, help="metaphlan2-data's file; looked for in --packages if not given")
+    parser.add_argument("--packages", type=Path, default=Path("data/corpus/packages"), help="where packages lie")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--seed", type=int, default=42)
+    arguments = parser.parse_args()
+    deb = checked(METAPHLAN, arguments.deb) if arguments.deb else fetch(METAPHLAN, arguments.packages)
+    candidates = [
+        *annotated_candidates(read_annotated(arguments.packages), arguments.seed),
+        *corpus_candidates(arguments.corpus, arguments.seed),
+    ]
+    kept, dropped = choose(candidates, arguments.corpus, deb)
+    write(arguments.out, kept, dropped, len(candidates), arguments.seed)
+
+
+def _corpus_entries(directory: Path, group: str = "*") -> Iterator[Entry]:
+    """Yield the records of the corpus's files of a group, of all groups if none is given."""
+    for path in sorted(directory.glob(f"{group}.*.gbff.gz")):
+        with gzip.open(path) as stream:
+            for record in gb_io.iter(stream):
+                (coding,) = (feature for feature in record.features if feature.kind == "CDS")
+                protein = next(item.value for item in coding.qualifiers if item.key == "translation")
+                organism, _, lineage = record.source.organism.partition("\n")
+                yield Entry(
+                    accession=record.version,
+                    genome=record.dblink.removeprefix("Assembly:").strip(),
+                    organism=organism,
+                    lineage=lineage.strip().rstrip("."),
+                    sequence=bytes(record.sequence).decode("ascii").upper(),
+                    coding=(CodingSequence(((0, 3 * len(protein)),), True, protein),),
+                    definition=record.definition,
+                )
+
+
+def _others(genes: dict[str, str], corpus: Path, deb: Path) -> Iterator[tuple[str, str]]:
+    """Yield name and DNA of all genes that candidates are compared with, their own ones included."""
+    yield from ((f"{MINIATURE}/{name}", sequence) for name, sequence in genes.items())
+    for part in (HELD_OUT, PRETRAINING):
+        yield from ((f"{part}/{entry.accession}", entry.sequence) for entry in _corpus_entries(corpus / part))
+    for number, _, _, sequence in read_genes(deb, frozenset({RESERVED})):
+        if sequence:
+            yield f"{RESERVED}/{number}", sequence
+
+
+def _draw(name: str, seed: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest(), "big")
+
+
+if __name__ == "__main__":
+    main()
