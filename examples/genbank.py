@@ -16,6 +16,7 @@ import gb_io
 from virnuc.sequences.translation import Translation, reverse_complement
 
 _DIVISIONS = {"viral": "VRL", "archaea": "BCT", "bacteria": "BCT"}
+_NO_DATE = b"01-JAN-1970"  # what gb-io writes in the LOCUS line of a record without a date
 _WAITING = 1000  # records gathered before they are written
 _AMINO_ACIDS = {
     "".join(codon): Translation("".join(codon)).frame(0, 3, 0).protein for codon in product("ACGT", repeat=3)
@@ -107,7 +108,7 @@ class GroupWriter:
             self._zipped = gzip.GzipFile(filename="", mode="wb", compresslevel=self._level, fileobj=self._raw, mtime=0)
         text = io.BytesIO()
         gb_io.dump(self._waiting, text)
-        self._zipped.write(text.getvalue())
+        self._zipped.write(text.getvalue().replace(_NO_DATE, b" " * len(_NO_DATE)))
         self._waiting = []
 
     def _close_file(self) -> None:

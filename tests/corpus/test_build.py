@@ -142,6 +142,7 @@ def test_genomes_end_where_numbers_jump_or_the_file_leaves_them(corpus):
 
 def test_the_coding_sequence_is_the_translation_of_the_gene(corpus):
     for _, _, record in records(corpus):
+        assert "date" not in record.annotations
         (coding,) = (feature for feature in record.features if feature.type == "CDS")
         assert coding.qualifiers["translation"] == [str(Seq(record.seq).translate(table=1)).removesuffix("*")]
         assert str(coding.extract(record).seq.translate(table=1)) == coding.qualifiers["translation"][0]
