@@ -25,7 +25,7 @@ from pathlib import Path
 import gb_io
 
 from examples.corpus.build import METAPHLAN, read_genes
-from examples.corpus.keys import HELD_OUT, MINIATURE, PRETRAINING, RESERVED, partition
+from examples.corpus.keys import HELD_OUT, MINIATURE, PRETRAINING, RESERVED
 from examples.genbank import CodingSequence, Entry, GroupWriter
 from examples.genomes.annotated import Annotated, read_annotated
 from examples.genomes.similarity import similar
@@ -96,7 +96,7 @@ def cut_piece(record: Annotated, size: int, draw: random.Random) -> Entry | None
     return Entry(accession, record.genome, record.organism, record.lineage, sequence, inside, definition)
 
 
-def choose(candidates: list[Candidate], deb: Path) -> tuple[list[Candidate], Counter[str]]:
+def choose(candidates: list[Candidate], corpus: Path, deb: Path) -> tuple[list[Candidate], Counter[str]]:
     """Return the candidates that are similar to nothing else, and how many were left out, by what they resemble."""
     genes = {
         f"{place}.{number}": coding.spliced(candidate.entry.sequence)
@@ -105,7 +105,7 @@ def choose(candidates: list[Candidate], deb: Path) -> tuple[list[Candidate], Cou
     }
     outside: dict[int, set[str]] = defaultdict(set)
     inside: dict[int, set[int]] = defaultdict(set)
-    for gene, other in similar(genes.items(), _others(genes, deb)):
+    for gene, other in similar(genes.items(), _others(genes, corpus, deb)):
         place, (kind, _, rest) = int(gene.split(".")[0]), other.partition("/")
         if kind in OTHERS:
             outside[place].add(kind)
@@ -161,12 +161,12 @@ def main() -> None:
         *annotated_candidates(read_annotated(arguments.packages), arguments.seed),
         *corpus_candidates(arguments.corpus, arguments.seed),
     ]
-    kept, dropped = choose(candidates, deb)
+    kept, dropped = choose(candidates, arguments.corpus, deb)
     write(arguments.out, kept, dropped, len(candidates), arguments.seed)
 
 
 def _corpus_entries(directory: Path, group: str) -> Iterator[Entry]:
-    """Yield the records of the corpus's files of a group."""
+    """Yield the records of the corpus's files of a group, or of all groups: `*`."""
     for path in sorted(directory.glob(f"{group}.*.gbff.gz")):
         with gzip.open(path) as stream:
             for record in gb_io.iter(stream):
@@ -184,12 +184,14 @@ def _corpus_entries(directory: Path, group: str) -> Iterator[Entry]:
                 )
 
 
-def _others(genes: dict[str, str], deb: Path) -> Iterator[tuple[str, str]]:
+def _others(genes: dict[str, str], corpus: Path, deb: Path) -> Iterator[tuple[str, str]]:
     """Yield name and DNA of all genes that candidates are compared with, their own ones included."""
     yield from ((f"{MINIATURE}/{name}", sequence) for name, sequence in genes.items())
-    for number, _, key, sequence in read_genes(deb, frozenset(OTHERS)):
-        if key and sequence:
-            yield f"{partition(key.key)}/{number}", sequence
+    for part in (HELD_OUT, PRETRAINING):
+        yield from ((f"{part}/{entry.accession}", entry.sequence) for entry in _corpus_entries(corpus / part, "*"))
+    for number, _, _, sequence in read_genes(deb, frozenset({RESERVED})):
+        if sequence:
+            yield f"{RESERVED}/{number}", sequence
 
 
 def _draw(name: str, seed: int) -> int:
