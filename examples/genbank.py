@@ -30,6 +30,7 @@ class CodingSequence:
     exons: tuple[tuple[int, int], ...]  # start (from 0) and end (exclusive) on the forward strand, in order of position
     forward: bool
     protein: str
+    table: int = 11  # of the genetic code, by NCBI's numbers
 
     @property
     def start(self) -> int:
@@ -135,7 +136,7 @@ def _record(entry: Entry, group: str) -> gb_io.Record:
         version=entry.accession,
         dblink=f"Assembly: {entry.genome}",
         keywords=".",
-        source=gb_io.Source(entry.organism, organism=f"{entry.organism}\n{entry.lineage}"),
+        source=gb_io.Source(entry.organism, organism=f"{entry.organism}\n{entry.lineage}."),
         features=[source, *map(_feature, entry.coding)],
     )
 
@@ -143,5 +144,5 @@ def _record(entry: Entry, group: str) -> gb_io.Record:
 def _feature(coding: CodingSequence) -> gb_io.Feature:
     ranges = [gb_io.Range(start, end) for start, end in coding.exons]
     location = gb_io.Join(ranges) if len(ranges) > 1 else ranges[0]
-    qualifiers = [gb_io.Qualifier("transl_table", "11"), gb_io.Qualifier("translation", coding.protein)]
+    qualifiers = [gb_io.Qualifier("transl_table", str(coding.table)), gb_io.Qualifier("translation", coding.protein)]
     return gb_io.Feature("CDS", location if coding.forward else gb_io.Complement(location), qualifiers)

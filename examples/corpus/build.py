@@ -140,7 +140,8 @@ def _entry(header: str, genome: CorpusGenome, sequence: str, protein: str) -> En
     noun, lineage = _DESCRIBED[genome.group]
     fields = header.split("|")
     accession = f"{fields[3]}_{fields[4].removeprefix(':')}" if len(fields) == 5 else header.replace(":", ".")
-    coding = (CodingSequence(((0, 3 * len(protein)),), True, protein),)
+    table = 1 if genome.kind == EUKARYOTE else 11
+    coding = (CodingSequence(((0, 3 * len(protein)),), True, protein, table),)
     organism = f"unidentified {noun} {genome.name}"
     return Entry(accession, genome.name, organism, lineage, sequence, coding, f"{METAPHLAN}: {header}")
 

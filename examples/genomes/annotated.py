@@ -7,7 +7,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -77,10 +77,10 @@ def read_flat(members: Members, package: Package, fileformat: str) -> Iterator[A
 def read_phages(members: Members, package: Package) -> Iterator[Annotated]:
     """Read GFF3 with sequences: phages whose genes a gene finder called."""
     for _, content in members:
-        table, _, fasta = content.decode("utf-8").partition("##FASTA\n")
+        gff, _, fasta = content.decode("utf-8").partition("##FASTA\n")
         accession, sequence = _only(fasta)
-        organism = next(iter(re.findall(r"^##description (.*)$", table, re.M)), f"phage {accession}").strip()
-        coding = _gff_coding(table, accession, sequence)
+        organism = next(iter(re.findall(r"^##description (.*)$", gff, re.M)), f"phage {accession}").strip()
+        coding = _gff_coding(gff, accession, sequence)
         yield Annotated(accession, organism, "viral", organism, "Viruses", sequence, coding, package)
 
 
@@ -91,7 +91,7 @@ def read_yeast(members: Members, package: Package) -> Iterator[Annotated]:
     for name, content in members:
         if re.search(r"/chr\d+\.fa$", name):
             accession, sequence = _only(content.decode("ascii"))
-            coding = _gff_coding(gff.decode("utf-8"), accession, sequence)
+            coding = _gff_coding(gff.decode("utf-8"), accession, sequence, table=1)
             yield Annotated(f"S288C_{accession}", organism, "fungi", organism, lineage, sequence, coding, package)
 
 
@@ -125,21 +125,22 @@ def _coding(feature: SeqFeature) -> CodingSequence | None:
     parts = sorted((int(part.start), int(part.end)) for part in feature.location.parts)
     if any(part.ref or part.strand != feature.location.strand for part in feature.location.parts):
         return None
-    return CodingSequence(tuple(parts), feature.location.strand != -1, feature.qualifiers["translation"][0])
+    table = int(feature.qualifiers.get("transl_table", ["1"])[0])
+    return CodingSequence(tuple(parts), feature.location.strand != -1, feature.qualifiers["translation"][0], table)
 
 
-def _gff_coding(table: str, accession: str, sequence: str) -> tuple[CodingSequence, ...]:
-    """Return the CDS of a GFF3 table for one sequence; lines with the same ID or Parent are exons of one."""
+def _gff_coding(gff: str, accession: str, sequence: str, table: int = 11) -> tuple[CodingSequence, ...]:
+    """Return the CDS of a GFF3 text for one sequence; lines with the same ID or Parent are exons of one."""
     exons: dict[str, list[tuple[int, int]]] = {}
     strands = {}
-    for line in table.splitlines():
+    for line in gff.splitlines():
         fields = line.split("\t")
         if len(fields) == 9 and fields[0] == accession and fields[2] == "CDS":
             name = re.search(r"(?:Parent|ID)=([^;]+)", fields[8])
             key = name[1] if name else line
             exons.setdefault(key, []).append((int(fields[3]) - 1, int(fields[4])))
             strands[key] = fields[6] == "+"
-    found = (CodingSequence(tuple(sorted(places)), strands[key], "") for key, places in exons.items())
+    found = (CodingSequence(tuple(sorted(places)), strands[key], "", table) for key, places in exons.items())
     complete = filter(None, (_translated(coding, sequence) for coding in found))
     return tuple(sorted(complete, key=lambda coding: coding.start))
 
@@ -147,7 +148,7 @@ def _gff_coding(table: str, accession: str, sequence: str) -> tuple[CodingSequen
 def _translated(coding: CodingSequence, sequence: str) -> CodingSequence | None:
     """Return a CDS with its protein, None if a stop codon lies in it."""
     protein = translated(coding.spliced(sequence)).removesuffix("*")
-    return None if "*" in protein or not protein else CodingSequence(coding.exons, coding.forward, protein)
+    return None if "*" in protein or not protein else replace(coding, protein=protein)
 
 
 def _only(fasta: str) -> tuple[str, str]:

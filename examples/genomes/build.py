@@ -172,6 +172,7 @@ def _corpus_entries(directory: Path, group: str) -> Iterator[Entry]:
             for record in gb_io.iter(stream):
                 (coding,) = (feature for feature in record.features if feature.kind == "CDS")
                 protein = next(item.value for item in coding.qualifiers if item.key == "translation")
+                table = 1 if group == "eukaryote" else 11
                 organism, _, lineage = record.source.organism.partition("\n")
                 yield Entry(
                     accession=record.version,
@@ -179,7 +180,9 @@ def _corpus_entries(directory: Path, group: str) -> Iterator[Entry]:
                     organism=organism,
                     lineage=lineage.strip().rstrip("."),
                     sequence=bytes(record.sequence).decode("ascii").upper(),
-                    coding=(CodingSequence(((0, 3 * len(protein)),), True, protein),),
+                    coding=(
+                        CodingSequence(((0, 3 * len(protein)),), True, protein, 1 if group == "eukaryote" else 11),
+                    ),
                     definition=record.definition,
                 )
 
