@@ -180,9 +180,7 @@ def _corpus_entries(directory: Path, group: str) -> Iterator[Entry]:
                     organism=organism,
                     lineage=lineage.strip().rstrip("."),
                     sequence=bytes(record.sequence).decode("ascii").upper(),
-                    coding=(
-                        CodingSequence(((0, 3 * len(protein)),), True, protein, 1 if group == "eukaryote" else 11),
-                    ),
+                    coding=(CodingSequence(((0, 3 * len(protein)),), True, protein, table),),
                     definition=record.definition,
                 )
 
