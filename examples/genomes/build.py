@@ -34,9 +34,9 @@ from examples.packages import Package, checked, fetch
 # group: most genomes of the corpus, most genes of each
 FROM_CORPUS = {"viral": (1000, 12), "archaea": (100, 8), "bacteria": (400, 5), "eukaryote": (100, 40)}
 SHORTEST, PREFERRED = 300, 500  # bp of a gene: chunks of less than their size teach little
-PIECES = {"viral": (9_000, 14_000), "archaea": (9_000, 27_000), "bacteria": (9_000, 27_000)}  # bp: a piece, a genome
+PIECES = {"viral": (3_000, 14_000), "archaea": (9_000, 27_000), "bacteria": (9_000, 27_000)}  # bp: a piece, a genome
 EUKARYOTIC_PIECES = (30_000, 120_000)  # genes are long and far apart
-LEAST = 1_000  # bp of room in a genome for one more piece
+THIRDS = 3  # of a record, each of which gives a piece: where one has a relative, another may not
 FLANK = 300  # bp before the first gene of a piece, if there are so many
 OTHERS = (RESERVED, HELD_OUT, PRETRAINING)
 
@@ -74,25 +74,37 @@ def annotated_candidates(records: Iterable[Annotated], seed: int) -> Iterator[Ca
         draw.shuffle(parts)
         size, room = PIECES.get(parts[0].group, EUKARYOTIC_PIECES)
         for record in parts:
-            if room >= LEAST and (piece := cut_piece(record, min(size, room), draw)):
-                room -= len(piece.sequence)
-                yield Candidate(piece, record.group, record.package)
+            for piece in cut_pieces(record, size, draw):
+                if len(piece.sequence) <= room:
+                    room -= len(piece.sequence)
+                    yield Candidate(piece, record.group, record.package)
 
 
-def cut_piece(record: Annotated, size: int, draw: random.Random) -> Entry | None:
-    """Return a record, or a piece of about `size` bp that starts before a drawn gene, with the genes that lie in it."""
-    start, end = 0, len(record.sequence)
-    if end > size:
-        first = draw.choice([gene for gene in record.coding if gene.start <= end - size] or [record.coding[0]])
-        start = max(0, first.start - FLANK)
-        end = min(end, start + size)
+def cut_pieces(record: Annotated, size: int, draw: random.Random) -> Iterator[Entry]:
+    """Yield a record that is short, or a piece of each third, which starts before a drawn gene of the third.
+
+    A piece is `size` bp at most, ends with its third at the latest and has the genes that lie in it as a whole.
+    """
+    length = len(record.sequence)
+    if length <= size:
+        yield _piece(record, 0, length)
+        return
+    for third in range(THIRDS):
+        lowest, highest = third * length // THIRDS, (third + 1) * length // THIRDS
+        genes = [gene for gene in record.coding if lowest <= gene.start and gene.end <= highest]
+        if genes:
+            start = max(lowest, draw.choice(genes).start - FLANK)
+            piece = _piece(record, start, min(highest, start + size))
+            if piece.coding:
+                yield piece
+
+
+def _piece(record: Annotated, start: int, end: int) -> Entry:
     inside = [gene.moved(-start) for gene in record.coding if gene.start >= start and gene.end <= end]
-    if not inside:
-        return None
     whole = end - start == len(record.sequence)
     accession = record.accession if whole else f"{record.accession}_{start + 1}-{end}"
-    sequence = record.sequence[start:end]
     definition = f"{record.package}: {record.accession}"
+    sequence = record.sequence[start:end]
     return Entry(accession, record.genome, record.organism, record.lineage, sequence, inside, definition)
 
 

@@ -13,7 +13,7 @@ from Bio.Seq import Seq
 from examples.corpus.keys import gene_key, partition
 from examples.genbank import CodingSequence
 from examples.genomes.annotated import Annotated
-from examples.genomes.build import METAPHLAN, cut_piece
+from examples.genomes.build import METAPHLAN, cut_pieces
 from examples.genomes.similarity import similar
 
 GENOMES = Path(__file__).parents[2] / "examples" / "genomes"
@@ -80,21 +80,23 @@ def test_genomes_have_dna_between_genes_and_introns_where_their_sources_do(shipp
     assert all(between[group] > 1000 for group in ("viral", "bacteria", "archaea", "fungi", "plant", "invertebrate"))
 
 
-def test_a_piece_keeps_the_genes_that_lie_in_it():
-    sequence = "".join(random.Random(3).choices("ACGT", k=3000))
+def test_pieces_keep_the_genes_that_lie_in_them():
+    sequence = "".join(random.Random(3).choices("ACGT", k=9000))
     genes = (
         CodingSequence(((100, 160),), True, "A"),
         CodingSequence(((500, 560), (600, 660)), False, "B"),
-        CodingSequence(((1400, 1700),), True, "C"),
+        CodingSequence(((2950, 3050),), True, "over the end of a third"),
+        CodingSequence(((5500, 5800),), True, "C"),
     )
     record = Annotated("R.1", "genome", "plant", "organism", "lineage", sequence, genes, METAPHLAN)
-    assert cut_piece(record, 3000, random.Random(1)).accession == "R.1"
-    pieces = {cut_piece(record, 1200, random.Random(seed)).accession for seed in range(20)}
-    assert pieces == {"R.1_1-1200", "R.1_201-1400", "R.1_1101-2300"}
-    for seed in range(5):
-        piece = cut_piece(record, 1200, random.Random(seed))
+    (whole,) = cut_pieces(record, 9000, random.Random(1))
+    assert (whole.accession, whole.sequence, tuple(whole.coding)) == ("R.1", sequence, genes)
+    found = {piece.accession for seed in range(20) for piece in cut_pieces(record, 1200, random.Random(seed))}
+    assert found == {"R.1_1-1200", "R.1_201-1400", "R.1_5201-6000"}
+    for piece in cut_pieces(record, 1200, random.Random(5)):
         start = int(piece.accession.split("_")[1].split("-")[0]) - 1
-        assert piece.sequence == sequence[start : start + 1200]
+        assert piece.sequence == sequence[start : start + len(piece.sequence)]
+        assert piece.coding
         for gene in piece.coding:
             original = next(other for other in genes if other.protein == gene.protein)
             assert gene.spliced(piece.sequence) == original.spliced(sequence)
