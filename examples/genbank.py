@@ -66,7 +66,7 @@ class Entry:
 
 
 def translated(dna: str) -> str:
-    """Return the protein of upper-case `dna` read from its first base, stops as `*`, undecided codons as `X`.
+    """Return the protein of upper-case `dna` read from its first base, stops as `*`, codons with other letters as `X`.
 
     The first codon is read like any other, as virnuc's frames are, so that an alternative start is no M.
     """

@@ -1,4 +1,4 @@
-"""The genomes of the demo as they are shipped, and how pieces of genomes are cut and compared."""
+"""The miniature as it is shipped, and how pieces of genomes are cut and compared."""
 
 import csv
 import gzip
@@ -66,8 +66,10 @@ def test_proteins_are_those_of_their_genes(shipped):
                 dna = feature.extract(record.seq)
                 protein = feature.qualifiers["translation"][0]
                 read = str(Seq(dna).translate(table=int(feature.qualifiers["transl_table"][0]))).removesuffix("*")
-                differing[protein[1:] != read[1:]] += 1  # the first is M in any case where data banks write it
-    assert differing[True] <= differing[False] / 1000  # some entries of old data banks have exceptions of their own
+                same = all(a == b or "X" in (a, b) for a, b in zip(protein[1:], read[1:], strict=False))
+                differing[not same or len(protein) != len(read)] += 1  # data banks write M first in any case
+    assert differing[False] > 4000
+    assert differing[True] <= 1  # a fragment that begins within a codon
 
 
 def test_genomes_have_dna_between_genes_and_introns_where_their_sources_do(shipped):
