@@ -198,7 +198,7 @@ def test_a_named_encoder_refuses_the_files_of_another():
 
 
 def test_a_directory_that_is_not_there_is_a_usage_error(tmp_path):
-    with pytest.raises(UsageError, match="no directory"):
+    with pytest.raises(UsageError, match="not a directory"):
         load_encoder("esm2_8m", weights={"esm2_8m": str(tmp_path / "nowhere")})
-    with pytest.raises(UsageError, match="no directory"):
+    with pytest.raises(UsageError, match="not a directory"):
         load_encoder(f"esm:{tmp_path / 'nowhere'}")

@@ -249,5 +249,5 @@ def test_large_weights_are_referenced_and_checked(checkpoint, tmp_path, monkeypa
     other = language_model(tmp_path / "other", shift=0.1)
     with pytest.raises(EncoderError, match=f"not {encoder.name}"):
         load_scorer(tmp_path / "scorer", {encoder.name: str(other)})
-    with pytest.raises(UsageError, match="no directory"):
+    with pytest.raises(UsageError, match="not a directory"):
         load_scorer(tmp_path / "scorer", {encoder.name: str(tmp_path / "nowhere")})

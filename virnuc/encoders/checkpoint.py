@@ -112,14 +112,14 @@ def rotary_frequencies(count: int, base: float = 10000.0) -> Tensor:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object that someone else wrote.
+    """Read a JSON object from a file that is not trusted.
 
     Raises:
-        EncoderError: the file is missing, too large, or no JSON object.
+        EncoderError: the file is missing, too large, or not a JSON object.
     """
     try:
         if path.stat().st_size > _MOST_BYTES_OF_JSON:
-            raise EncoderError(f"{path}: larger than any such file")
+            raise EncoderError(f"{path}: too large for such a file")
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise EncoderError(f"{path}: no such file; a directory in the hub's layout has one") from error

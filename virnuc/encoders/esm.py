@@ -64,7 +64,7 @@ class EsmShape:
             if config.get(name) not in values:
                 raise EncoderError(f"{origin}: {name} is {config.get(name)!r}; an ESM-2 model has {values[0]!r}")
         if vocabulary != len(ESM_VOCABULARY) or width % (2 * heads):
-            raise EncoderError(f"{origin}: {vocabulary} tokens, {heads} heads in width {width}: no ESM-2 model")
+            raise EncoderError(f"{origin}: {vocabulary} tokens, {heads} heads in width {width}: not an ESM-2 model")
         dropout = bool(config.get("token_dropout", False))
         return cls(width, layers, heads, inner, float(config.get("layer_norm_eps", 1e-5)), dropout)
 

@@ -1,4 +1,4 @@
-"""What an encoder is to the rest of the project: a name, a kind, a width, its origin, and `embed`."""
+"""The interface of encoders: a name, a kind, a width, the origin of the weights, and `embed`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ DEFAULT_BATCH_TOKENS = ExtractSettings.batch_tokens
 
 @dataclass(frozen=True)
 class EncoderProvenance:
-    """Where an encoder's numbers come from; two encoders that differ here may not share a directory."""
+    """All that decides an encoder's vectors; two encoders that differ here must not share a directory."""
 
     name: str
     kind: str  # dna or protein
     dimension: int
-    weights: str  # hub, local, package, shipped, random, or none where there is nothing to load
+    weights: str  # hub, local, package, shipped, random, or none if there is nothing to load
     weight_digest: str  # SHA-256 over the names, shapes and bytes of the tensors that are used
     precision: str
     licence: str
@@ -32,7 +32,7 @@ class EncoderProvenance:
     revision: str | None = None
     package: str | None = None  # name==version of the package that carries the weights
     token_dropout_scale: float | None = None  # factor on the token embeddings, ESM family only
-    rotary: str | None = None  # file, or computed where the file has no inv_freq at all; ESM family only
+    rotary: str | None = None  # file, or computed if the file has no inv_freq; ESM family only
     max_residues: int | None = None  # longer sequences are cut here, and counted
     parameters: int = 0  # number of weights that are used
     probe: tuple[float, ...] = ()  # first values of the embedding of a fixed sequence, 4 digits
@@ -108,7 +108,7 @@ class Encoder(ABC):
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: Progress | None = None,
     ) -> Tensor:
-        """Return one vector a sequence, [n, dimension] float32 on the CPU, in the order given.
+        """Return one vector for each sequence, [n, dimension] float32 on the CPU, in the order given.
 
         Raises:
             DataError: a sequence is empty or has a letter that the encoder does not know.
@@ -126,7 +126,7 @@ class Encoder(ABC):
 
 
 def name_sequences(sequences: Sequence[str], ids: Sequence[str] | None) -> Sequence[str]:
-    """Return the names to use in messages, and refuse empty sequences.
+    """Return the names to use in messages; raise a DataError for an empty sequence.
 
     Raises:
         DataError: a sequence is empty, or there are not as many names as sequences.

@@ -1,4 +1,4 @@
-"""A network and its tokenizer as an encoder: batches, order, memory, and the proof that the numbers are numbers."""
+"""A network and its tokenizer as an encoder: batches, order, memory, and a check that vectors are finite."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Tokeniser = Callable[[Sequence[str], Sequence[str] | None], Tokens]
 
 
 class LanguageModelEncoder(Encoder):
-    """Embeds with a loaded network; made by the loaders of the table."""
+    """An encoder made from a loaded network, by the loaders of the table."""
 
     def __init__(self, network: Network, tokeniser: Tokeniser, provenance: EncoderProvenance, device: str) -> None:
         """Take a filled network and embed the probe sequence with it.
@@ -56,7 +56,7 @@ class LanguageModelEncoder(Encoder):
     ) -> Tensor:
         """Return the vectors of tokenised sequences, [n, dimension] float32 on the CPU, in their order.
 
-        On a GPU the next batch is prepared and queued before the one before is copied back.
+        On a GPU the next batch is prepared and queued before the previous one is copied back.
 
         Raises:
             EncoderError: an embedding is not finite.
@@ -74,7 +74,7 @@ class LanguageModelEncoder(Encoder):
         return vectors
 
     def tokens_at_once(self, batch_tokens: int) -> int:
-        """Return how many tokens a batch really has at most: a CPU has its own limit."""
+        """Return the maximum number of tokens in a batch: a CPU has its own limit."""
         return min(batch_tokens, self.network.cpu_batch_tokens) if self.device.type == "cpu" else batch_tokens
 
     def _compute(self, tokens: Tokens, rows: np.ndarray) -> Tensor:

@@ -1,4 +1,4 @@
-"""The loaders of the table: files to a network that has proved to be what the table says."""
+"""The loaders of the table: from files to a network that is checked against the table."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _fill(network: Network, checkpoint: Checkpoint | None, spec: EncoderSpec, re
 
 
 def _check_memory(network: Network, spec: EncoderSpec, request: LoadRequest) -> None:
-    """Refuse a model that cannot fit before anything is allocated: a full CPU memory kills without a word."""
+    """Raise an error before anything is allocated if a model cannot fit: with full memory the process is killed."""
     needed, available = _weights(network) * WEIGHT_BYTES[request.precision], available_memory(request.device)
     if needed > available:
         raise MemoryShortageError(
@@ -148,10 +148,10 @@ def _weights(network: Network) -> int:
 
 
 def _origin(spec: EncoderSpec, directory: Path | None, weights: str, digest: str) -> dict[str, Any]:
-    """Return the encoder's name, the kind and digest of its weights, and the hub's commit that they are of.
+    """Return the encoder's name, the kind and digest of its weights, and their commit on the hub.
 
     Raises:
-        EncoderError: the name asked for is that of other weights.
+        EncoderError: the name belongs to other weights.
     """
     name = spec.name
     if spec.family:  # a directory: the weights are its identity, wherever it lies

@@ -47,7 +47,7 @@ class Network(nn.Module):
 
     @abstractmethod
     def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
-        """Map token ids [tokens] int64 to one vector a sequence, [sequences, dimension] float32."""
+        """Map token ids [tokens] int64 to one vector for each sequence, [sequences, dimension] float32."""
 
     @abstractmethod
     def flops(self, lengths: np.ndarray) -> int:
@@ -71,7 +71,7 @@ def positive_integers(config: dict[str, Any], names: Sequence[str], origin: str)
     """Return the sizes that a config.json must give.
 
     Raises:
-        EncoderError: one is missing, no integer, or beyond anything that exists.
+        EncoderError: one is missing, not an integer, or larger than that of any existing model.
     """
     for name in names:
         value = config.get(name)

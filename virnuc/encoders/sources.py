@@ -1,4 +1,4 @@
-"""Where an encoder's files are: shipped, in a directory the user names, in a package, in the hub's cache, or on it."""
+"""Where an encoder's files are: shipped, in a given directory, in a package, in the hub's cache, or on the hub."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def at_hand(spec: EncoderSpec, request: LoadRequest) -> Path | None:
 
 def _existing(directory: Path, what: str) -> Path:
     if not directory.is_dir():
-        raise UsageError(f"{what}: {directory} is no directory; it needs config.json and the weights of a model")
+        raise UsageError(f"{what}: {directory} is not a directory; it needs config.json and the weights of a model")
     return directory
 
 

@@ -1,4 +1,4 @@
-"""What the table says of an encoder, and what a caller may ask of its loader."""
+"""A row of the table of encoders, and what a caller can ask of its loader."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class EncoderSpec:
     download_gb: float = 0.0
     directory: Path | None = None  # in the hub's layout, for encoders that are not on the hub
     packaged: PackagedWeights | None = None
-    precisions: tuple[str, ...] = tuple(DTYPES)  # that its embeddings stand
+    precisions: tuple[str, ...] = tuple(DTYPES)  # in which its vectors are accurate enough
     shipped: bool = False  # `directory` belongs to this project
     family: str | None = None  # of an encoder from a directory, whose name is made from this and its weights' digest
     max_residues: int | None = None

@@ -141,7 +141,7 @@ def find_encoder(name: str) -> EncoderSpec:
     family, separator, directory = name.partition(":")
     if separator and family in _DIRECTORY_FAMILIES:
         if not Path(directory).is_dir():
-            raise UsageError(f"{name}: {directory} is no directory; it needs config.json and the weights of a model")
+            raise UsageError(f"{name}: {directory} is not a directory; it needs config.json and the weights of a model")
         return _from_directory(name, family, Path(directory))
     if recorded := _RECORDED_NAME.fullmatch(name):
         return _from_directory(name, recorded[1], None)

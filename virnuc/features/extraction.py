@@ -25,7 +25,9 @@ from virnuc.settings import ExtractSettings
 from virnuc.storage.directory import Claim, OutputDirectory
 from virnuc.storage.manifest import Manifest, read_manifest, verify_shards
 
-Progress = Callable[[str, int, int], None]  # called with what is being made, how many frames are done, and of how many
+Progress = Callable[
+    [str, int, int], None
+]  # called with what is being made, the number of frames done, and of all frames
 _COLUMNS = {"dna": "nucleotide", "protein": "protein"}
 # What of an encoder's provenance decides its vectors; the rest describes it.
 _DECIDES = (
@@ -110,7 +112,7 @@ def extract(settings: ExtractSettings, progress: Progress = ignore) -> Manifest:
 def _embed_all(
     name: str, shards: Sequence[FrameShard], digest: str, settings: ExtractSettings, progress: Progress
 ) -> _Half:
-    """Write one encoder's half; the encoder is given up when it is done, so that two never share the memory."""
+    """Write one encoder's half; the encoder is released at the end, so that two are never in memory together."""
     encoder = load_encoder(
         name,
         weights=settings.weights,
@@ -137,7 +139,7 @@ def _embed_all(
 def _fill(
     output: OutputDirectory, encoder: Encoder, shards: Sequence[FrameShard], batch_tokens: int, progress: Progress
 ) -> None:
-    """Write the shards that are missing: while one is computed, the next is read and the last one written."""
+    """Write the missing shards; while one is computed, the next is read and the previous one written."""
     jobs = _jobs(output, encoder, shards)
     total = sum(shard.rows for shard in shards)
     done = sum(shard.rows for shard in shards if (output.directory / shard.half).exists())
@@ -176,7 +178,7 @@ def _jobs(output: OutputDirectory, encoder: Encoder, shards: Sequence[FrameShard
 
 
 def _count(shards: Sequence[FrameShard], provenance: EncoderProvenance) -> dict[str, Any]:
-    """Count what came in, what went out, and what the encoder did not look at."""
+    """Count frames in, frames out, and what the encoder cut off."""
     limit = provenance.max_residues
     frames = sequences = letters = 0
     for shard in shards:

@@ -51,7 +51,7 @@ class FeatureSet:
 
     directory: Path
     shards: tuple[MappedShard, ...]
-    manifest: Manifest  # made up in memory for VirNucPro's own directories
+    manifest: Manifest  # made in memory for VirNucPro's own directories
 
     @classmethod
     def open(cls, directory: Path, progress: Progress | None = None) -> FeatureSet:
@@ -201,7 +201,7 @@ def _virnucpro_files(directory: Path) -> list[Path]:
     """Return the shards of a directory without a manifest, `output_2` before `output_10`."""
     paths = list(directory.rglob("*.pt"))
     if not paths:
-        raise DataError(f"{directory}: no manifest.json and no *.pt files; it is empty or no feature set")
+        raise DataError(f"{directory}: no manifest.json and no *.pt files; it is empty or not a feature set")
     if any(_OUR_SHARD.fullmatch(path.name) for path in paths):
         raise DataError(f"{directory}: its extraction was not finished; run extract again with the same parameters")
     return sorted(paths, key=lambda path: [int(part) if part.isdecimal() else part for part in _parts(path, directory)])

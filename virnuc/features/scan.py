@@ -82,7 +82,7 @@ def _unchanged(record: dict[str, Any] | None, path: Path) -> bool:
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the records of a former scan; none if there was none or it cannot be read."""
+    """Return the records of an earlier scan; none if there was none or it cannot be read."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         return dict(document["shards"]) if document["scan_version"] == SCAN_VERSION else {}

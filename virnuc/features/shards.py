@@ -40,7 +40,7 @@ def write_shard(path: Path, ids: Sequence[str], data: Tensor, label: int) -> Non
         label: 1 viral, 0 non-viral.
 
     Raises:
-        DataError: ids and rows are out of step, an id occurs twice, or a value is not what it must be.
+        DataError: ids and rows are out of step, an id occurs twice, or a value is wrong.
     """
     document = {"ids": list(ids), "data": data, "labels": [label]}
     _check(path, document)
@@ -86,7 +86,7 @@ def _check_label(path: Path, labels: Any) -> None:
 
 def _check_data(path: Path, data: Any) -> None:
     if not isinstance(data, Tensor) or data.layout is not torch.strided:
-        raise DataError(f"{path}: data is no dense tensor")
+        raise DataError(f"{path}: data is not a dense tensor")
     if data.dtype is not torch.float32:
         raise DataError(f"{path}: data is {str(data.dtype).removeprefix('torch.')}, but float32 is needed")
     if data.dim() != 2 or not data.numel():
@@ -98,7 +98,7 @@ def _check_data(path: Path, data: Any) -> None:
 
 def _check_ids(path: Path, ids: Any, rows: int) -> None:
     if not isinstance(ids, list):
-        raise DataError(f"{path}: ids is no list")
+        raise DataError(f"{path}: ids is not a list")
     if len(ids) != rows:
         raise DataError(f"{path}: {len(ids)} ids for {rows} rows; it cannot be known which row is whose")
     seen: dict[str, int] = {}

@@ -20,12 +20,12 @@ from virnuc.training.data import Part, Parts
 FULL, BLOCK = "full", "block"
 _READ_BYTES = {FULL: 16 * 2**20, BLOCK: 128 * 2**20}  # of vectors in one read; several are in memory at once
 _BLOCK_ROWS = 256  # neighbours that stay together when blocks are shuffled: 2 MB of 2048-d vectors
-_CACHE_SHARE = 0.8  # of the memory available, that the page cache may be expected to keep
+_CACHE_SHARE = 0.8  # of the available memory, which the page cache is expected to keep
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How an epoch over `rows` frames is cut. A single row left over joins the batch before it."""
+    """How an epoch over `rows` frames is cut into batches. A single remaining row joins the batch before it."""
 
     rows: int
     batch: int  # rows
@@ -87,7 +87,7 @@ def read_ahead(part: Part, order: np.ndarray, reads: list[slice], readers: int) 
 
 
 def _cut(rows: int, size: int) -> list[slice]:
-    """Cut `rows` into slices of `size`; batch normalisation has no use for a last one of a single row."""
+    """Cut `rows` into slices of `size`; a single last row joins the slice before, as batch normalisation needs two."""
     starts = list(range(0, rows, size))
     if len(starts) > 1 and rows - starts[-1] == 1:
         starts.pop()

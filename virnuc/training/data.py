@@ -33,7 +33,7 @@ class Part:
     sizes: tuple[
         tuple[int, int], ...
     ] = ()  # chunk size in bp and number of frames of each member, in the order of rows
-    genomes: int = 0  # how many the frames of the split are of
+    genomes: int = 0  # number of genomes of the split's frames
     resident: Tensor | None = None  # [n, width] float32, all vectors on a device, where they fit
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a training reads. Test frames are not among it."""
+    """The frames that a training reads, without those for testing."""
 
     train: Part
     val: Part

@@ -43,7 +43,7 @@ class Trainer:
     def run(self, seed: int, epoch: int) -> list[dict[str, float]]:
         """Train one epoch in the order that `seed` gives; return each replicate's mean loss over its frames and speed.
 
-        Dropout is seeded anew each epoch, so that an epoch does not depend on how the ones before it were interrupted.
+        Dropout is seeded again each epoch, so that an epoch does not depend on interruptions of earlier ones.
         """
         order = self._plan.order(seed, epoch)
         started = time.perf_counter()

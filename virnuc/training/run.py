@@ -57,11 +57,11 @@ class TrainingResult(TrainedReplicate):
     replicates: tuple[TrainedReplicate, ...]  # by seed, the one that stands for them among them
     run_id: str
     shuffle: str  # full or block
-    resumed_from: int = 0  # the epoch after which an interrupted training went on; 0 if undisturbed
+    resumed_from: int = 0  # the epoch after which an interrupted training resumed; 0 if it was not interrupted
     left_out: int = 0  # frames of a mixture whose genomes the split does not have
 
     def described(self) -> dict[str, str | int]:
-        """Return which replicate this is and what is known of all, as tags: lists joined by commas, in one order."""
+        """Return which replicate this is and the facts about all, as tags: lists joined by commas, in one order."""
         tags: dict[str, str | int] = {"seed": self.seed, "replicates": len(self.replicates)}
         tags["replicate_seeds"] = ",".join(str(own.seed) for own in self.replicates)
         for name in _SUMMARISED:
@@ -90,7 +90,7 @@ def train(
     run_id: str = "",
     share: float = 1.0,
 ) -> TrainingResult:
-    """Train the classifiers in `directory`, or go on from the last finished epoch of the training there.
+    """Train the classifiers in `directory`, or resume from the last finished epoch of the training there.
 
     The replicates have the seeds from `settings.seed` on. All see the same rows in the same order, that of the first
     seed; initial weights and dropout are by each one's own. One that has stopped early leaves the pass.
@@ -178,7 +178,7 @@ def _report(
     *,
     in_doubt: bool = False,
 ) -> None:
-    """Tell the caller of the last finished epoch, unless it was told before, and write the logs."""
+    """Report the last finished epoch to the caller, unless it was reported before, and write the logs."""
     if last_reported(directory) < training.epoch:
         told = [replicate for replicate in training.replicates if replicate.epoch == training.epoch]
         for own in told:

@@ -1,4 +1,4 @@
-"""What a training needs to go on after it was killed, kept whole in its directory after every epoch."""
+"""The state that a training needs to resume, saved as a whole in its directory after every epoch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """What `find_training` tells of a directory."""
+    """What `find_training` knows about a directory."""
 
     run_id: str
     epoch: int  # the last one finished
@@ -49,7 +49,7 @@ class EarlyStopping:
     waited: int = 0
 
     def improves(self, loss: float, epoch: int) -> bool:
-        """Take note of an epoch's loss; return whether it is the lowest so far."""
+        """Record an epoch's loss; return whether it is the lowest so far."""
         better = loss < self.best_loss
         if better:
             self.best_loss, self.best_epoch, self.waited = loss, epoch, 0
@@ -100,7 +100,7 @@ class Replicate:
         return _copied({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()})
 
     def conclude_epoch(self, metrics: dict[str, float], epochs: int) -> None:
-        """Take note of a finished epoch, keep its weights if they are the best, and decide whether it was the last."""
+        """Record a finished epoch, keep its weights if they are the best, and decide whether it was the last."""
         self.epoch += 1
         self.scheduler.step()
         if self.stopping.improves(metrics["val/loss"], self.epoch):
@@ -124,7 +124,7 @@ class Replicate:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` gave."""
+        """Restore what `state` returned."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:  # on a GPU the rate is a tensor there; loading leaves it on the CPU
@@ -176,7 +176,7 @@ class Training:
             torch.save(document, stream)
 
     def restore(self, directory: Path, shuffle: str) -> bool:
-        """Take up what was saved in `directory`, if `shuffle` (or auto) allows it; return whether there was anything.
+        """Restore what was saved in `directory`, if `shuffle` (or auto) allows it; return whether there was anything.
 
         Raises:
             DataError: the state there is damaged or from another training; the message names the first difference.
@@ -218,12 +218,12 @@ def find_training(directory: Path) -> Unfinished | None:
 
 
 def mark_reported(directory: Path, epoch: int) -> None:
-    """Remember that the caller was told of an epoch."""
+    """Record that an epoch was reported to the caller."""
     write_text(directory / REPORTED, f"{epoch}\n")
 
 
 def last_reported(directory: Path) -> int:
-    """Return the last epoch that the caller was told of for certain."""
+    """Return the last epoch that was certainly reported to the caller."""
     path = directory / REPORTED
     text = path.read_text(encoding="utf-8").strip() if path.is_file() else "0"
     if not text.isdecimal():

@@ -1,4 +1,4 @@
-"""VirNucPro's own models, taken in without running their pickle.
+"""VirNucPro's own models, read without running their pickle.
 
 VirNucPro saves a whole pickled module, whose class was in `__main__` or `train`. Unpickling one runs whatever its
 author wrote. Here torch's restricted unpickler reads it, and the few classes that such a module is made of are
@@ -57,7 +57,7 @@ def convert_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         UsageError: there is no such file.
-        DataError: the file is damaged, is no module of VirNucPro's, or names what such a module has no use for.
+        DataError: the file is damaged, is not a model of VirNucPro's, or names what such a model does not need.
         IncompatibleCheckpointError: its input is of neither of VirNucPro's widths.
     """
     module = _load(path)
@@ -120,7 +120,7 @@ def read_external_metrics(path: Path, known: Collection[str]) -> dict[str, float
 
 
 def _encoders_of(path: Path, width: int) -> dict[str, dict[str, Any]]:
-    """Return what the width of its input tells of a model of VirNucPro's: the encoders, not their weights."""
+    """Return the encoders of a VirNucPro model, which the width of its input tells; their weights are not known."""
     if width not in VIRNUCPRO_WIDTHS:
         known = " or ".join(map(str, VIRNUCPRO_WIDTHS))
         raise IncompatibleCheckpointError(f"{path}: takes {width} values a frame; VirNucPro's models take {known}")
