@@ -164,7 +164,7 @@ def _fill(
 
 
 def _jobs(output: OutputDirectory, encoder: Encoder, shards: Sequence[FrameShard]) -> Iterator[_Job]:
-    """Claim, read and tokenise shards, one when it is asked for."""
+    """Claim, read and tokenise shards, each when it is asked for."""
     by_name = {shard.half: shard for shard in shards}
     for claim in output.claims(list(by_name)):
         source = by_name[claim.name].source
