@@ -28,7 +28,7 @@ _TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoesc
 
 
 def update_card(model_uri: str) -> str:
-    """Draw the card of a model version anew, make it the version's description and return it.
+    """Write the card of a model version again, make it the version's description and return it.
 
     Call it once the version is registered, and after each evaluation, comparison and promotion of it.
 

@@ -28,7 +28,7 @@ from virnuc.training.checkpoint import REPLICATES, Checkpoint, load_checkpoint
 
 PREDICTIONS = "predictions.parquet"
 VALIDATION_PREDICTIONS = "validation_predictions.parquet"
-UNCOVERED_PREDICTIONS = "uncovered_predictions.parquet"  # of chunks without a frame, a row a chunk
+UNCOVERED_PREDICTIONS = "uncovered_predictions.parquet"  # a row for each chunk without a frame
 UNPAIRED = "virnuc.unpaired"  # tag of a version that holds metrics from elsewhere instead of a model
 REPLICATE_PREDICTIONS = "predictions/replicates.parquet"  # `frame_id` and each training's score, `seed_<n>`
 AGREEMENT = "agreement.json"  # the checkpoint's metadata beside those of the features it was tested on

@@ -1,7 +1,7 @@
 """Promotion: a verdict to a champion, or a refusal that says why.
 
 A promotion reads the newest comparison of exactly this model version, checks that it was made with the newest
-evaluations and benchmark, gives the verdict anew on what is registered now, copies the version to the registered model
+evaluations and benchmark, gives the verdict again on what is registered now, copies the version to the registered model
 `virnuc` and moves the alias. Order of the steps, under the lock of `locking`:
 
 1. a version of `virnuc` is created, with all its tags in the same request and the state `promoting`;
@@ -149,7 +149,7 @@ def production_version(alias: str) -> ModelVersion | None:
 def _evidence(uri: str, policy: Policy) -> _Evidence:
     """Return the newest comparison of this version and every reason why it does not allow a promotion.
 
-    It must have been made with what is newest now; then the verdict is given anew, on what is registered now.
+    It must have been made with what is newest now; then the verdict is given again, on what is registered now.
     """
     failed = [] if policy.digest == Policy.read().digest else ["the policy given is not the project's own"]
     past = past_comparisons(uri)

@@ -1,7 +1,7 @@
 """The ESM-2 family: pre-norm transformer with rotary positions, run on packed batches.
 
 The keys are those of transformers' EsmModel without the prefix `esm.`; FastESM2 publishes the same ones. The rotary
-frequencies come from the file: published values are float16-rounded, and computing them anew moves the phase by
+frequencies come from the file: published values are float16-rounded, and computing them again moves the phase by
 0.16 rad at position 1000.
 """
 

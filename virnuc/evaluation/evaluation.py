@@ -46,7 +46,7 @@ class Evaluation:
     """What is known of one model on one part of a split."""
 
     metrics: dict[str, float]  # by MLflow key
-    predictions: pd.DataFrame  # a row a frame, in the split's order: PREDICTION_COLUMNS
+    predictions: pd.DataFrame  # a row for each frame, in the split's order: PREDICTION_COLUMNS
     validation: pd.DataFrame  # the same for the validation part
     tables: dict[str, pd.DataFrame]  # by stratum: group, length, lineage, organism
     temperature: float

@@ -1,4 +1,4 @@
-"""Predictions: a row a frame with its logits and viral probability, and a row a chunk made of its frames."""
+"""Predictions: a row for each frame with its logits and viral probability, and for each chunk of frames."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Scorer = Callable[[Tensor], Tensor]  # features [n, d] float32 to logits [n, 2]:
 
 
 def predict(score: Scorer, features: FeatureSet, split: Split, part: str, columns: slice | None = None) -> pd.DataFrame:
-    """Return the uncalibrated predictions of one part, a row a frame in the order of the split.
+    """Return the uncalibrated predictions of one part, a row for each frame in the order of the split.
 
     Raises:
         DataError: the features lack a frame of the split or give it another label, or a logit is not finite.
@@ -124,7 +124,7 @@ def chunks_of(frame_ids: pd.Series) -> pd.Series:
 
 
 def chunk_predictions(predictions: pd.DataFrame, column: str = "score") -> pd.DataFrame:
-    """Return a row a chunk, in order of first appearance, with VirNucPro's rule as its score.
+    """Return a row for each chunk, in order of first appearance, with VirNucPro's rule as its score.
 
     A chunk is viral if its highest viral score is at least its highest non-viral score. `score` is 0.5 plus half of
     the lead that the viral side has, so that a score of at least 0.5 says the same as the rule.

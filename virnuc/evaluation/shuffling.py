@@ -1,6 +1,6 @@
 """The test frames with their letters in random order, as a directory of frames that `extract` can embed.
 
-What a classifier still tells of such frames it tells from their composition; the rest it owes to their order.
+What a classifier can still tell about such frames comes from their composition; the rest comes from their order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The sections that show what each side's evaluation logged: a row a figure, a column a side."""
+"""The sections that show what each side's evaluation logged: a row for each figure, a column for each side."""
 
 from __future__ import annotations
 

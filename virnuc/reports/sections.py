@@ -62,8 +62,8 @@ def _metrics(document: Document) -> Section:
     method = document["method"]
     text = [
         f"Brackets are {100 * method['confidence']:.0f} % intervals from {method['resamples']:,} draws of genomes; "
-        "differences are paired, candidate minus baseline, of the registered training of each. ↓ marks what is "
-        "better when lower. The interval of the calibration error stands below."
+        "differences are paired, candidate minus baseline, of the registered trainings. ↓: lower is better. The "
+        "interval of the calibration error is given below."
     ]
     tables = [_metric_table(document, "frames", "Over frames")]
     logged = [side["logged"] for side in document["sides"]]
@@ -98,8 +98,8 @@ def _differences(document: Document) -> Section:
             continue
         text.append(
             f"{verdict['candidate']} alone is right on {found['only_candidate']:,} frames, the baseline alone on "
-            f"{found['only_baseline']:,} (McNemar, exact: p = {found['p_value']:.2g}; it takes frames for independent, "
-            "which those of one genome are not, so it is for information only)."
+            f"{found['only_baseline']:,} (McNemar, exact: p = {found['p_value']:.2g}; for information only, because "
+            "it treats the frames of a genome as independent)."
         )
         rows = tuple(
             (row["group"], f"{row['frames']:,}", f"{row['only_baseline']:,}", f"{row['only_candidate']:,}")
@@ -115,7 +115,7 @@ def _strata(document: Document) -> Section:
     tables = [_stratum_table(sides, kind) for kind in STRATA if any(kind in side["strata"] for side in sides)]
     text = (
         "Accuracy of frames. A group holds one class, so this is recall for viral and specificity for non-viral "
-        "groups. Strata too small for a figure are counted and get a dash.",
+        "groups. A dash stands for strata with too few frames.",
     )
     return Section("strata", "Where the models fail", text if tables else (), tuple(tables))
 
@@ -135,7 +135,7 @@ def _stratum_table(sides: Sequence[Mapping[str, Any]], kind: str) -> Table:
 
 
 def _drops(document: Document) -> Section:
-    """Return the drop of every pair with what its two sources of chance cost, and the gains over the control."""
+    """Return the drop of every pair with the errors from trainings and from genomes, and the gains over the control."""
     text, rows = [], []
     for verdict in document["verdicts"] + document["controls"]:
         drop = verdict["drop"]
@@ -146,8 +146,8 @@ def _drops(document: Document) -> Section:
             rows.append((f"{verdict['candidate']} minus {document['strongest_control']}", *_drop_cells(gain)))
         if verdict in document["verdicts"] and drop["detectable"] is not None:
             text.append(
-                f"Power: with these test genomes and {drop['replicates']} trainings a side, a true difference of "
-                f"{100 * drop['detectable']:.1f} points is told from none in 80 % of cases; {verdict['candidate']} "
+                f"Power: with these test genomes and {drop['replicates']} trainings of each side, a true difference of "
+                f"{100 * drop['detectable']:.1f} points is detected in 80 % of cases; {verdict['candidate']} "
                 "passes as often if its true drop is that much below the limit."
             )
     if rows:
@@ -217,5 +217,5 @@ def _provenance(document: Document) -> Section:
 
 
 def _short(key: str, value: str) -> str:
-    """Return digests and commits as far as one reads them; verdict.json has them in full."""
+    """Return a value, digests and commits shortened; verdict.json has them in full."""
     return value[:12] if key.endswith(("digest", "commit")) else value

@@ -42,7 +42,7 @@ class Split:
     """A finished split."""
 
     directory: Path
-    table: pd.DataFrame  # a row a frame, in the order of its source: COLUMNS, those that repeat as categories
+    table: pd.DataFrame  # a row for each frame, in the order of its source: COLUMNS, those that repeat as categories
     metadata: dict[str, Any]  # test_metadata.json
 
     @classmethod
@@ -95,7 +95,7 @@ class Split:
         return table[table["part"] == part].drop(columns="part").reset_index(drop=True)
 
     def frames(self, part: str) -> pd.DataFrame:
-        """Return the rows of `table` of one part's frames, numbered anew, with plain strings."""
+        """Return the rows of `table` of one part's frames, numbered from 0, with plain strings."""
         return self.table.iloc[self.rows[part]].reset_index(drop=True).astype(dict.fromkeys(_REPEATED, "str"))
 
     def frame_ids(self, part: str) -> list[str]:

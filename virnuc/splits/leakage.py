@@ -1,4 +1,4 @@
-"""What the test part shares with training, measured for any unit, whatever the unit promises.
+"""What the test part shares with training, measured and not assumed from the unit.
 
 Training means everything that a training saw: the training and the validation part. A table beside the split holds
 the nearest training protein of every test frame.
@@ -26,7 +26,7 @@ def measure_leakage(table: pd.DataFrame, sequences: pd.DataFrame | None) -> tupl
 
     Returns:
         The counts for the metadata, and a table of `frame_id`, `nearest` (frame id, empty without one), `identity`
-        (0 to 1, 0 without one), `label` (of the nearest, -1 without one) and `method`, a row a test frame.
+        (0 to 1, 0 without one), `label` (of the nearest, -1 without one) and `method`, a row for each test frame.
     """
     test, training = table[table["part"] == "test"], table[table["part"].isin(["train", "val"])]
     measured: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What `test_metadata.json` tells of a split: who is in which part, and how alike the two parts are."""
+"""The contents of `test_metadata.json`: which frames are in which part, and how similar the two parts are."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _COLUMNS = ["frame_id", "record", "genome", "organism", "lineage", "group", "lab
 class Source:
     """The frames to split."""
 
-    table: pd.DataFrame  # a row a frame: frame_id, record, genome, organism, lineage, group, label, file, length
+    table: pd.DataFrame  # a row for each frame: frame_id, record, genome, organism, lineage, group, label, file, length
     sequences: pd.DataFrame | None  # nucleotide and protein of each row; None for features
     records: pd.DataFrame | None  # what became of each record's chunks; None for features
     deposited: Mapping[str, str]  # ISO date of each genome that has one: of the first of its records

@@ -27,7 +27,7 @@ def assign(table: pd.DataFrame, settings: SplitSettings, deposited: Mapping[str,
     """Fill the column `part` of a table of frames in place.
 
     Args:
-        table: a row a frame, with `frame_id`, `record`, `genome`, `cluster`, `organism`, `lineage`, `group`, `label`,
+        table: rows of frames, with `frame_id`, `record`, `genome`, `cluster`, `organism`, `lineage`, `group`, `label`,
             `file` as far as the unit needs them.
         settings: unit, fractions and seed.
         deposited: date of each genome, for `--after`.

@@ -50,7 +50,7 @@ class Stack:
                 tensor.data = tensor.data.clone()
 
     def seed_dropout(self, seeds: Sequence[int]) -> None:
-        """Start each classifier's dropout anew."""
+        """Seed each classifier's dropout again."""
         for generator, seed in zip(self.generators, seeds, strict=True):
             generator.manual_seed(seed)
 
