@@ -1,14 +1,15 @@
 """Pretrain the two small protein encoders that virnuc ships, on the corpus of a million genes.
 
     python -m examples.encoders.genes --deb FILE.deb
+    python -m examples.encoders.pretrain start
     python -m examples.encoders.pretrain esm2_tiny
     python -m examples.encoders.pretrain esm2_tiny_deep
 
-Crops of a chunk's length are corrupted (masked and mutated letters) and read once; three losses are added: the hidden
-letters', the class of the gene from the mean embedding alone, and the class from the mean embedding beside the DNA's
-codon-phase composition, which asks of the protein what the DNA does not already tell. The deep encoder grows out of
-the small one: it starts from its weights at step `grows_at`, with further layers that change nothing at first, and
-goes on with the crops that come next.
+Crops are corrupted (masked and mutated letters) and read once; three losses are added: the hidden letters', the class
+of the gene from the mean embedding alone, and the class from the mean embedding beside the DNA's codon-phase
+composition, which asks of the protein what the DNA does not already tell. Both encoders grow out of one network of a
+single layer, `start`, which sees every gene once and is cheap: they go on from its weights with more viral crops, the
+deep one with further layers that change nothing at first.
 
 A run that is stopped goes on from its last state; batches are a function of seed and step, and nothing else is
 random, so that the weights are the same. What was done is written beside them as `training.json`.
@@ -19,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +35,13 @@ from examples.encoders.genes import CLASSES, Genes
 from examples.encoders.model import MASK, Pretrainer, Shape, write_checkpoint
 from virnuc.encoders.table import load_encoder
 from virnuc.encoders.tokens import ESM_VOCABULARY
-from virnuc.storage.files import atomic_path, sha256_file
+from virnuc.storage.files import atomic_path, sha256_file, write_text
 
 STATE_SECONDS = 120
 WATCH_STEPS = 500
-SNAPSHOT_STEPS = 1000
 WATCHED_BATCHES = 20
 WATCHED = Sampling(lengths=((0, 98, 98),), per_class=(32, 30, 2))  # held-out crops: half of them viral
+WATCHED_SEED = 42  # every recipe is watched on the same crops
 SHIPPED = Sampling()
 
 
@@ -49,9 +50,8 @@ class Recipe:
     """How one encoder is built and trained."""
 
     shape: Shape
-    steps: int  # the last one; a grown encoder counts on from where it began
-    grows_from: str = ""  # the encoder whose weights it starts with
-    grows_at: int = 0  # after so many of that encoder's steps
+    steps: int
+    grows_from: str = ""  # whose last weights it starts with
     lr: float = 3e-3
     warmup: int = 200  # steps
     decay: float = 0.35  # share of its own steps in which the learning rate falls to 0
@@ -63,15 +63,25 @@ class Recipe:
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of `step`: a rise, a plateau, a straight fall."""
-        done, own = step - self.grows_at, self.steps - self.grows_at
-        return self.lr * min(1.0, (done + 1) / self.warmup, (own - done) / (self.decay * own))
+        return self.lr * min(1.0, (step + 1) / self.warmup, (self.steps - step) / (self.decay * self.steps))
 
 
+START = "start"  # what both encoders grow from: read by one layer, most of the crops are cheap
+_TUNING = Recipe(
+    shape=Shape(width=64, layers=1, heads=4),
+    steps=800,
+    grows_from=START,
+    lr=1.5e-3,
+    warmup=50,
+    decay=0.8,
+    class_weights=(1.3, 0.85, 1.0),
+    sampling=Sampling(lengths=((0, 60, 98),), per_class=(24, 36, 4)),
+    seed=43,
+)
 RECIPES = {
-    "esm2_tiny": Recipe(Shape(width=64, layers=1, heads=4), steps=9200),
-    "esm2_tiny_deep": Recipe(
-        Shape(width=64, layers=5, heads=4), steps=8200, grows_from="esm2_tiny", grows_at=7000, lr=2e-3, warmup=100
-    ),
+    START: Recipe(Shape(width=64, layers=1, heads=4), steps=9200),
+    "esm2_tiny": _TUNING,
+    "esm2_tiny_deep": replace(_TUNING, shape=Shape(width=64, layers=4, heads=4)),
 }
 
 
@@ -81,7 +91,7 @@ class Run:
     def __init__(self, name: str, recipe: Recipe, genes: Genes, held_out: Genes, directory: Path) -> None:
         """Begin, or go on from the state in `directory`."""
         self.name, self.recipe, self.directory = name, recipe, directory
-        self.crops, watched = Crops(genes, recipe.sampling, recipe.seed), Crops(held_out, WATCHED, recipe.seed)
+        self.crops, watched = Crops(genes, recipe.sampling, recipe.seed), Crops(held_out, WATCHED, WATCHED_SEED)
         self.watched = [watched.batch(number) for number in range(WATCHED_BATCHES)]
         torch.manual_seed(recipe.seed)
         self.net = Pretrainer(recipe.shape, len(CLASSES), COMPOSITION.dimension)
@@ -104,9 +114,8 @@ class Run:
         return self.directory / f"{self.name}.pt"
 
     def _grow(self) -> None:
-        grown = torch.load(self.directory / f"{self.recipe.grows_from}-{self.recipe.grows_at}.pt", weights_only=True)
-        self.net.grow(grown["net"])
-        self.step = self.recipe.grows_at
+        state = torch.load(self.directory / f"{self.recipe.grows_from}.pt", weights_only=True)
+        self.net.grow(state["net"])
 
     def _restore(self) -> None:
         state = torch.load(self._state(), weights_only=True)
@@ -114,10 +123,10 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
 
-    def save(self, path: Path) -> None:
-        """Write the state to `path`, whole or not at all."""
+    def save(self) -> None:
+        """Write the state, whole or not at all."""
         state = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
-        with atomic_path(path) as temporary:
+        with atomic_path(self._state()) as temporary:
             torch.save(state | {"step": self.step, "seconds": self.seconds, "history": self.history}, temporary)
 
     def losses(self, batch: Batch) -> Tensor:
@@ -162,7 +171,7 @@ class Run:
         }
 
     def finish(self) -> None:
-        """Train to the last step; save the state now and then, and snapshots that another may grow from."""
+        """Train to the last step; save the state now and then."""
         began = saved = time.monotonic()
         while self.step < self.recipe.steps:
             self.advance()
@@ -172,30 +181,26 @@ class Run:
             now = time.monotonic()
             self.seconds, began = self.seconds + now - began, now
             if now - saved > STATE_SECONDS or self.step == self.recipe.steps:
-                self.save(self._state())
+                self.save()
                 saved = now
-            if self.step % SNAPSHOT_STEPS == 0:
-                self.save(self.directory / f"{self.name}-{self.step}.pt")
 
 
 def document(run: Run, genes: Genes, data: Path) -> dict[str, object]:
     """Return what `training.json` says."""
-    recipes = {run.name: asdict(run.recipe)}
-    if run.recipe.grows_from:
-        recipes[run.recipe.grows_from] = asdict(RECIPES[run.recipe.grows_from])
-    per_step = sum(run.recipe.sampling.per_class)
+    start, chain = RECIPES[START], {START: RECIPES[START], run.name: run.recipe}
+    seen = Crops(genes, start.sampling, start.seed).seen(start.steps)
+    began = torch.load(data / f"{START}.pt", weights_only=True)
     return {
-        "data": "coding sequences of Debian's metaphlan2-data 2.6.0+ds-4, by examples/encoders/genes.py",
+        "data": "coding sequences of Debian's metaphlan2-data 2.6.0+ds-4, as examples/encoders/genes.py reads them",
         "data_sha256": {name: sha256_file(data / f"{name}.npz") for name in ("train", "held_out")},
         "genes": json.loads((data / "genes.json").read_text(encoding="utf-8")),
-        "proteins_seen": {name: count for name, count in zip(CLASSES, run.crops.seen(run.step), strict=True)},
-        "crops_read": run.step * per_step,
-        "crops_read_by_itself": (run.step - run.recipe.grows_at) * per_step,
-        "recipes": recipes,
+        "proteins_seen": dict(zip(CLASSES, seen, strict=True)),
+        "crops_read": {name: recipe.steps * sum(recipe.sampling.per_class) for name, recipe in chain.items()},
+        "recipes": {name: asdict(recipe) for name, recipe in chain.items()},
         "letters_by_frequency": round(run.crops.frequency_loss(run.watched), 4),
-        "history": run.history,
+        "history": {START: began["history"], run.name: run.history},
+        "minutes": {START: round(began["seconds"] / 60), run.name: round(run.seconds / 60)},
         "parameters": sum(parameter.numel() for parameter in run.net.esm.parameters()),
-        "cpu_minutes": round(run.seconds / 60),
         "torch": torch.__version__,
         "genomes": sorted(set(genes.keys[run.crops.long_enough].tolist())),
     }
@@ -217,7 +222,7 @@ def check_loader(run: Run, directory: Path) -> None:
 
 
 def main() -> None:
-    """Train one encoder and write it in the hub's layout."""
+    """Train one of the recipes; write an encoder in the hub's layout."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=RECIPES)
     parser.add_argument("--data", type=Path, default=Path("data/pretraining"), help="what genes.py wrote")
@@ -227,11 +232,12 @@ def main() -> None:
     genes, held_out = (Genes.load(arguments.data / f"{name}.npz") for name in ("train", "held_out"))
     run = Run(arguments.name, RECIPES[arguments.name], genes, held_out, arguments.data)
     run.finish()
+    if arguments.name == START:
+        return
     out = arguments.out / arguments.name
     write_checkpoint(run.net.esm, out)
     check_loader(run, out)
-    text = json.dumps(document(run, genes, arguments.data), indent=1)
-    (out / "training.json").write_text(text + "\n", encoding="utf-8")
+    write_text(out / "training.json", json.dumps(document(run, genes, arguments.data), indent=1) + "\n")
 
 
 if __name__ == "__main__":
