@@ -2,13 +2,16 @@
 
 import dataclasses
 import itertools
+import json
 import random
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from Bio.Seq import Seq
 
-from examples.corpus.keys import gene_key, partition
+from examples.corpus.keys import PRETRAINING, gene_key, partition
 from examples.encoders import genes as reading
 from examples.encoders import pretrain
 from examples.encoders.crops import Crops, Sampling, dna
@@ -31,6 +34,14 @@ def genes(count, seed, length=60):
 def header(part, name="GeneID:{}", step=1000):
     """Return the first header of a viral gene whose key belongs to `part`."""
     return next(h for h in (name.format(n) for n in itertools.count(step, step)) if partition(gene_key(h).key) == part)
+
+
+@pytest.mark.parametrize("name", ["esm2_tiny", "esm2_tiny_deep"])
+def test_the_shipped_encoders_learned_from_the_pretraining_part_alone(name):
+    record = json.loads((Path("examples/encoders") / name / "training.json").read_text())
+    assert len(record["genomes"]) > 5000
+    assert {partition(key) for key in record["genomes"]} == {PRETRAINING}
+    assert sum(record["proteins_seen"].values()) >= 500_000
 
 
 def test_genes_of_other_parts_and_their_relatives_are_left_out(tmp_path, monkeypatch):
