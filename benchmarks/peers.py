@@ -68,7 +68,7 @@ def main() -> None:
     """Print a table and, last, one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--length", type=int, default=500, help="bp of a chunk")
-    parser.add_argument("--source", default="examples/refseq_mini")
+    parser.add_argument("--source", default="examples/genomes")
     parser.add_argument("--split", default="data/test_set")
     parser.add_argument("--models", default=MODELS, help="registered models, joined by commas")
     parser.add_argument("--jaeger", default="", help="Jaeger's program; empty leaves it out")

@@ -28,7 +28,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-GENOMES = Path(__file__).parents[1] / "examples" / "refseq_mini"
+GENOMES = Path(__file__).parents[1] / "examples" / "genomes"
 STATUSES = ("scored", "no_open_frame", "ambiguous", "too_short")
 SAMPLED_EVERY = 0.1  # s
 STEPS = {  # module and function that does it

@@ -34,7 +34,8 @@ from virnuc.settings import (
 if TYPE_CHECKING:
     from virnuc.tracking import Tracker
 
-CONTROL = ("tetranucleotide", "dipeptide")  # what a classifier can do with no language model
+# What a classifier can do with no language model: DNA composition beside the protein's, and each DNA side alone.
+CONTROLS = (("codon_phase", "dipeptide"), ("tetranucleotide", "dipeptide"))
 
 
 @stage(PipelineSettings)
@@ -84,7 +85,7 @@ class _Extracted:
 
 @dataclass(frozen=True)
 class Experiment:
-    """The stages after `prepare`, for baseline, candidate and the composition control."""
+    """The stages after `prepare`, for baseline, candidate and the composition controls."""
 
     settings: PipelineSettings
     tracker: Tracker
@@ -94,14 +95,22 @@ class Experiment:
         return str(Path(self.settings.data) / name)
 
     def models(self) -> list[str]:
-        """Split, extract, train and evaluate; return the URIs of the model versions, the control's last."""
+        """Split, extract, train and evaluate; return the URIs of baseline, candidate and controls.
+
+        A classifier that reads DNA alone is the companion of the others with that DNA encoder and, where the encoder is
+        a composition, a control of its own.
+        """
         split.run(self.settings.of_stage(SplitSettings, source=self.place("frames"), out=self.place("test_set")))
         dna = self.settings.dna_encoder
-        sides = dict.fromkeys(((dna, self.settings.baseline), (dna, self.settings.candidate), CONTROL))
+        sides = dict.fromkeys(((dna, self.settings.baseline), (dna, self.settings.candidate), *CONTROLS))
         extracted = [self._extract(*side) for side in sides]
         first = {features.dna: features for features in reversed(extracted)}
-        companions = {name: self._train(features, modality="dna") for name, features in first.items()}
-        return [self._model(features, companions[features.dna]) for features in extracted]
+        alone = {name: self._train(features, modality="dna") for name, features in first.items()}
+        models = [self._train(features, companion=alone[features.dna]) for features in extracted]
+        models += [alone[name] for name, _ in CONTROLS]
+        for uri, features in zip(models, [*extracted, *(first[name] for name, _ in CONTROLS)], strict=True):
+            self._evaluate(uri, features)
+        return models
 
     @cached_property
     def benchmark_settings(self) -> BenchmarkSettings:
@@ -161,7 +170,7 @@ class Experiment:
             self.settings.of_stage(
                 ExtractSettings, frames=self.place("frames"), dna_encoder=dna, protein_encoder=protein, out=out
             ),
-            f"extract {protein}",
+            f"extract {dna} {protein}",
         )
         names = manifest.details["dna"]["name"], manifest.details["protein"]["name"]
         directories = {
@@ -170,16 +179,15 @@ class Experiment:
         weights = {**self.settings.weights, **directories}
         return _Extracted(str(Path(out) / "+".join(names)), manifest.digest, *names, weights)
 
-    def _model(self, features: _Extracted, companion: str) -> str:
-        """Train and evaluate on one feature set, unless that was done already; return the URI of the model version."""
+    def _evaluate(self, uri: str, features: _Extracted) -> None:
+        """Evaluate a model version on one feature set, unless that was done already."""
         from virnuc.evaluation.evaluation import EVALUATION_VERSION
 
-        uri = self._train(features, companion=companion)
         wanted = {"model": uri, "features_digest": features.digest, "evaluation_version": EVALUATION_VERSION}
         if known := _finished("evaluate", wanted):
             say(f"evaluate   {uri} was tested already: run {known}")
-            self.tracker.tags({f"reused.evaluate_{features.protein}": known})
-            return uri
+            self.tracker.tags({f"reused.evaluate_{uri.split('/')[1]}": known})
+            return
         random = "random" in features.weights.values()
         evaluate.run(
             self.settings.of_stage(
@@ -191,9 +199,8 @@ class Experiment:
                 out=self.place("evaluations"),
                 **({"shuffled": False, "uncovered": 0} if random else {}),
             ),
-            f"evaluate {features.protein}",
+            f"evaluate {uri.removeprefix('models:/')}",
         )
-        return uri
 
     def _train(self, features: _Extracted, modality: str = "merged", companion: str = "") -> str:
         """Train and register a classifier; return the URI of its version."""
@@ -208,7 +215,6 @@ class Experiment:
                 companion=companion,
                 weights=features.weights,
                 out=self.place("models"),
-                replicates=self.settings.replicates if modality == "merged" else 1,  # a companion is no side
             )
         )
         assert version is not None  # registered, as TrainSettings.register says

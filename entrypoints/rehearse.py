@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from entrypoints.benchmark import benchmark
 from entrypoints.command import say, stage
-from entrypoints.pipeline import CONTROL, Experiment, check_encoders_and_policy
+from entrypoints.pipeline import CONTROLS, Experiment, check_encoders_and_policy
 from entrypoints.prepare import prepare
 from virnuc.settings import BenchmarkSettings, PipelineSettings, PrepareSettings, RehearseSettings
 
@@ -70,7 +70,7 @@ def _estimate(settings: RehearseSettings, proteins: BenchmarkResult, tracker: Tr
     dna = benchmark.run(
         BenchmarkSettings(
             baseline=settings.dna_encoder,
-            candidate=CONTROL[0],
+            candidate=CONTROLS[0][0],
             frames=str(Path(settings.data) / "frames"),
             sample=FEW,
             runs=1,

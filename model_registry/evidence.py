@@ -59,7 +59,10 @@ def read_replicates(version: ModelVersion, own: Checkpoint) -> dict[int, Checkpo
     Raises:
         DataError: one of them is gone, or was trained on something else.
     """
-    path = Path(get_run(version.run_id).data.tags.get("virnuc.checkpoint", ""))
+    tags = get_run(version.run_id).data.tags
+    if tags.get("virnuc.stage") == "import_model":  # which brings one checkpoint, whatever it was trained beside
+        return {own.metadata["seed"]: own} if "seed" in own.metadata else {}
+    path = Path(tags.get("virnuc.checkpoint", ""))
     found = {}
     for seed in (record["seed"] for record in own.metadata.get("replicates", ())):
         if seed == own.metadata["seed"]:

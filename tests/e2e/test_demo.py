@@ -15,8 +15,10 @@ from virnuc.sequences.reading import read_records
 from virnuc.splits.assignment import Split
 
 pytestmark = pytest.mark.e2e
-SIDES = ("esm2_tiny_deep", "esm2_tiny", "dipeptide")
-COMPANION = "tetranucleotide_dna"
+SIDES = ("esm2_tiny_deep", "esm2_tiny")
+COMPANIONS = ("codon_phase_dna", "tetranucleotide_dna")  # they read DNA alone, and are controls too
+MODELS = [f"models:/virnuc-{name}" for name in ("esm2_tiny_deep/1", "esm2_tiny/1", "dipeptide/1", "dipeptide/2")]
+ALL_MODELS = [*MODELS, *(f"models:/virnuc-{name}/1" for name in COMPANIONS)]  # as in the report: sides, then controls
 EPOCH_KEYS = {
     "train/loss",
     "val/loss",
@@ -39,9 +41,9 @@ def test_one_parent_run_with_a_child_run_a_stage(demo):
     expected = {
         "prepare": 1,
         "split": 1,
-        "extract": 3,
-        "train": 4,
-        "evaluate": 3,
+        "extract": 4,
+        "train": 6,
+        "evaluate": 6,
         "benchmark": 1,
         "compare": 1,
         "promote": 1,
@@ -61,7 +63,8 @@ def test_metric_keys_are_the_same_for_all_models(demo):
         ("train", EPOCH_KEYS | {f"val/no_open_frame/accuracy_{fallback}" for fallback in FALLBACKS}),
         ("evaluate", {"test/accuracy", "test/roc_auc", "test/mcc", "test/control/shuffled_accuracy"}),
     ):
-        first, *others = [run for run in demo.runs(stage) if run.data.tags["virnuc.model"] != COMPANION]
+        companions = {*COMPANIONS, *ALL_MODELS[len(MODELS) :]}
+        first, *others = [run for run in demo.runs(stage) if run.data.tags["virnuc.model"] not in companions]
         assert wanted <= first.data.metrics.keys()
         for other in others:
             assert other.data.metrics.keys() == first.data.metrics.keys()
@@ -77,7 +80,7 @@ def test_every_epoch_is_logged_once(demo):
 def test_datasets_carry_their_manifests_digests(demo):
     digests = {
         name: json.loads((demo.directory / "data" / folder / "manifest.json").read_text())["digest"]
-        for name, folder in (("frames", "frames"), ("features", "features/tetranucleotide+esm2_tiny_deep"))
+        for name, folder in (("frames", "frames"), ("features", "features/codon_phase+esm2_tiny_deep"))
     }
     inputs = {item.dataset.name: item.dataset.digest for item in trained(demo).inputs.dataset_inputs}
     assert inputs["features"] == digests["features"][:36]
@@ -87,7 +90,7 @@ def test_datasets_carry_their_manifests_digests(demo):
 
 def test_models_are_registered_and_the_champion_is_the_candidate(demo):
     names = {model.name for model in demo.client.search_registered_models()}
-    assert names == {"virnuc", f"virnuc-{COMPANION}", *(f"virnuc-{side}" for side in SIDES)}
+    assert names == {"virnuc", *(f"virnuc-{name}" for name in (*SIDES, *COMPANIONS, "dipeptide"))}
     champion = demo.client.get_model_version_by_alias("virnuc", "champion")
     assert champion.tags["virnuc.promoted_from"] == "models:/virnuc-esm2_tiny/1"
     for side in SIDES:
@@ -113,7 +116,7 @@ def test_figures_and_checkpoints_are_artifacts(demo):
 def test_the_report_holds_only_numbers_of_the_store(demo):
     verdict = json.loads((demo.directory / "reports" / "verdict.json").read_text())
     evaluated = {run.data.tags["virnuc.model"]: run.data.metrics for run in demo.runs("evaluate")}
-    metrics = [evaluated[f"models:/virnuc-{side}/1"] for side in SIDES]
+    metrics = [evaluated[model] for model in ALL_MODELS]
     for side, logged in zip(verdict["sides"], metrics, strict=True):
         for name, interval in side["metrics"]["frames"].items():
             assert interval["value"] == pytest.approx(logged[f"test/{name}"], abs=1e-12)
@@ -134,7 +137,7 @@ def test_the_terminal_ends_with_a_summary(demo):
 
 
 def test_each_stage_runs_alone_on_what_the_stage_before_wrote(demo):
-    features = "data/features/tetranucleotide+esm2_tiny"
+    features = "data/features/codon_phase+esm2_tiny"
     for stage, parameters in (
         ("split", {"source": features, "out": "data/split_of_features"}),
         ("train", {"features": features, "epochs": "2", "lr": "1e-3"}),
@@ -176,11 +179,11 @@ def test_predict_returns_every_chunk_of_test_genomes_once(demo):
     unseen = set(split.table.iloc[split.rows["test"]]["genome"])
     fasta, expected = demo.directory / "reads.fa", set()
     with fasta.open("w") as stream:
-        for group in ("viral", "bacteria", "plant"):
-            path = demo.directory / "examples" / "refseq_mini" / f"{group}.1.genomic.gbff.gz"
+        for group in ("viral", "bacteria", "archaea"):
+            path = demo.directory / "examples" / "genomes" / f"{group}.1.genomic.gbff.gz"
             for genome in [genome for genome in read_records(path) if genome.genome.name in unseen][:4]:
                 stream.write(f">{genome.accession}\n{genome.sequence}\n")
-                chunks = len(chunk_starts(len(genome.sequence), 300))
+                chunks = len(chunk_starts(len(genome.sequence), 500))
                 expected |= {f"{genome.accession}_chunk_{number}" for number in range(1, chunks + 1)}
     done = demo.run("predict", "--input", "reads.fa", "--out", "data/calls")
     assert done.returncode == 0, done.stderr
@@ -229,7 +232,7 @@ def test_accuracy_over_chunks_without_a_frame_is_that_of_predict(demo):
 
 def test_the_champion_over_http_answers_as_predict_does(demo):
     fasta = demo.directory / "served.fa"
-    source = demo.directory / "examples" / "refseq_mini" / "viral.1.genomic.gbff.gz"
+    source = demo.directory / "examples" / "genomes" / "viral.1.genomic.gbff.gz"
     genomes = list(islice(read_records(source), 5))
     fasta.write_text("".join(f">{genome.accession}\n{genome.sequence}\n" for genome in genomes))
     done = demo.run("predict", "--input", "served.fa", "--out", "data/served")

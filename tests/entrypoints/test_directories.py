@@ -41,7 +41,7 @@ def experiment(tmp_path_factory, genomes):
     """A pipeline on the shortest genomes, its baseline from a directory, its candidate at another revision."""
     directory = tmp_path_factory.mktemp("directories")
     (directory / "genomes").mkdir()
-    for group in ("viral", "bacteria", "plant"):
+    for group in ("viral", "bacteria", "archaea"):
         name = f"{group}.1.genomic.gbff.gz"
         records = re.split(r"(?<=\n//\n)", gzip.decompress((genomes / name).read_bytes()).decode())
         short = [

@@ -129,7 +129,7 @@ def test_metrics_from_elsewhere_are_shown_and_decide_nothing(virnucpro, place):
     assert told["sides"][0]["metrics"]["frames"]["accuracy"] == {"value": 0.9321, "low": None, "high": None}
     assert told["verdicts"][0]["drop"] is None
     assert "0.932" in (place / "reports" / "validation_report.md").read_text()
-    with pytest.raises(GateRefusal, match="has metrics but no predictions"):
+    with pytest.raises(GateRefusal, match="no evaluation of the baseline"):
         promote.run(PromoteSettings(candidate="models:/virnuc-fastesm650@challenger", policy=POLICY))
     with pytest.raises(DataError, match="but no model"):
         promote.run(PromoteSettings(candidate="models:/virnuc-esm2_3b@unpaired", policy=POLICY, override="try"))

@@ -16,6 +16,7 @@ from entrypoints.benchmark import benchmark
 from entrypoints.compare import compare
 from entrypoints.evaluate import evaluate
 from entrypoints.train import train
+from tests.shared import PROJECT
 from tests.shared.samples import sample_frames
 from virnuc.encoders import load_encoder
 from virnuc.features.shards import write_shard
@@ -56,6 +57,7 @@ class Experiment:
         uri = f"sqlite:///{shutil.copy(self.home / 'mlflow.db', directory / 'mlflow.db')}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         monkeypatch.chdir(directory)
+        copy_policy(directory)
         mlflow.set_tracking_uri(uri)
 
     def trained(self, protein: str, parts: str = "split", **changed) -> str:
@@ -92,8 +94,15 @@ def build(home: Path, empty_store: Path) -> Experiment:
     """Make the experiment in a fresh SQLite store."""
     made = Experiment(home)
     os.chdir(home)
+    copy_policy(home)
     fill(made, f"sqlite:///{shutil.copy(empty_store, home / 'mlflow.db')}")
     return made
+
+
+def copy_policy(directory: Path) -> None:
+    """Give a directory the project's own policy, where compare and promote look for it."""
+    (directory / "model_registry").mkdir()
+    shutil.copy(PROJECT / "model_registry" / "policy.yaml", directory / "model_registry")
 
 
 def fill(made: Experiment, uri: str, genomes: int = 120) -> None:
@@ -116,8 +125,8 @@ def fill(made: Experiment, uri: str, genomes: int = 120) -> None:
 def _write_frames(directory: Path, rows: int = 600) -> None:
     rng = np.random.default_rng(0)
     directory.mkdir(parents=True)
-    empty = dict.fromkeys(FRAME_SCHEMA.names) | {"label": 1, "group": "viral", "nucleotide": "ACG" * 30}
-    proteins = ["".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), size=30)) for _ in range(rows)]
+    empty = dict.fromkeys(FRAME_SCHEMA.names) | {"label": 1, "group": "viral", "nucleotide": "ACG" * 100}
+    proteins = ["".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWY"), size=100)) for _ in range(rows)]
     table = [empty | {"frame_id": f"V.1_chunk_{n}F1", "protein": protein} for n, protein in enumerate(proteins)]
     path = directory / "viral-00000.parquet"
     pq.write_table(pa.Table.from_pylist(table, schema=FRAME_SCHEMA), path)

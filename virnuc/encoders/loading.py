@@ -82,7 +82,7 @@ def load_mosaicbert(spec: EncoderSpec, request: LoadRequest) -> Encoder:
         network = mosaicbert.MosaicBertNetwork(shape)
     if directory is None:
         digest = _fill(network, None, spec, request)
-        tokeniser = train_byte_pairs(EXAMPLES / "refseq_mini", shape.vocabulary)
+        tokeniser = train_byte_pairs(EXAMPLES / "genomes", shape.vocabulary)
     else:
         tokeniser = BytePairTokeniser.from_file(directory / "tokenizer.json")
         digest = _fill(network, FileCheckpoint(directory, mosaicbert.PREFIX, mosaicbert.is_ignored), spec, request)

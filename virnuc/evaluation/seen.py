@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from virnuc.splits.assignment import Split
 CLASSIFIER = "the classifier"
 PRETRAINING = "training.json"  # beside an encoder's weights: `genomes` lists what it was trained on
 RELATIVES = "relatives.parquet"  # beside a split: the training frame that is nearest to each test frame
+VERSION = re.compile(r"\.\d{1,2}$")  # of an accession: NC_001416.1 in one release is NC_001416.2 in the next
 SEEN_COLUMNS = ("seen", "identity", "relative_label")
 
 
@@ -34,9 +36,9 @@ def with_seen(predictions: pd.DataFrame, split: Split, part: str, pretrained: Ma
     frames = split.frames(part)
     training = set(split.table["genome"].to_numpy()[np.concatenate([split.rows["train"], split.rows["val"]])])
     seen = np.where(frames["genome"].isin(training), CLASSIFIER, "")
-    names = [frames[column].str.replace(r"\.\d+$", "", regex=True) for column in ("genome", "record")]
+    names = [frames[column].str.replace(VERSION, "", regex=True) for column in ("genome", "record")]
     for encoder, genomes in pretrained.items():
-        known = {name.rpartition(".")[0] if name.rpartition(".")[2].isdigit() else name for name in genomes}
+        known = {VERSION.sub("", name) for name in genomes}
         met = (names[0].isin(known) | names[1].isin(known)).to_numpy()
         seen = np.where((seen == "") & met, encoder, seen)
     table = predictions.assign(seen=seen, identity=np.nan, relative_label=np.int8(-1))

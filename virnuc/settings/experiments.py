@@ -51,7 +51,6 @@ _HANDED_ON = frozenset(
         "benchmark",
         "modality",
         "companion",
-        "replicates",
         "register",
         "resume",
         "rollback",
@@ -63,7 +62,7 @@ _HANDED_ON = frozenset(
 
 @dataclass(frozen=True)
 class PipelineSettings(Settings):
-    """Genomes to verdict, for a baseline, a candidate and the composition control."""
+    """Genomes to verdict, for a baseline, a candidate and the composition controls."""
 
     source: str = like(PrepareSettings, "source", help="Directory of GenBank files named <group>.*, plain or gzipped.")
     chunk_size: int = like(PrepareSettings, "chunk_size")
@@ -135,13 +134,15 @@ class PipelineSettings(Settings):
 class MainSettings(PipelineSettings):
     """The pipeline on the embedded genomes, with the learning rate and epochs that a small set needs."""
 
-    source: str = like(PipelineSettings, "source", "examples/refseq_mini")
-    dna_encoder: str = like(PipelineSettings, "dna_encoder", "tetranucleotide")
+    source: str = like(PipelineSettings, "source", "examples/genomes")
+    chunk_size: int = like(PipelineSettings, "chunk_size", 500)
+    dna_encoder: str = like(PipelineSettings, "dna_encoder", "codon_phase")
     baseline: str = like(PipelineSettings, "baseline", "esm2_tiny_deep")
     candidate: str = like(PipelineSettings, "candidate", "esm2_tiny")
     epochs: int = like(PipelineSettings, "epochs", 40)
-    lr: float = like(PipelineSettings, "lr", 0.002)
+    lr: float = like(PipelineSettings, "lr", 0.008)
     warmup: int = like(PipelineSettings, "warmup", 3)
+    overrides: Mapping[str, str] = like(PipelineSettings, "overrides", {"train.batch_size": "128"})
     promote: bool = like(PipelineSettings, "promote", True, "Promote the candidate if the gate says PASS.")
 
 

@@ -324,7 +324,7 @@ class DoctorSettings(Settings):
     """Checks of this machine and of the store."""
 
     encoders: tuple[str, ...] = option(
-        ("esm2_tiny_deep", "esm2_tiny", "tetranucleotide"), "Encoders to check, joined by commas."
+        ("esm2_tiny_deep", "esm2_tiny", "codon_phase"), "Encoders to check, joined by commas."
     )
     weights: Mapping[str, str] = weights()
     revisions: Mapping[str, str] = revisions()
