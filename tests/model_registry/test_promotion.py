@@ -214,6 +214,7 @@ def test_one_full_cycle_on_postgresql(tmp_path, monkeypatch):
     with postgresql() as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         monkeypatch.chdir(tmp_path)
+        experiments.copy_policy(tmp_path)
         experiments.fill(experiments.Experiment(tmp_path), uri)
         client = MlflowClient()
         with pytest.raises(GateRefusal, match="no comparison"):

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+# Without VNNI sums of two products saturate at 16 bits; activations of seven bits cannot reach that.
+_SEVEN_BITS = not torch.cpu._is_vnni_supported()
+
 # oneDNN keeps some 0.2 MB of code for each shape that it met, and torch's layer above it keeps that alive in a cache of
 # its own. Packed batches have hundreds of lengths; with the 1,024 shapes that are the default of both, memory grows for
 # hundreds of thousands of sequences. 128 cost a tiny network few percent.
@@ -75,7 +78,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, states: Tensor, *, gelu: bool = False, residual: Tensor | None = None) -> Tensor:
         """Map [tokens, inputs] to [tokens, outputs]."""
-        output = torch.ops.quantized.linear_dynamic(states, self.packed, reduce_range=False)
+        output = torch.ops.quantized.linear_dynamic(states, self.packed, reduce_range=_SEVEN_BITS)
         if gelu:
             return functional.gelu(output)
         return output if residual is None else output.add_(residual)
