@@ -20,8 +20,8 @@ def promoted(uri=CANDIDATE, **changed):
 
 
 def weak_baseline(made):
-    """A baseline of one epoch, which `train` has just made the challenger."""
-    weak = made.trained(SLOW, epochs=1, out="weak", replicates=2)
+    """A baseline that has hardly been trained, which `train` has just made the challenger."""
+    weak = made.trained(SLOW, epochs=1, lr=1e-7, out="weak", replicates=2)
     made.compared(baseline=weak)
 
 
