@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest runs a process a core; r
 
 @pytest.fixture(scope="session")
 def genomes() -> Path:
-    """The embedded genomes of nine groups."""
+    """The embedded genomes of ten groups."""
     return PROJECT / "examples" / "genomes"
 
 
