@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import hypothesis
@@ -86,9 +85,3 @@ def experiment(made, tmp_path, monkeypatch):
     made.use(monkeypatch, tmp_path)
     yield made
     mlflow.set_tracking_uri(None)
-
-
-@pytest.fixture(autouse=True)
-def search_path(monkeypatch):
-    """Take back what loading a model put before the project's own code, which a process started later would find."""
-    monkeypatch.setattr(sys, "path", list(sys.path))

@@ -8,7 +8,7 @@ import mlflow
 import pandas as pd
 import pytest
 
-from tests.shared.serving import post, records, serving
+from tests.shared.serving import load_scoring_model, post, records, serving
 from virnuc.prediction.companion import FALLBACKS
 from virnuc.sequences.chunking import chunk_starts
 from virnuc.sequences.reading import read_records
@@ -191,7 +191,7 @@ def test_predict_returns_every_chunk_of_test_genomes_once(demo):
     assert sorted(calls["Sequence_ID"]) == sorted(expected)
     assert set(calls["status"]) <= {"scored", "no_open_frame", "ambiguous", "too_short"}
     mlflow.set_tracking_uri(demo.store)
-    model = mlflow.pyfunc.load_model("models:/virnuc@champion")
+    model = load_scoring_model("models:/virnuc@champion")
     first = next(read_records(fasta))
     scored = model.predict(pd.DataFrame({"sequence": [first.sequence], "id": [first.accession]}))
     sequences = pd.read_csv(demo.directory / "data" / "calls" / "sequences.tsv", sep="\t")

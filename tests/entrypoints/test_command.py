@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -53,10 +54,12 @@ def test_a_genbank_file_cut_in_half(place, genomes):
     source = place / "cut"
     source.mkdir()
     text = gzip.decompress((genomes / "plant.1.genomic.gbff.gz").read_bytes())
-    (source / "plant.gbff").write_bytes(text[: len(text) // 2])
+    half = text[: len(text) // 2]
+    (source / "plant.gbff").write_bytes(half)
     code, line = refused("prepare", place, "--source", source, "--out", "cut_frames")
     assert code == 4
-    assert "plant.gbff, record 1, line 1: " in line
+    record = len(re.findall(rb"^LOCUS", half, re.MULTILINE))
+    assert f"plant.gbff, record {record}, line " in line
 
 
 def test_a_wrong_encoder_name_is_answered_with_the_nearest_right_one(place, frames):

@@ -17,7 +17,7 @@ from entrypoints.predict import predict as predict_stage
 from model_registry.card import OVERRIDE, OVERRIDE_RULES, update_card
 from model_registry.health import about_version, check_champion, describe_version
 from model_registry.packaging import download_scorer, log_scoring_model
-from tests.shared.serving import post, records, serving
+from tests.shared.serving import load_scoring_model, post, records, serving
 from virnuc.encoders import load_encoder
 from virnuc.prediction.chunks import cut
 from virnuc.prediction.companion import Companion
@@ -81,7 +81,7 @@ def registered(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(registered):
-    return mlflow.pyfunc.load_model(registered)
+    return load_scoring_model(registered)
 
 
 @pytest.fixture(scope="module")

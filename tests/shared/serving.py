@@ -1,4 +1,4 @@
-"""`mlflow models serve` on a store, and requests to it."""
+"""A registered model, loaded here or served by `mlflow models serve`, and requests to it."""
 
 import json
 import os
@@ -11,7 +11,20 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 
+import mlflow
 import pytest
+
+
+def load_scoring_model(model):
+    """Load a registered model as a user does, without the search path that MLflow leaves behind.
+
+    The model's copy of the code would come first in it, for every process that a later test starts.
+    """
+    path = list(sys.path)
+    try:
+        return mlflow.pyfunc.load_model(model)
+    finally:
+        sys.path[:] = path
 
 
 @contextmanager

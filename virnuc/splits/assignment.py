@@ -21,7 +21,7 @@ from virnuc.settings import SplitSettings
 from virnuc.splits.leakage import RELATIVES, measure_leakage
 from virnuc.splits.metadata import describe_split
 from virnuc.splits.similarity import clusters_of_genomes
-from virnuc.splits.sources import Source, inputs_of, read_source
+from virnuc.splits.sources import Source, inputs_of, parts_of_records, read_source
 from virnuc.splits.units import LEFT_OUT, PARTS, WHOLE_GENOMES, assign
 from virnuc.storage.directory import OutputDirectory
 from virnuc.storage.files import atomic_path, sha256_file, write_text
@@ -171,7 +171,7 @@ def _make(output: OutputDirectory, source: Source, settings: SplitSettings) -> N
     elif sequences is not None:
         written |= _write_test_sequences(out, table.assign(**{name: sequences[name] for name in sequences}))
     if "uncovered" in output.inputs:
-        written[CHUNKS] = _write_uncovered(out, Path(settings.source), table)
+        written[CHUNKS] = _write_uncovered(out, Path(settings.source), source)
     counts = {
         "in": {"frames": len(table)},
         "out": metadata["frames"],
@@ -180,11 +180,12 @@ def _make(output: OutputDirectory, source: Source, settings: SplitSettings) -> N
     output.complete(written, counts, {"split_digest": metadata["digest"]})
 
 
-def _write_uncovered(out: Path, source: Path, table: pd.DataFrame) -> int:
+def _write_uncovered(out: Path, directory: Path, source: Source) -> int:
     """Write the chunks without a frame of the genomes for validation and testing; training has no use for them."""
-    part_of = table.drop_duplicates("record").set_index("record")["part"]
+    assert source.records is not None  # frames have them
+    part_of = parts_of_records(source.table, source.records).set_axis(source.records["record"])
     kept = [pd.DataFrame(columns=[*CHUNK_SCHEMA.names, "part"])]
-    for path in uncovered_shards(source):
+    for path in uncovered_shards(directory):
         chunks = read_chunks(path).to_pandas()
         chunks["part"] = chunks["record"].map(part_of)
         kept.append(chunks[chunks["part"].isin(["val", "test"])])

@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp
 
 from virnuc.settings import SplitSettings
 from virnuc.splits.similarity import method
-from virnuc.splits.sources import Source, records_alone
+from virnuc.splits.sources import Source, parts_of_records, records_alone
 from virnuc.splits.units import LEFT_OUT, PARTS
 
 _MOST_CATEGORIES = 50  # listed by name; the distance is over all of them
@@ -45,7 +45,7 @@ def describe_split(source: Source, settings: SplitSettings, leakage: dict[str, A
     if settings.unit == "lineage":
         metadata["held_out"] = {"clade": settings.clade} if settings.clade else {"after": settings.after}
     if source.records is not None:
-        tested = source.records["record"].isin(table.loc[test, "record"])
+        tested = parts_of_records(table, source.records) == "test"
         metadata["coverage"] = _coverage(source.records[tested])
     metadata["caveats"] = _caveats(metadata, records_alone(source))
     return metadata

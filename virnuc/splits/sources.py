@@ -114,6 +114,17 @@ def _first_dates(records: pd.DataFrame) -> dict[str, str]:
     return records[records["deposited"] != ""].groupby("genome")["deposited"].min().to_dict()
 
 
+def parts_of_records(table: pd.DataFrame, records: pd.DataFrame) -> pd.Series:
+    """Return the part of each record: that of its frames or, if it has none, of its genome's other frames.
+
+    Args:
+        table: The frames, with `record`, `genome` and `part`.
+        records: One row a record, with `record` and `genome`; the answer has its index, and NaN for a genome without frames.
+    """
+    by_record, by_genome = (table.drop_duplicates(name).set_index(name)["part"] for name in ("record", "genome"))
+    return records["record"].map(by_record).fillna(records["genome"].map(by_genome))
+
+
 def records_alone(source: Source) -> int:
     """Return how many records count as a genome each because nothing names theirs."""
     return int(source.found_in.get(RECORD, 0))
