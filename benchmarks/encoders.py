@@ -28,7 +28,7 @@ from virnuc.encoders import ENCODERS, Encoder, Tokens
 from virnuc.encoders.loading import EXAMPLES
 from virnuc.encoders.spec import LoadRequest
 from virnuc.encoders.timing import gemm_peak, seconds
-from virnuc.evaluation.predictions import predict
+from virnuc.evaluation.predictions import frame_predictions
 from virnuc.features.extraction import extract
 from virnuc.features.feature_set import FeatureSet
 from virnuc.runtime import DTYPES, describe_hardware
@@ -149,7 +149,7 @@ def changed_calls() -> dict[str, dict[str, float]]:
             features[precision] = FeatureSet.open(place / precision / f"{demo.dna_encoder}+{demo.candidate}")
         settings = TrainSettings(epochs=demo.epochs, lr=demo.lr, device="cpu")
         model = load_checkpoint(train(features["fp32"], parts, settings, place / "model").model).build()
-        tables = {precision: predict(model, found, parts, "test") for precision, found in features.items()}
+        tables = {precision: frame_predictions(model, found, parts, "test") for precision, found in features.items()}
     calls = {precision: table["logit_viral"] >= table["logit_nonviral"] for precision, table in tables.items()}
     changed = calls["fp32"] != calls["int8"]
     accuracies = {f"accuracy_{p}": float((call == (tables[p]["label"] == 1)).mean()) for p, call in calls.items()}

@@ -42,7 +42,7 @@ from virnuc.splits.assignment import Split, split
 from virnuc.training import train
 from virnuc.training.batches import Plan
 from virnuc.training.classifier import Classifier
-from virnuc.training.data import Part
+from virnuc.training.data import Subset
 from virnuc.training.epochs import Trainer
 from virnuc.training.stack import Stack
 from virnuc.training.state import Replicate
@@ -100,7 +100,7 @@ def time_virnuc(features: FeatureSet, steps: int, seed: int, replicates: int = 1
     """Time the loop on randomly drawn frames of all shards."""
     rows = np.random.default_rng(seed).choice(len(features), steps * BATCH, replace=False)
     labels = torch.from_numpy(features.labels[rows].astype(np.int64))
-    part = Part(features, features.columns("merged"), rows, labels)
+    part = Subset(features, features.columns("merged"), rows, labels)
     own = [
         Replicate.begin(seed, TrainSettings(), features.dimension, torch.device("cpu")) for seed in range(replicates)
     ]

@@ -14,7 +14,7 @@ from virnuc.settings import DoctorSettings
 if TYPE_CHECKING:
     from model_registry.health import Check
 
-OLDEST_TORCH = (2, 5)  # scaled_dot_product_attention with the backends used here
+MIN_TORCH = (2, 5)  # scaled_dot_product_attention with the backends used here
 
 
 @stage(DoctorSettings, tracked=False)
@@ -62,7 +62,7 @@ def _torch(settings: DoctorSettings) -> list[Check]:
     from model_registry.health import FAIL, PASS, Check
 
     release = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    return [Check("torch", PASS if release >= OLDEST_TORCH else FAIL, f"{torch.__version__} (2.5 or newer is needed)")]
+    return [Check("torch", PASS if release >= MIN_TORCH else FAIL, f"{torch.__version__} (2.5 or newer is needed)")]
 
 
 def _device(settings: DoctorSettings) -> list[Check]:

@@ -63,9 +63,9 @@ def run_experiment(settings: PipelineSettings, tracker: Tracker) -> dict[str, An
 def check_encoders_and_policy(settings: PipelineSettings) -> None:
     """Raise a UsageError for mistakes that would otherwise be found hours later, by a late stage."""
     from model_registry.gate import Policy
-    from virnuc.encoders import check_sources, find_encoder
+    from virnuc.encoders import check_weight_sources, find_encoder
 
-    check_sources(settings.weights, settings.revisions)
+    check_weight_sources(settings.weights, settings.revisions)
     for name, kind in ((settings.dna_encoder, "dna"), (settings.baseline, "protein"), (settings.candidate, "protein")):
         if find_encoder(name).kind != kind:
             raise UsageError(f"{name} does not read {kind}; give an encoder that does")

@@ -23,7 +23,7 @@ from virnuc.tracking import find_finished, find_runs, get_run, model_version, ve
 SCORER = "scorer"  # name of the artifact that `packaging` logs
 PROMOTED_FROM, OVERRIDE, OVERRIDE_RULES = "virnuc.promoted_from", "virnuc.override", "virnuc.override_rules"
 _VIEW = {"workflowType": "machine_learning"}  # of MLflow's two, the one that shows models
-_LONGEST = 5000  # letters that a registry keeps
+_MAX_LETTERS = 5000  # letters that a registry keeps
 _TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=False)  # Markdown
 
 
@@ -58,7 +58,7 @@ def update_card(model_uri: str) -> str:
         override=version.tags.get(OVERRIDE, ""),
         override_rules=version.tags.get(OVERRIDE_RULES, ""),
     )
-    client.update_model_version(version.name, version.version, description=card.strip()[:_LONGEST])
+    client.update_model_version(version.name, version.version, description=card.strip()[:_MAX_LETTERS])
     return card
 
 

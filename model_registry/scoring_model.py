@@ -19,7 +19,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from virnuc.errors import ParseError
 from virnuc.prediction.calls import THRESHOLD
-from virnuc.prediction.chunks import SHORTEST_CHUNK
+from virnuc.prediction.chunks import MIN_CHUNK_SIZE
 from virnuc.prediction.scorer import load_scorer
 from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
 from virnuc.prediction.sequences import score_sequences
@@ -27,7 +27,7 @@ from virnuc.runtime import choose_device
 from virnuc.sequences.reading import checked_dna
 from virnuc.settings import parse_pairs
 
-LONGEST = 10_000_000  # letters of one sequence
+MAX_LETTERS = 10_000_000  # letters of one sequence
 INVALID = "invalid"
 _ERRORS_SHOWN = 5
 
@@ -74,8 +74,8 @@ def _checked_params(params: dict[str, Any]) -> tuple[float, int, int]:
     chunk_size, batch_tokens = int(params.get("chunk_size", 0)), int(params.get("batch_tokens", BATCH_TOKENS))
     if not 0 <= threshold <= 1:
         _refuse([f"threshold {threshold}: use a number from 0 to 1"])
-    if chunk_size and not SHORTEST_CHUNK <= chunk_size <= LONGEST:
-        _refuse([f"chunk_size {chunk_size}: use 0 for the model's own, or at least {SHORTEST_CHUNK}"])
+    if chunk_size and not MIN_CHUNK_SIZE <= chunk_size <= MAX_LETTERS:
+        _refuse([f"chunk_size {chunk_size}: use 0 for the model's own, or at least {MIN_CHUNK_SIZE}"])
     if batch_tokens < 1:
         _refuse([f"batch_tokens {batch_tokens}: use at least 1"])
     return threshold, chunk_size, batch_tokens
@@ -87,8 +87,8 @@ def _checked(sequence: Any, name: str) -> tuple[str, str]:
         return "", f"row {name}: sequence is {'null' if pd.isna(sequence) else 'no text'}"
     if not sequence.strip():
         return "", f"row {name}: sequence is empty"
-    if len(sequence) > LONGEST:
-        return "", f"row {name}: {len(sequence):,} letters, the limit is {LONGEST:,}; use predict for whole genomes"
+    if len(sequence) > MAX_LETTERS:
+        return "", f"row {name}: {len(sequence):,} letters, the limit is {MAX_LETTERS:,}; use predict for whole genomes"
     try:
         return checked_dna(sequence.strip(), Path("request"), name), ""
     except ParseError as error:

@@ -31,7 +31,7 @@ UNKNOWN, STOP = 20, 21  # after the residues: of a codon with other bases than A
 UNKNOWN_CODON = 64  # after the 64 codons
 WORD = 8  # residues of the words that relatives share
 SAMPLED = 4  # one word in so many is compared
-MOST_SHARED = 0.1  # share of a protein's sampled words that may occur in proteins kept apart
+MAX_SHARED = 0.1  # share of a protein's sampled words that may occur in proteins kept apart
 
 
 def residue_of_codons() -> np.ndarray:
@@ -125,12 +125,12 @@ def sampled_words(genes: Genes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def related(genes: Genes, apart: Genes) -> np.ndarray:
-    """Return which of `genes` share more than `MOST_SHARED` of their sampled words with `apart`, [genes] bool."""
+    """Return which of `genes` share more than `MAX_SHARED` of their sampled words with `apart`, [genes] bool."""
     known = np.unique(sampled_words(apart)[0])
     words, rows = sampled_words(genes)
     nearest = np.minimum(np.searchsorted(known, words), len(known) - 1)
     shared = np.bincount(rows, known[nearest] == words, minlength=len(genes))
-    return shared > MOST_SHARED * np.bincount(rows, minlength=len(genes))
+    return shared > MAX_SHARED * np.bincount(rows, minlength=len(genes))
 
 
 def build(deb: Path, out: Path) -> dict[str, object]:

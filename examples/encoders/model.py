@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from virnuc.encoders.checkpoint import rotary_frequencies
 from virnuc.encoders.tokens import ESM_VOCABULARY
+from virnuc.encoders.weights import rotary_frequencies
 
 TOKEN_SCALE = 0.88  # ESM-2's token dropout at inference; training multiplies by it too
 MASK = ESM_VOCABULARY.index("<mask>")

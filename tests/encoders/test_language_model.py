@@ -93,5 +93,5 @@ def test_alibi_in_blocks_is_the_same_as_at_once(monkeypatch):
     case = CASES["dnabert_s"]
     from virnuc.encoders import packing
 
-    monkeypatch.setattr(packing, "_MOST_BIASES", 12 * 1000 * 10)
+    monkeypatch.setattr(packing, "_MAX_BIASES", 12 * 1000 * 10)
     torch.testing.assert_close(load_encoder(case.encoder).embed(case.sequences), case.expected, atol=1e-5, rtol=0)

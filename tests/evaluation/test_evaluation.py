@@ -13,7 +13,7 @@ from virnuc.errors import DataError
 from virnuc.evaluation.calibration import fit_temperature, threshold_for, viral_probability
 from virnuc.evaluation.controls import permuted_labels, shuffle_sequences
 from virnuc.evaluation.evaluation import evaluate, metrics_of
-from virnuc.evaluation.predictions import PREDICTION_COLUMNS, chunk_predictions, chunks_of, predict
+from virnuc.evaluation.predictions import PREDICTION_COLUMNS, chunk_ids, chunk_predictions, frame_predictions
 from virnuc.evaluation.seen import SEEN_COLUMNS, relative_metrics
 from virnuc.evaluation.strata import MIN_FRAMES, strata
 from virnuc.features.feature_set import FeatureSet
@@ -112,7 +112,7 @@ def test_replicates_are_scored_row_by_row_and_their_spread_is_reported(features,
     found = evaluate(score, features, split, seed=1, replicates=scorers)
     right = []
     for seed, scorer in scorers.items():
-        alone = predict(scorer, features, split, "test")
+        alone = frame_predictions(scorer, features, split, "test")
         assert found.replicates[f"seed_{seed}"].tolist() == alone["score"].tolist()
         right.append(skm.accuracy_score(alone["label"], alone["score"] >= 0.5))
     assert list(found.replicates) == ["seed_7", "seed_8", "seed_9"] and len(set(right)) == 3
@@ -133,12 +133,12 @@ def test_batches_do_not_change_predictions(evaluation, features, split):
 def test_a_missing_frame_a_wrong_label_and_an_infinite_logit_are_refused(features, split, tmp_path):
     first = split.frame_ids("test")[0]
     with pytest.raises(DataError, match=first):
-        predict(score, write_features(tmp_path / "short", skip=first), split, "test")
+        frame_predictions(score, write_features(tmp_path / "short", skip=first), split, "test")
     with pytest.raises(DataError, match="not finite"):
-        predict(lambda x: score(x) / 0, features, split, "test")
+        frame_predictions(lambda x: score(x) / 0, features, split, "test")
     swapped = split.table.assign(label=1 - split.table["label"])
     with pytest.raises(DataError, match="another label"):
-        predict(score, features, type(split)(split.directory, swapped, split.metadata), "test")
+        frame_predictions(score, features, type(split)(split.directory, swapped, split.metadata), "test")
 
 
 def test_temperature_and_threshold_come_from_validation_alone(evaluation, features, split):
@@ -237,13 +237,13 @@ def test_relatives_in_training_part_the_accuracy_and_give_the_alignment_control(
 
 def test_chunks_are_ids_without_their_frame():
     ids = pd.Series(["NC_1.2_chunk_7F1", "NC_1.2_chunk_7R3", "a_chunk_1_chunk_12F2"])
-    assert chunks_of(ids).tolist() == ["NC_1.2_chunk_7", "NC_1.2_chunk_7", "a_chunk_1_chunk_12"]
+    assert chunk_ids(ids).tolist() == ["NC_1.2_chunk_7", "NC_1.2_chunk_7", "a_chunk_1_chunk_12"]
 
 
 @pytest.mark.parametrize("wrong", ["NC_1_chunk_7", "NC_1_chunk_7F4", "NC_1F1", "_chunk_7F1", ""])
 def test_other_ids_are_refused(wrong):
     with pytest.raises(DataError, match=r"ACCESSION_chunk_K"):
-        chunks_of(pd.Series(["NC_1_chunk_7F1", wrong]))
+        chunk_ids(pd.Series(["NC_1_chunk_7F1", wrong]))
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.floats(0, 1)), min_size=1, max_size=20))

@@ -17,9 +17,9 @@ import pytest
 
 from virnuc.errors import DataError, ParseError, UsageError
 from virnuc.prediction import prediction
-from virnuc.prediction.chunks import chunks_of
+from virnuc.prediction.chunks import cut_chunks
 from virnuc.prediction.prediction import predict
-from virnuc.prediction.reading import check_sources, read_records
+from virnuc.prediction.reading import check_inputs, read_records
 from virnuc.prediction.sequences import score_sequences
 from virnuc.prediction.tables import TABLES
 from virnuc.storage.manifest import read_manifest, verify_shards
@@ -64,7 +64,7 @@ def test_every_chunk_comes_out_exactly_once_in_every_table(scorer, tmp_path, sma
     wanted = [
         (name, number, start, start + len(part), f"{name}_chunk_{number}")
         for name, sequence in records
-        for number, (start, part) in enumerate(chunks_of(sequence, 300), 1)
+        for number, (start, part) in enumerate(cut_chunks(sequence, 300), 1)
     ]
     calls = pd.read_parquet(tmp_path / "out" / "calls.parquet")
     assert (
@@ -161,7 +161,7 @@ def test_damaged_input_is_named_with_its_record(tmp_path, content, match):
 def test_sources_are_checked_before_anything_is_read(tmp_path):
     for sources, match in ([], "empty"), (["-", "a"], "cannot be joined"), ([str(tmp_path / "no.fa")], "no such file"):
         with pytest.raises(UsageError, match=match):
-            check_sources(sources)
+            check_inputs(sources)
 
 
 def test_a_finished_directory_is_taken_only_for_the_same_run(scorer, tmp_path):
@@ -176,7 +176,7 @@ def test_a_finished_directory_is_taken_only_for_the_same_run(scorer, tmp_path):
 def test_progress_counts_every_base(scorer, tmp_path, small_parts):
     records, seen = reads(40), []
     predict([written(tmp_path / "a.fa", fasta(records))], scorer, "m", tmp_path / "out", progress=seen.append)
-    assert sum(seen) == sum(len(part) for _, s in records for _, part in chunks_of(s, 300)) and len(seen) > 3
+    assert sum(seen) == sum(len(part) for _, s in records for _, part in cut_chunks(s, 300)) and len(seen) > 3
 
 
 PROGRAM = """

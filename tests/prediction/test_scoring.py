@@ -21,7 +21,7 @@ from virnuc.errors import DataError, DimensionError, EncoderError, UsageError
 from virnuc.evaluation.predictions import chunk_predictions
 from virnuc.prediction import scorer as scorer_files
 from virnuc.prediction.calls import call_chunks, call_sequences, combine, partial_sums
-from virnuc.prediction.chunks import STATUSES, chunks_of, cut
+from virnuc.prediction.chunks import STATUSES, cut, cut_chunks
 from virnuc.prediction.scorer import check_probe, load_scorer, save_scorer
 from virnuc.prediction.sequences import score_sequences
 from virnuc.sequences.translation import six_frames
@@ -69,7 +69,7 @@ def test_each_status_has_its_example():
 @given(st.integers(0, 2000), st.integers(30, 600))
 def test_chunks_cover_a_sequence_from_end_to_end(length, size):
     sequence = "".join(DRAW.choices("ACGT", k=length))
-    found = list(chunks_of(sequence, size))
+    found = list(cut_chunks(sequence, size))
     assert len(found) == max(1, -(-length // size))
     assert found[0][0] == 0 and found[-1][0] + len(found[-1][1]) == length
     assert all(sequence[start : start + len(part)] == part for start, part in found)
@@ -144,7 +144,7 @@ def test_sequences_add_up_their_chunks(scorer):
     assert (table[list(STATUSES)].sum(axis=1) == table["chunks"]).all()
     assert table["label"].eq("").tolist() == [False, True, True, True, False, False]
     assert table["status"].tolist()[1:4] == ["too_short", "too_short", "ambiguous"]
-    chunks = [part for _, part in chunks_of(sequences[4], 300)]
+    chunks = [part for _, part in cut_chunks(sequences[4], 300)]
     p = scorer.score(chunks)["probability"].to_numpy()
     mean = np.log(p / (1 - p)).mean()
     assert table["probability"][4] == pytest.approx(1 / (1 + np.exp(-mean)), abs=1e-6)
@@ -239,7 +239,7 @@ def test_small_weights_travel_inside_and_run_where_the_originals_are_gone(checkp
 
 
 def test_large_weights_are_referenced_and_checked(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(scorer_files, "LARGEST_INSIDE", 10)
+    monkeypatch.setattr(scorer_files, "MAX_INSIDE_BYTES", 10)
     own, encoder = with_language_model(checkpoint, language_model(tmp_path / "esm"))
     save_scorer(own, tmp_path / "scorer", 300, {encoder.name: str(tmp_path / "esm")})
     assert not (tmp_path / "scorer" / "encoders").exists()

@@ -5,8 +5,8 @@ import json
 from safetensors.torch import save_file
 
 from virnuc.encoders import ENCODERS
-from virnuc.encoders.checkpoint import RandomCheckpoint
 from virnuc.encoders.esm import EsmNetwork, EsmShape
+from virnuc.encoders.weights import RandomWeights
 
 PINNED = ENCODERS["esm2_8m"].revision
 OTHER = "f" * 40
@@ -23,7 +23,7 @@ def fill_hub_cache(cache, name, seeds):
     for commit, seed in seeds.items():
         snapshot = repository / "snapshots" / commit
         snapshot.mkdir(parents=True)
-        checkpoint = RandomCheckpoint(name, shapes, seed)
+        checkpoint = RandomWeights(name, shapes, seed)
         save_file({f"esm.{key}": checkpoint.read(key) for key in shapes}, snapshot / "model.safetensors")
         (snapshot / "config.json").write_text(json.dumps(spec.architecture))
     (repository / "refs").mkdir()

@@ -2,7 +2,14 @@
 
 from virnuc.encoders.interface import Encoder, EncoderProvenance, Progress, Tokens
 from virnuc.encoders.spec import EncoderSpec
-from virnuc.encoders.table import ENCODERS, check_sources, find_encoder, load_encoder, load_recorded, recorded_directory
+from virnuc.encoders.table import (
+    ENCODERS,
+    check_weight_sources,
+    find_encoder,
+    load_encoder,
+    load_recorded,
+    recorded_directory,
+)
 
 __all__ = [
     "ENCODERS",
@@ -11,7 +18,7 @@ __all__ = [
     "EncoderSpec",
     "Progress",
     "Tokens",
-    "check_sources",
+    "check_weight_sources",
     "find_encoder",
     "load_encoder",
     "load_recorded",

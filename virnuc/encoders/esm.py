@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from virnuc.encoders.checkpoint import Checkpoint
 from virnuc.encoders.linear import Linear
 from virnuc.encoders.network import Network, Slot, linear_slots, norm_slots, positive_integers
 from virnuc.encoders.packing import Packing, attend, mean_of_sequences
 from virnuc.encoders.tokens import ESM_VOCABULARY
+from virnuc.encoders.weights import EncoderWeights
 from virnuc.errors import EncoderError
 
 PREFIX = "esm."
@@ -171,7 +171,7 @@ class EsmNetwork(Network):
         return slots
 
 
-def rotary_source(checkpoint: Checkpoint) -> str:
+def rotary_source(checkpoint: EncoderWeights) -> str:
     """Return where a checkpoint keeps its rotary frequencies: `layers`, `shared`, or `computed` without any."""
     if not any(key.endswith("inv_freq") for key in checkpoint.shapes):
         return "computed"

@@ -12,7 +12,6 @@ import torch
 
 from virnuc.encoders import esm, mosaicbert, unirep
 from virnuc.encoders.byte_pairs import BytePairTokeniser, train_byte_pairs
-from virnuc.encoders.checkpoint import Checkpoint, FileCheckpoint, RandomCheckpoint, read_json, rotary_frequencies
 from virnuc.encoders.composition import CompositionEncoder
 from virnuc.encoders.interface import Encoder, EncoderProvenance
 from virnuc.encoders.language_model import LanguageModelEncoder
@@ -20,6 +19,7 @@ from virnuc.encoders.network import Network, fill
 from virnuc.encoders.sources import RANDOM, locate
 from virnuc.encoders.spec import EncoderSpec, LoadRequest
 from virnuc.encoders.tokens import tokenise_proteins
+from virnuc.encoders.weights import EncoderWeights, RandomWeights, WeightFiles, read_json, rotary_frequencies
 from virnuc.errors import EncoderError, MemoryShortageError, UsageError
 from virnuc.runtime import WEIGHT_BYTES, available_memory
 from virnuc.storage.files import sha256_file
@@ -53,9 +53,9 @@ def load_esm(spec: EncoderSpec, request: LoadRequest) -> Encoder:
     scale = spec.token_dropout_scale
     if scale is None:
         scale = 1 - esm.TRAINED_MASKING if shape.token_dropout else 1.0
-    checkpoint: Checkpoint | None = None
+    checkpoint: EncoderWeights | None = None
     if directory is not None:
-        checkpoint = FileCheckpoint(directory, esm.PREFIX, esm.is_ignored)
+        checkpoint = WeightFiles(directory, esm.PREFIX, esm.is_ignored)
     rotary = "layers" if checkpoint is None else esm.rotary_source(checkpoint)
     with torch.device("meta"):
         network = esm.EsmNetwork(shape, scale, rotary)
@@ -85,7 +85,7 @@ def load_mosaicbert(spec: EncoderSpec, request: LoadRequest) -> Encoder:
         tokeniser = train_byte_pairs(EXAMPLES / "genomes", shape.vocabulary)
     else:
         tokeniser = BytePairTokeniser.from_file(directory / "tokenizer.json")
-        digest = _fill(network, FileCheckpoint(directory, mosaicbert.PREFIX, mosaicbert.is_ignored), spec, request)
+        digest = _fill(network, WeightFiles(directory, mosaicbert.PREFIX, mosaicbert.is_ignored), spec, request)
         digest = sha256(digest.encode() + (directory / "tokenizer.json").read_bytes()).hexdigest()
     provenance = _provenance(spec, request, network, _origin(spec, directory, weights, digest))
     return LanguageModelEncoder(network, tokeniser, provenance, request.device)
@@ -98,7 +98,7 @@ def load_unirep(spec: EncoderSpec, request: LoadRequest) -> Encoder:
         EncoderError: a file that is missing, damaged, or of another model.
     """
     directory, weights = locate(spec, request)
-    checkpoint = unirep.UniRepCheckpoint(directory) if directory else None
+    checkpoint = unirep.UniRepWeights(directory) if directory else None
     sizes = {"width": checkpoint.width, "layers": checkpoint.layers} if checkpoint else spec.architecture
     with torch.device("meta"):
         network = unirep.UniRepNetwork(int(sizes["width"]), int(sizes["layers"]))
@@ -120,7 +120,7 @@ def _config(spec: EncoderSpec, directory: Path | None) -> tuple[dict[str, Any], 
     raise UsageError(f"{spec.name}: no architecture to fill with random weights")
 
 
-def _fill(network: Network, checkpoint: Checkpoint | None, spec: EncoderSpec, request: LoadRequest) -> str:
+def _fill(network: Network, checkpoint: EncoderWeights | None, spec: EncoderSpec, request: LoadRequest) -> str:
     if spec.dimension is not None and network.dimension != spec.dimension:
         raise EncoderError(
             f"{spec.name}: its config.json says {network.dimension} dimensions, but {spec.name} has {spec.dimension}; "
@@ -129,7 +129,7 @@ def _fill(network: Network, checkpoint: Checkpoint | None, spec: EncoderSpec, re
     _check_memory(network, spec, request)
     if checkpoint is None:
         shapes = {key: slot.shape for key, slot in network.slots().items()}
-        checkpoint = RandomCheckpoint(spec.name, shapes, _RANDOM_SEED)
+        checkpoint = RandomWeights(spec.name, shapes, _RANDOM_SEED)
     return fill(network, checkpoint, request.precision, request.device)
 
 

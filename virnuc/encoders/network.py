@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from virnuc.encoders.checkpoint import Checkpoint
 from virnuc.encoders.linear import Linear, for_inference
 from virnuc.encoders.packing import Packing
+from virnuc.encoders.weights import EncoderWeights
 from virnuc.errors import EncoderError
 from virnuc.runtime import DTYPES
 
@@ -80,7 +80,7 @@ def positive_integers(config: dict[str, Any], names: Sequence[str], origin: str)
     return [config[name] for name in names]
 
 
-def fill(network: Network, checkpoint: Checkpoint, precision: str, device: str) -> str:
+def fill(network: Network, checkpoint: EncoderWeights, precision: str, device: str) -> str:
     """Load `checkpoint` into `network`, which is still on the meta device; return the digest of what was used.
 
     Raises:
@@ -107,7 +107,7 @@ def fill(network: Network, checkpoint: Checkpoint, precision: str, device: str) 
     return digest.hexdigest()
 
 
-def _compare(slots: dict[str, Slot], checkpoint: Checkpoint) -> None:
+def _compare(slots: dict[str, Slot], checkpoint: EncoderWeights) -> None:
     missing = sorted(slots.keys() - checkpoint.shapes.keys())
     unexpected = sorted(checkpoint.shapes.keys() - slots.keys())
     if missing or unexpected:
@@ -125,6 +125,6 @@ def _compare(slots: dict[str, Slot], checkpoint: Checkpoint) -> None:
             raise EncoderError(f"{checkpoint.origin}: {key} has shape {found}, but its config.json says {wanted}")
 
 
-def _check_finite(key: str, tensor: Tensor, checkpoint: Checkpoint) -> None:
+def _check_finite(key: str, tensor: Tensor, checkpoint: EncoderWeights) -> None:
     if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
         raise EncoderError(f"{checkpoint.origin}: {key} holds values that are not finite numbers; get the file again")

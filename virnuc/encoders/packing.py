@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_MOST_BIASES = 2**26  # values of ALiBi at a time: bounds the memory of one very long sequence
+_MAX_BIASES = 2**26  # values of ALiBi at a time: bounds the memory of one very long sequence
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, slopes: 
         shape = (run.count, run.length, *query.shape[1:])
         q, k, v = (part[run.tokens].unflatten(0, shape[:2]).transpose(1, 2) for part in (query, key, value))
         output = attended[run.tokens].view(shape).transpose(1, 2)
-        rows = run.length if slopes is None else max(1, _MOST_BIASES // (run.length * len(slopes)))
+        rows = run.length if slopes is None else max(1, _MAX_BIASES // (run.length * len(slopes)))
         for first in range(0, run.length, rows):
             part = slice(first, first + rows)
             bias = None if slopes is None else _alibi(slopes, part, run.length, query.dtype)

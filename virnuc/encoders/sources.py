@@ -9,8 +9,8 @@ from pathlib import Path
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
-from virnuc.encoders.checkpoint import WEIGHT_FILES, read_json
 from virnuc.encoders.spec import EncoderSpec, LoadRequest, PackagedWeights
+from virnuc.encoders.weights import WEIGHT_FILES, read_json
 from virnuc.errors import EncoderError, UsageError
 from virnuc.storage.files import sha256_file
 

@@ -155,7 +155,7 @@ def _from_directory(name: str, family: str, directory: Path | None) -> EncoderSp
     return EncoderSpec(name, kind, loader, _UNKNOWN_LICENCE, directory=directory, family=family, max_residues=longest)
 
 
-def check_sources(weights: Mapping[str, str], revisions: Mapping[str, str]) -> None:
+def check_weight_sources(weights: Mapping[str, str], revisions: Mapping[str, str]) -> None:
     """Refuse weights or revisions, by encoder name, that no encoder can be loaded with.
 
     Raises:
@@ -193,7 +193,7 @@ def load_encoder(
     """
     spec = find_encoder(name)
     sources, pinned = weights or {}, revisions or {}
-    check_sources(sources, pinned)
+    check_weight_sources(sources, pinned)
     chosen_device = choose_device(device).name
     chosen_precision = choose_precision(precision, chosen_device).name
     if chosen_precision not in spec.precisions:

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from virnuc.encoders.checkpoint import Checkpoint
 from virnuc.encoders.interface import Tokens, name_sequences
 from virnuc.encoders.linear import Linear
 from virnuc.encoders.network import Network, Slot
 from virnuc.encoders.packing import Packing
 from virnuc.encoders.tokens import encode_letters, letter_table
+from virnuc.encoders.weights import EncoderWeights
 from virnuc.errors import EncoderError
 
 WEIGHTS = "model_weights.npz"
@@ -30,7 +30,7 @@ LETTERS = "-MRHKDESTNQCUGPAVIFYWLOXBZJ"  # ids 0 to 22, then 23 for all that sta
 _START, _VOCABULARY, _EMBEDDED = 24, 26, 10  # the start token; letters, start and stop; width of the embedding
 _TABLE = letter_table(LETTERS, [min(code, 23) for code in range(len(LETTERS))])
 _PARAMETER = re.compile(r"mlstm\.\d+\.([wg](mx|mh|x|h)|b)|embedding")
-_MOST_BYTES = 2**30  # of all arrays
+_MAX_BYTES = 2**30  # of all arrays
 _SMALLEST_SQUARE = 1e-12  # of a column's norm, as the package has it
 
 
@@ -46,7 +46,7 @@ def tokenise(sequences: Sequence[str], ids: Sequence[str] | None) -> Tokens:
     return Tokens(flat, letters.starts + np.arange(len(letters.starts)), names)
 
 
-class UniRepCheckpoint(Checkpoint):
+class UniRepWeights(EncoderWeights):
     """The arrays of a model_weights.npz, weight norm folded in, matrices [outputs, inputs] as torch has them."""
 
     def __init__(self, directory: Path) -> None:
@@ -86,7 +86,7 @@ class UniRepCheckpoint(Checkpoint):
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(path) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > _MOST_BYTES:
+        if sum(entry.file_size for entry in archive.infolist()) > _MAX_BYTES:
             raise ValueError("larger than any such model")
     with np.load(path, allow_pickle=False) as arrays:
         return {key: arrays[key] for key in arrays.files if not key.startswith("dense.")}

@@ -26,9 +26,9 @@ from virnuc.evaluation.metrics import METRICS, THRESHOLD, Labels, at_prevalence,
 from virnuc.evaluation.predictions import (
     Scorer,
     chunk_predictions,
+    frame_predictions,
     labels_of,
     margins,
-    predict,
     predict_followers,
     score_replicates,
 )
@@ -85,9 +85,9 @@ def evaluate(
     Raises:
         DataError: the features lack a frame of the split, or a logit is not finite.
     """
-    validation = predict(score, features, split, "val", columns)
+    validation = frame_predictions(score, features, split, "val", columns)
     temperature = fit_temperature(labels_of(validation), margins(validation))
-    predictions = with_seen(predict(score, features, split, part, columns), split, part, pretrained or {})
+    predictions = with_seen(frame_predictions(score, features, split, part, columns), split, part, pretrained or {})
     first, *others = features.members
     further = {other.chunk_size: predict_followers(score, other, split, part, columns) for other in others}
     for table in (validation, predictions, *further.values()):
@@ -97,7 +97,7 @@ def evaluate(
     metrics |= _under("test/calibration", calibration_error(predictions, draws_of(predictions, seed)))
     metrics |= _controls(predictions, seed)
     if shuffled is not None:
-        metrics |= control_metrics("shuffled", predict(score, shuffled, split, part, columns))
+        metrics |= control_metrics("shuffled", frame_predictions(score, shuffled, split, part, columns))
     metrics |= _split_metrics(split, predictions, uncovered)
     by_size = {first.chunk_size: predictions, **further} if further else {}
     for size, table in by_size.items():

@@ -24,7 +24,9 @@ _BATCH = 4096  # frames scored at once
 Scorer = Callable[[Tensor], Tensor]  # features [n, d] float32 to logits [n, 2]: non-viral, viral
 
 
-def predict(score: Scorer, features: FeatureSet, split: Split, part: str, columns: slice | None = None) -> pd.DataFrame:
+def frame_predictions(
+    score: Scorer, features: FeatureSet, split: Split, part: str, columns: slice | None = None
+) -> pd.DataFrame:
     """Return the uncalibrated predictions of one part, a row for each frame in the order of the split.
 
     Raises:
@@ -36,7 +38,7 @@ def predict(score: Scorer, features: FeatureSet, split: Split, part: str, column
 
 def temperature_of(checkpoint: Checkpoint, features: FeatureSet, split: Split) -> float:
     """Return the temperature that calibrates a classifier on the validation frames."""
-    validation = predict(checkpoint.build(), features, split, "val", checkpoint.columns())
+    validation = frame_predictions(checkpoint.build(), features, split, "val", checkpoint.columns())
     return fit_temperature(labels_of(validation), margins(validation))
 
 
@@ -49,7 +51,7 @@ def score_replicates(
         A row a frame in the order of the split, a column `seed_<n>` for each replicate.
 
     Raises:
-        DataError: as `predict`.
+        DataError: as `frame_predictions`.
     """
     frames = split.frames(part)
     if not replicates:
@@ -105,13 +107,13 @@ def predictions_table(frames: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
     wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if len(wrong):
         raise DataError(f"frame {frames['frame_id'].iloc[wrong[0]]}: the classifier gives a logit that is not finite")
-    table = frames.assign(chunk=chunks_of(frames["frame_id"]))[list(IDENTITY)]
+    table = frames.assign(chunk=chunk_ids(frames["frame_id"]))[list(IDENTITY)]
     table["logit_nonviral"], table["logit_viral"] = logits.T
     table["score"] = viral_probability(margins(table))
     return table.reset_index(drop=True)
 
 
-def chunks_of(frame_ids: pd.Series) -> pd.Series:
+def chunk_ids(frame_ids: pd.Series) -> pd.Series:
     """Return the chunk of each frame id: `ACCESSION_chunk_KF1` and `ACCESSION_chunk_KR2` are of `ACCESSION_chunk_K`.
 
     Raises:

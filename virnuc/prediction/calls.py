@@ -15,7 +15,7 @@ from virnuc.settings import PredictSettings
 
 VIRAL, NON_VIRAL = "virus", "others"  # VirNucPro's words
 THRESHOLD = PredictSettings.threshold  # lowest viral probability of a virus
-_LEAST = 1e-6  # probabilities are kept this far from 0 and 1, so that no single chunk outweighs all others
+_MIN_PROBABILITY = 1e-6  # probabilities are kept this far from 0 and 1, so that no single chunk outweighs all others
 BY_PRECEDENCE = (
     SCORED,
     NO_OPEN_FRAME,
@@ -40,7 +40,9 @@ def partial_sums(chunks: pd.DataFrame) -> pd.DataFrame:
     sums = pd.DataFrame({"chunks": grouped.size()})
     for status in STATUSES:
         sums[status] = (chunks["status"] == status).groupby(chunks["record"]).sum()
-    sums["log_odds"] = logit(chunks["probability"].clip(_LEAST, 1 - _LEAST)).groupby(chunks["record"]).sum()
+    sums["log_odds"] = (
+        logit(chunks["probability"].clip(_MIN_PROBABILITY, 1 - _MIN_PROBABILITY)).groupby(chunks["record"]).sum()
+    )
     answered = chunks.dropna(subset="probability")
     best = answered.loc[answered.groupby("record")["probability"].idxmax()].set_index("record")
     sums["highest"] = best["probability"]

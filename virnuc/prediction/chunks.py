@@ -16,7 +16,7 @@ import numpy as np
 
 from virnuc.sequences.chunking import chunk_starts
 from virnuc.sequences.translation import FRAME_NAMES, Translation
-from virnuc.settings import SHORTEST_CHUNK
+from virnuc.settings import MIN_CHUNK_SIZE
 
 SCORED = "scored"  # by its open frames
 NO_OPEN_FRAME = "no_open_frame"  # scored by its longest open reading frame, its DNA or both
@@ -25,8 +25,8 @@ TOO_SHORT = "too_short"  # not scored: the chunk, or its longest open reading fr
 STATUSES = (SCORED, NO_OPEN_FRAME, AMBIGUOUS, TOO_SHORT)
 ANSWERED = (SCORED, NO_OPEN_FRAME)
 
-SHORTEST_ORF = 10  # codons
-MOST_AMBIGUOUS = 0.1  # share of a chunk's bases that may be other than ACGT; three times as many codons are hit
+MIN_ORF = 10  # codons
+MAX_AMBIGUOUS = 0.1  # share of a chunk's bases that may be other than ACGT; three times as many codons are hit
 
 _OTHER_BASES = re.compile("[^ACGT]")
 
@@ -41,7 +41,7 @@ class Piece:
     protein: str  # without stop codons: of the open frame, or of the longest open reading frame
 
 
-def chunks_of(sequence: str, size: int) -> Iterator[tuple[int, str]]:
+def cut_chunks(sequence: str, size: int) -> Iterator[tuple[int, str]]:
     """Yield start and bases of a sequence's chunks; an empty sequence has one empty chunk, so that it is not lost."""
     if not sequence:
         yield 0, ""
@@ -77,14 +77,14 @@ def cut(chunks: Sequence[str]) -> tuple[list[str], list[Piece]]:
 
 
 def _first_status(chunk: str) -> str:
-    if len(chunk) < SHORTEST_CHUNK:
+    if len(chunk) < MIN_CHUNK_SIZE:
         return TOO_SHORT
-    return AMBIGUOUS if len(_OTHER_BASES.findall(chunk)) > MOST_AMBIGUOUS * len(chunk) else SCORED
+    return AMBIGUOUS if len(_OTHER_BASES.findall(chunk)) > MAX_AMBIGUOUS * len(chunk) else SCORED
 
 
 def _longest_orf(joined: Translation, start: int, length: int, chunk: int) -> Piece | None:
     """Return the longest open reading frame of one chunk, the first of several as long; None if it is too short."""
-    best, codons = None, SHORTEST_ORF - 1
+    best, codons = None, MIN_ORF - 1
     for index in range(len(FRAME_NAMES)):
         frame = joined.frame(start, length, index)
         protein = max(frame.protein.split("*"), key=len)

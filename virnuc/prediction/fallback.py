@@ -31,7 +31,7 @@ from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
 from virnuc.storage.draws import draw
 from virnuc.training.checkpoint import Checkpoint
 
-MOST_CHUNKS = 2000  # scored to measure an accuracy; a sample is drawn if there are more
+MAX_CHUNKS = 2000  # scored to measure an accuracy; a sample is drawn if there are more
 CHUNKS_AT_ONCE = 512  # bounds memory
 
 
@@ -78,7 +78,7 @@ def add_companion(
     Args:
         directory: as `save_scorer` wrote it.
         source: the companion and the chunks to judge by.
-        seed: seed of the sample, if there are more than MOST_CHUNKS.
+        seed: seed of the sample, if there are more than MAX_CHUNKS.
         weights: directories, by encoder name, of weights that are not inside the scorer.
         device: device to compute on.
 
@@ -97,7 +97,7 @@ def add_companion(
     if reason:
         return save_fallback(directory, FallbackRecord(LONGEST_ORF, reason=reason))
     scorer, record = choose_fallback(
-        load_scorer(directory, weights, device), source.checkpoint, sample_chunks(stopped, MOST_CHUNKS, seed)
+        load_scorer(directory, weights, device), source.checkpoint, sample_chunks(stopped, MAX_CHUNKS, seed)
     )
     if scorer.companion is None:
         return save_fallback(directory, record)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from virnuc.reports.plots import BASELINE, CANDIDATES, INK, NON_VIRAL, SOFT, VIRAL, Drawing, Look, style_axes
 
-LONGEST_TITLE = 48  # letters of a sequence's name
+MAX_TITLE = 48  # letters of a sequence's name
 
 
 def histogram(
@@ -65,7 +65,7 @@ def regions(longest: pd.DataFrame, windows: pd.DataFrame, threshold: float) -> D
         style_axes(axes, "", "")
         axes.set(ylim=(-0.15, 1.02), yticks=[0, 1], xlim=(0, end[-1]))
         name = sequence.sequence
-        shown = name if len(name) <= LONGEST_TITLE else f"{name[: LONGEST_TITLE - 3]}..."
+        shown = name if len(name) <= MAX_TITLE else f"{name[: MAX_TITLE - 3]}..."
         axes.set_title(shown, fontsize=8, loc="left", color=INK, parse_math=False)
         share = float(np.average(probability >= threshold, weights=own["end"] - own["start"]))
         told.append(f"{name} {share:.0%} viral")

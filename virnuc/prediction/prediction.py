@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 
 from virnuc.errors import DataError
 from virnuc.prediction.calls import THRESHOLD, call_chunks
-from virnuc.prediction.chunks import STATUSES, chunks_of
-from virnuc.prediction.reading import Record, check_sources, read_records
+from virnuc.prediction.chunks import STATUSES, cut_chunks
+from virnuc.prediction.reading import Record, check_inputs, read_records
 from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
 from virnuc.prediction.summary import About, write_summary
 from virnuc.prediction.tables import CALLS, write_tables
@@ -84,7 +84,7 @@ def predict(
     parameters = {"model": model_digest, "chunk_size": scorer.chunk_size, "threshold": threshold}
     parameters |= {"temperature": scorer.temperature, "batch_tokens": scorer.tokens_at_once(batch_tokens)}
     parameters["no_open_frame"] = scorer.fallback
-    check_sources(sources)
+    check_inputs(sources)
     stream = _Stream(read_records(sources), scorer.chunk_size)
     with exclusive(out / ".lock"):
         if has_manifest(out):
@@ -123,7 +123,7 @@ class _Stream:
         for record in self._records:
             self.counts["sequences"] += 1
             self.counts["bases"] += len(record.sequence)
-            for number, (start, letters) in enumerate(chunks_of(record.sequence, self._size), 1):
+            for number, (start, letters) in enumerate(cut_chunks(record.sequence, self._size), 1):
                 self.counts["chunks"] += 1
                 yield Chunk(record, number, start, letters)
 

@@ -20,7 +20,7 @@ from typing import BinaryIO, cast
 import dnaio
 
 from virnuc.errors import ParseError, UsageError
-from virnuc.sequences.reading import LONGEST_NAME, checked_dna
+from virnuc.sequences.reading import MAX_NAME, checked_dna
 
 STANDARD_INPUT = "-"
 _FORMATS = {b">": "fasta", b"@": "fastq"}  # by first letter
@@ -36,7 +36,7 @@ class Record:
     sequence: str  # upper-case IUPAC letters
 
 
-def check_sources(sources: Sequence[str]) -> None:
+def check_inputs(sources: Sequence[str]) -> None:
     """Raise a UsageError if a source is missing, or standard input is named beside others."""
     if not sources:
         raise UsageError("--input is empty; give FASTA or FASTQ files, or - for standard input")
@@ -93,6 +93,6 @@ def _usable_name(header: str, number: int) -> str:
     """Return a header's first word, made safe for a table."""
     words = header.split(maxsplit=1)
     name = "".join(letter if letter.isprintable() else "_" for letter in words[0]) if words else f"record_{number}"
-    if len(name) > LONGEST_NAME:
-        name = f"{name[: LONGEST_NAME - 17]}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    if len(name) > MAX_NAME:
+        name = f"{name[: MAX_NAME - 17]}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     return name

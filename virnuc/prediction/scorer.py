@@ -31,7 +31,7 @@ READABLE_VERSIONS = (1, 2, FORMAT_VERSION)
 _NAMES_OF_2 = {"way": "fallback", "stretch": LONGEST_ORF}
 CONFIG = "scorer.json"
 CLASSIFIER, COMPANION_CLASSIFIER = "classifier.safetensors", "companion.safetensors"
-LARGEST_INSIDE = 50_000_000  # bytes of one encoder's files
+MAX_INSIDE_BYTES = 50_000_000  # bytes of one encoder's files
 PROBE = "ATGGCTAAAGGTGAAGAACTGTTCACCGGTGTTGTTCCGATCCTGGTTGAACTGGATGGTGACGTTAACGGTCACAAATTC"  # 80 bp of a GFP gene
 STOPPED_PROBE = f"{PROBE}TTAATTAATTAA{PROBE}"  # a stop codon in each of the six frames
 PROBE_TOLERANCE = 1e-3  # other processors, numbers of threads and precisions round differently
@@ -228,7 +228,7 @@ def _save_encoder(kind: str, trained: Mapping[str, Any], directory: Path, weight
     source = recorded_directory(trained, weights)
     files = sorted(path for pattern in _ENCODER_FILES for path in source.glob(pattern)) if source else []
     has_weights = any(path.suffix == ".safetensors" for path in files)
-    if not has_weights or sum(path.stat().st_size for path in files) > LARGEST_INSIDE:
+    if not has_weights or sum(path.stat().st_size for path in files) > MAX_INSIDE_BYTES:
         return {**trained, "kind": kind, "inside": None}
     target = directory / "encoders" / kind
     target.mkdir(parents=True)

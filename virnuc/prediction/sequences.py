@@ -8,7 +8,7 @@ from itertools import islice
 import pandas as pd
 
 from virnuc.prediction.calls import THRESHOLD, call_sequences, combine, partial_sums
-from virnuc.prediction.chunks import chunks_of
+from virnuc.prediction.chunks import cut_chunks
 from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
 
 CHUNKS_AT_ONCE = 2048  # bounds memory; 1 Mbp at 500 bp
@@ -28,7 +28,7 @@ def score_sequences(
 
     def chunks() -> Iterator[tuple[int, int, str]]:
         for record, sequence in enumerate(sequences):
-            for number, (_, letters) in enumerate(chunks_of(sequence, scorer.chunk_size), 1):
+            for number, (_, letters) in enumerate(cut_chunks(sequence, scorer.chunk_size), 1):
                 yield record, number, letters
 
     remaining, sums = chunks(), []

@@ -26,7 +26,7 @@ from virnuc.reports.rendering import Page, write_page
 SUMMARY = "summary"
 _BINS = np.linspace(0, 1, 41)
 _LISTED = 10  # sequences in a table
-_DRAWN, _FEWEST_CHUNKS, _WINDOWS = 8, 5, 200  # sequences along their length, their chunks at least, windows at most
+_DRAWN, _MIN_CHUNKS, _WINDOWS = 8, 5, 200  # sequences along their length, their chunks at least, windows at most
 _KINDS = {SCORED: "with an open frame", NO_OPEN_FRAME: "without one"}
 _MEANINGS = {
     SCORED: "scored by its open frames",
@@ -162,7 +162,7 @@ def _drawings(out: Path, seen: _Seen, threshold: float) -> dict[str, Drawing]:
     spread = {_KINDS[status]: heights for status, heights in seen.spread.items()}
     viral = {_KINDS[status]: count for status, count in seen.viral.items()}
     drawings = {"histogram": histogram(spread, viral, _BINS, threshold)}
-    drawn = seen.longest[seen.longest["chunks"] >= _FEWEST_CHUNKS].head(_DRAWN)
+    drawn = seen.longest[seen.longest["chunks"] >= _MIN_CHUNKS].head(_DRAWN)
     if len(drawn):
         drawings["regions"] = regions(drawn, window_means(out, drawn), threshold)
     return drawings

@@ -24,7 +24,7 @@ from virnuc.errors import ParseError, UsageError
 from virnuc.sequences.genomes import TABLE, GenomeName, TableRow, look_up, name_genome
 from virnuc.sequences.translation import IUPAC_LETTERS
 
-LONGEST_NAME = 200  # letters; a longer accession is a damaged header
+MAX_NAME = 200  # letters; a longer accession is a damaged header
 _NOT_DNA = re.compile(f"[^{''.join(sorted(IUPAC_LETTERS))}]")
 _GZIP_MAGIC = b"\x1f\x8b"
 _SUBMITTED = re.compile(r"Submitted \((\d\d?-[A-Za-z]{3}-\d{4})\)")
@@ -124,9 +124,9 @@ def checked_name(name: str, path: Path, record: int) -> str:
         ParseError: it is empty, too long, holds blanks or control characters, or `_chunk_`, which separates
             the accession from the chunk in a frame's id.
     """
-    if not name or len(name) > LONGEST_NAME or "_chunk_" in name or not name.isprintable() or " " in name:
+    if not name or len(name) > MAX_NAME or "_chunk_" in name or not name.isprintable() or " " in name:
         shown = name[:40] + "..." if len(name) > 40 else name
-        raise ParseError(f"cannot use {shown!r} as a name: 1 to {LONGEST_NAME} printable letters", path, record)
+        raise ParseError(f"cannot use {shown!r} as a name: 1 to {MAX_NAME} printable letters", path, record)
     return name
 
 

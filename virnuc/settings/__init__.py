@@ -8,7 +8,7 @@ anything is read.
 from virnuc.settings.experiments import PIPELINE_STAGES, MainSettings, PipelineSettings, RehearseSettings
 from virnuc.settings.options import (
     COLLECTIONS,
-    SHORTEST_CHUNK,
+    MIN_CHUNK_SIZE,
     FeatureSource,
     Settings,
     default_of,
@@ -43,8 +43,8 @@ STAGES: dict[str, type[Settings]] = PIPELINE_STAGES | {
 
 __all__ = [
     "COLLECTIONS",
+    "MIN_CHUNK_SIZE",
     "PIPELINE_STAGES",
-    "SHORTEST_CHUNK",
     "STAGES",
     "BenchmarkSettings",
     "CompareSettings",

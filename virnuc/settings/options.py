@@ -209,10 +209,10 @@ def _check(declared: Field[Any], value: Any) -> None:
 
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
-SHORTEST_CHUNK = 30  # bp
+MIN_CHUNK_SIZE = 30  # bp
 
 # Parameters of several stages.
-chunk_size = partial(option, minimum=SHORTEST_CHUNK)
+chunk_size = partial(option, minimum=MIN_CHUNK_SIZE)
 seed = partial(option, 42, minimum=0, below=2**63)
 out = partial(option, decisive=False)
 device = partial(option, "auto", "Device to compute on: auto, cpu, cuda or cuda:N.")

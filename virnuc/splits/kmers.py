@@ -16,7 +16,7 @@ PROTEIN, DNA = "protein", "dna"
 _K = {PROTEIN: 6, DNA: 15}
 _BITS = {PROTEIN: 5, DNA: 3}  # a letter: ASCII's lowest, which tell amino acids, or the four bases, apart
 _MIN_SHARE = 0.08  # of the shorter one's k-mers: less is chance, or a motif of a few letters that many proteins have
-_MOST_OFTEN = 1000  # a k-mer of more sequences than that says nothing
+_MAX_OCCURRENCES = 1000  # a k-mer of more sequences than that says nothing
 _QUERIES_AT_ONCE = 4096
 
 
@@ -43,7 +43,7 @@ def _pairs_of(
 ) -> pd.DataFrame:
     kmers, askers, counts = _kmers(queries, kind)
     low, high = (np.searchsorted(target_kmers, kmers, side=side) for side in ("left", "right"))
-    width = np.where(high - low <= _MOST_OFTEN, high - low, 0)
+    width = np.where(high - low <= _MAX_OCCURRENCES, high - low, 0)
     hits = np.repeat(low - np.concatenate([[0], np.cumsum(width)[:-1]]), width) + np.arange(width.sum())
     pairs, shared = np.unique(np.repeat(askers, width) << 32 | owners[hits], return_counts=True)
     query, target = pairs >> 32, pairs & 0xFFFFFFFF

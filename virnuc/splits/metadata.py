@@ -13,7 +13,7 @@ from virnuc.splits.similarity import method
 from virnuc.splits.sources import Source, parts_of_records, records_alone
 from virnuc.splits.units import LEFT_OUT, PARTS
 
-_MOST_CATEGORIES = 50  # listed by name; the distance is over all of them
+_MAX_CATEGORIES = 50  # listed by name; the distance is over all of them
 _LARGE_CLUSTER = 0.1  # share of the frames from which on a cluster is worth a word
 
 
@@ -110,7 +110,7 @@ def _categories(values: pd.Series, test: pd.Series) -> dict[str, Any]:
         }
     ).fillna(0.0)
     shares = shares.sort_values(["train", "test"], ascending=False)
-    listed = shares.head(_MOST_CATEGORIES)
+    listed = shares.head(_MAX_CATEGORIES)
     return {
         "categories": len(shares),
         "train": {str(name): round(float(share), 6) for name, share in listed["train"].items()},

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from virnuc.runtime import Choice, available_memory, derived_seed
-from virnuc.training.data import Part, Parts
+from virnuc.training.data import Subset, TrainingData
 
 FULL, BLOCK = "full", "block"
 _READ_BYTES = {FULL: 16 * 2**20, BLOCK: 128 * 2**20}  # of vectors in one read; several are in memory at once
@@ -33,7 +33,7 @@ class Plan:
     shuffle: str  # full: every order of the rows; block: blocks in any order, rows mixed within a window
 
     @classmethod
-    def make(cls, part: Part, batch: int, shuffle: str) -> Plan:
+    def make(cls, part: Subset, batch: int, shuffle: str) -> Plan:
         """Choose how much to read at once."""
         read = max(1, _READ_BYTES[shuffle] // (part.width * 4 * batch)) * batch
         return cls(len(part), batch, read, shuffle)
@@ -65,7 +65,7 @@ class Plan:
         return [batch.stop - batch.start for batch in batches]
 
 
-def choose_shuffle(wanted: str, parts: Parts) -> Choice:
+def choose_shuffle(wanted: str, parts: TrainingData) -> Choice:
     """Return `full` or `block`, and why: every order of the frames is possible where memory can cache them all."""
     if wanted != "auto":
         return Choice(wanted, "asked for")
@@ -74,7 +74,7 @@ def choose_shuffle(wanted: str, parts: Parts) -> Choice:
     return Choice(FULL if parts.nbytes <= _CACHE_SHARE * available else BLOCK, f"auto: {sizes}")
 
 
-def read_ahead(part: Part, order: np.ndarray, reads: list[slice], readers: int) -> Iterator[tuple[Tensor, Tensor]]:
+def read_ahead(part: Subset, order: np.ndarray, reads: list[slice], readers: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield vectors and labels of each read in turn; `readers` threads prepare the next ones meanwhile."""
     with ThreadPoolExecutor(readers, thread_name_prefix="reader") as pool:
         ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Part:
+class Subset:
     """The frames of one part, in the order of the split, whatever the order of the shards."""
 
     features: FeatureSet
@@ -57,7 +57,7 @@ class Part:
             return self.resident[chosen], self.labels[chosen]
         return self.features.gather(self.rows[positions], self.columns), self.labels[torch.from_numpy(positions)]
 
-    def place(self, device: torch.device) -> Part:
+    def place(self, device: torch.device) -> Subset:
         """Return this part with all its vectors on `device`."""
         resident = torch.empty(len(self), self.width, device=device)
         for start in range(0, len(self), _COPIED_AT_ONCE):
@@ -67,11 +67,11 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainingData:
     """The frames that a training reads, without those for testing."""
 
-    train: Part
-    val: Part
+    train: Subset
+    val: Subset
     left_out: int = 0  # frames of a mixture whose genomes the split does not have
 
     @property
@@ -80,7 +80,7 @@ class Parts:
         return sum(len(part) * part.width * 4 for part in (self.train, self.val))
 
 
-def match(features: FeatureSet, split: Split, modality: str, share: float = 1.0, seed: int = 0) -> Parts:
+def match(features: FeatureSet, split: Split, modality: str, share: float = 1.0, seed: int = 0) -> TrainingData:
     """Return the frames for training and validation, found in the features.
 
     The first member of a mixture must hold exactly the frames of the split; those of the others follow their genomes.
@@ -101,7 +101,7 @@ def match(features: FeatureSet, split: Split, modality: str, share: float = 1.0,
         tables = [table[(table["part"] != "train") | table["genome"].isin(kept)] for table in tables]
     starts = [0, *np.cumsum([len(member) for member in features.members])]
     parts = {name: _part(features, columns, split, tables, starts, name) for name in ("train", "val")}
-    return Parts(**parts, left_out=left_out)
+    return TrainingData(**parts, left_out=left_out)
 
 
 def follow(features: FeatureSet, split: Split) -> pd.DataFrame:
@@ -130,13 +130,13 @@ def follow(features: FeatureSet, split: Split) -> pd.DataFrame:
 
 def _part(
     features: FeatureSet, columns: slice, split: Split, tables: list[pd.DataFrame], starts: list[int], name: str
-) -> Part:
+) -> Subset:
     """Return one part of all members of a feature set, whose tables have a `part` and a `row` for each frame."""
     found = [table.loc[table["part"] == name, "row"].to_numpy() for table in tables]
     rows = np.concatenate([own + start for own, start in zip(found, starts, strict=False)])
     sizes = tuple((member.chunk_size, len(own)) for member, own in zip(features.members, found, strict=True))
     genomes = tables[0].loc[tables[0]["part"] == name, "genome"].nunique()
-    part = Part(features, columns, rows, torch.from_numpy(features.labels[rows].astype(np.int64)), sizes, genomes)
+    part = Subset(features, columns, rows, torch.from_numpy(features.labels[rows].astype(np.int64)), sizes, genomes)
     for size, labels in part.by_size(part.labels):
         if len(labels.unique()) < 2:
             which = f" of {size} bp" if len(sizes) > 1 else ""
@@ -170,7 +170,7 @@ def chunk_size_of(features: FeatureSet, split: Split) -> tuple[int, bool]:
     return recorded or ASSUMED_CHUNK_SIZE, bool(recorded)
 
 
-def place_if_it_fits(parts: Parts, device: torch.device) -> Parts:
+def place_if_it_fits(parts: TrainingData, device: torch.device) -> TrainingData:
     """Return the parts with their vectors on a GPU that has room for them; else as they are, to be streamed."""
     if device.type != "cuda":
         return parts

@@ -16,7 +16,7 @@ from virnuc.errors import UsageError
 from virnuc.features.scan import Progress
 from virnuc.runtime import derived_seed
 from virnuc.training.batches import Plan, read_ahead
-from virnuc.training.data import Part
+from virnuc.training.data import Subset
 from virnuc.training.graphs import graphed_steps
 from virnuc.training.stack import Stack
 from virnuc.training.state import Replicate
@@ -28,7 +28,7 @@ class Trainer:
     """Makes the steps of an epoch, one for every batch, for all replicates at once."""
 
     def __init__(
-        self, replicates: Sequence[Replicate], part: Part, plan: Plan, readers: int, progress: Progress
+        self, replicates: Sequence[Replicate], part: Subset, plan: Plan, readers: int, progress: Progress
     ) -> None:
         """Prepare to train `replicates` on `part`; `progress` wraps the sizes of each epoch's batches."""
         self.stack = Stack([own.model for own in replicates], [own.optimizer for own in replicates])
@@ -70,7 +70,7 @@ class Trainer:
                 yield on_device[0][batch], on_device[1][batch]
 
 
-def predict(stack: Stack, part: Part, readers: int) -> Tensor:
+def part_logits(stack: Stack, part: Subset, readers: int) -> Tensor:
     """Return the logits of a part's frames, `[replicates, n, 2]` float64 on the CPU, in the order of the part."""
     reads = [slice(start, start + _SCORED_AT_ONCE) for start in range(0, len(part), _SCORED_AT_ONCE)]
     pieces = read_ahead(part, np.arange(len(part)), reads, readers)
@@ -81,12 +81,12 @@ def predict(stack: Stack, part: Part, readers: int) -> Tensor:
     return logits
 
 
-def validate(stack: Stack, part: Part, readers: int) -> list[dict[str, float]]:
+def validate(stack: Stack, part: Subset, readers: int) -> list[dict[str, float]]:
     """Return each replicate's metrics of a part, over all its frames and, in a mixture, also for each chunk size."""
-    return [_validate(logits, part) for logits in predict(stack, part, readers)]
+    return [_validate(logits, part) for logits in part_logits(stack, part, readers)]
 
 
-def _validate(logits: Tensor, part: Part) -> dict[str, float]:
+def _validate(logits: Tensor, part: Subset) -> dict[str, float]:
     measured = measure(logits, part.labels, "val/")
     if len(part.sizes) > 1:
         for (size, some), (_, labels) in zip(part.by_size(logits), part.by_size(part.labels), strict=True):

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from virnuc.features.scan import Progress
 from virnuc.training.batches import Plan
-from virnuc.training.data import Part
+from virnuc.training.data import Subset
 from virnuc.training.stack import Stack
 
 _WARM_UP = 3  # steps before the capture, as torch's notes on CUDA graphs ask for
 _log = logging.getLogger(__name__)
 
 
-def graphed_steps(stack: Stack, part: Part, plan: Plan) -> GraphedSteps | None:
+def graphed_steps(stack: Stack, part: Subset, plan: Plan) -> GraphedSteps | None:
     """Return the captured steps; None, with a warning, if they change the weights in another way than plain steps."""
     steps = GraphedSteps(stack, part, plan)
     if steps.faithful():
@@ -34,7 +34,7 @@ def graphed_steps(stack: Stack, part: Part, plan: Plan) -> GraphedSteps | None:
 class GraphedSteps:
     """The steps of an epoch over a part whose vectors are on the GPU, as the optimizers' learning rate must be."""
 
-    def __init__(self, stack: Stack, part: Part, plan: Plan) -> None:
+    def __init__(self, stack: Stack, part: Subset, plan: Plan) -> None:
         """Capture one step; weights, statistics and momentum are afterwards what they were before."""
         assert part.resident is not None
         self._stack = stack

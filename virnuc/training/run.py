@@ -21,7 +21,7 @@ from virnuc.splits.assignment import Split
 from virnuc.storage.files import exclusive, remove_leftovers, write_text
 from virnuc.training.batches import Plan, choose_shuffle
 from virnuc.training.checkpoint import REPLICATES, Checkpoint, describe_training, model_name, save_checkpoint
-from virnuc.training.data import Parts, match, place_if_it_fits
+from virnuc.training.data import TrainingData, match, place_if_it_fits
 from virnuc.training.epochs import Trainer, validate
 from virnuc.training.state import EpochRecord, Replicate, Training, last_reported, mark_reported
 
@@ -146,7 +146,7 @@ def _begin(features: FeatureSet, split: Split, settings: TrainSettings, width: i
 
 def _run(
     training: Training,
-    parts: Parts,
+    parts: TrainingData,
     settings: TrainSettings,
     progress: Progress,
     report: Callable[[], None],

@@ -28,10 +28,10 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_MOST_BYTES_OF_JSON = 50_000_000
+_MAX_JSON_BYTES = 50_000_000
 
 
-class Checkpoint(ABC):
+class EncoderWeights(ABC):
     """Tensors by key, with their shapes known before any is read."""
 
     origin: str  # for messages
@@ -48,7 +48,7 @@ class Checkpoint(ABC):
         return digest.digest()
 
 
-class FileCheckpoint(Checkpoint):
+class WeightFiles(EncoderWeights):
     """The weights of a directory in the hub's layout."""
 
     def __init__(self, directory: Path, prefix: str, is_ignored: Callable[[str], bool]) -> None:
@@ -82,7 +82,7 @@ class FileCheckpoint(Checkpoint):
             raise EncoderError(f"{self.origin}: {key} cannot be read ({error}); get the file again") from error
 
 
-class RandomCheckpoint(Checkpoint):
+class RandomWeights(EncoderWeights):
     """Seeded random weights of a given architecture: for timing and tests, tagged as such everywhere."""
 
     def __init__(self, name: str, shapes: Mapping[str, tuple[int, ...]], seed: int) -> None:
@@ -118,7 +118,7 @@ def read_json(path: Path) -> dict[str, Any]:
         EncoderError: the file is missing, too large, or not a JSON object.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES_OF_JSON:
+        if path.stat().st_size > _MAX_JSON_BYTES:
             raise EncoderError(f"{path}: too large for such a file")
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
