@@ -119,7 +119,7 @@ def parts_of_records(table: pd.DataFrame, records: pd.DataFrame) -> pd.Series:
 
     Args:
         table: The frames, with `record`, `genome` and `part`.
-        records: One row a record, with `record` and `genome`; the answer has its index, and NaN for a genome without frames.
+        records: A row a record, with `record` and `genome`; the result has its index, NaN for a genome without frames.
     """
     by_record, by_genome = (table.drop_duplicates(name).set_index(name)["part"] for name in ("record", "genome"))
     return records["record"].map(by_record).fillna(records["genome"].map(by_genome))
