@@ -29,7 +29,7 @@ from virnuc.evaluation.speed import SIDES, BenchmarkResult, SideResult, Timing
 from virnuc.runtime import choose_device, choose_precision, describe_hardware, peak_memory_gb, reset_peak_memory
 from virnuc.sequences.frames import frame_shards, read_frames
 from virnuc.settings import BenchmarkSettings
-from virnuc.storage.manifest import read_manifest
+from virnuc.storage.manifest import verified_manifest
 
 Progress = Callable[[str, int, int], None]  # called with what is being timed, how many runs are done, and of how many
 _ID_BYTES = 40  # of a frame id in a shard
@@ -67,6 +67,7 @@ def benchmark(settings: BenchmarkSettings, progress: Progress = lambda what, don
         raise UsageError(f"{settings.baseline} and {settings.candidate} do not read the same: one DNA, one proteins")
     device = choose_device(settings.device).name
     precisions = _precisions(settings.precision, device)
+    frames_digest = verified_manifest(Path(settings.frames), "frames").digest
     sample = draw_sample(Path(settings.frames), settings.sample, settings.seed)
     sequences = sample.nucleotide if kinds == {"dna"} else sample.protein
     jobs = {side: _Job(name, sequences, sample.ids, settings, device, precisions[side]) for side, name in names.items()}
@@ -78,7 +79,7 @@ def benchmark(settings: BenchmarkSettings, progress: Progress = lambda what, don
         failures=failures,
         names=names | {side: str(result.provenance["name"]) for side, result in measured.items()},
         sample_digest=sample.digest,
-        frames_digest=read_manifest(Path(settings.frames), "frames").digest,
+        frames_digest=frames_digest,
         device=device,
         hardware=describe_hardware(device),
         batch_tokens=settings.batch_tokens,

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +14,16 @@ import pytest
 import torch
 
 from tests.shared.golden import CASES
+from virnuc.benchmarking import benchmark
 from virnuc.encoders import load_encoder
 from virnuc.errors import DataError, UsageError
 from virnuc.features.extraction import extract
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.shards import read_shard
 from virnuc.sequences.frames import FRAME_SCHEMA, read_frames
-from virnuc.settings import ExtractSettings
+from virnuc.sequences.sampling import sample_frames
+from virnuc.settings import BenchmarkSettings, ExtractSettings, SplitSettings
+from virnuc.splits.assignment import split
 from virnuc.storage.manifest import Manifest, describe_shard, read_manifest
 
 ESM = CASES["esm2"].encoder
@@ -59,6 +63,42 @@ def _frame(group, number, row, generator):
         "nucleotide": "".join(generator.choices("ACGT", k=3 * length)),
         "protein": "".join(generator.choices("ACDEFGHIKLMNPQRSTVWY", k=length)),
     }
+
+
+def reverse(directory):
+    _change(directory / "viral-00000.parquet", "nucleotide", lambda value: value[::-1])
+
+
+def flip(directory):
+    _change(directory / "viral-00000.parquet", "label", lambda value: 1 - value)
+
+
+def exchange(directory):
+    one, other = directory / "viral-00000.parquet", directory / "bacteria-00000.parquet"
+    kept = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(kept)
+
+
+def _change(path, column, change):
+    table = pq.read_table(path)
+    place, values = table.column_names.index(column), [change(value) for value in table[column].to_pylist()]
+    pq.write_table(table.set_column(place, FRAME_SCHEMA.field(column), pa.array(values, table[column].type)), path)
+
+
+@pytest.mark.parametrize("damage", [reverse, flip, exchange])
+def test_frames_that_are_not_those_of_their_manifest_are_read_by_no_stage(frames, tmp_path, damage):
+    source = shutil.copytree(frames, tmp_path / "frames")
+    damage(source)
+    stages = [
+        lambda: extract(settings(source, tmp_path / "features", protein_encoder="dipeptide")),
+        lambda: split(SplitSettings(source=str(source), out=str(tmp_path / "split"))),
+        lambda: benchmark(BenchmarkSettings(frames=str(source), baseline="dipeptide", candidate="dipeptide")),
+        lambda: sample_frames(source, tmp_path / "sample", 4, seed=0),
+    ]
+    for stage in stages:
+        with pytest.raises(DataError, match="changed since it was written"):
+            stage()
 
 
 def settings(frames, out, **changes):
@@ -193,7 +233,9 @@ def test_a_stop_codon_in_a_frame_names_the_frame(tmp_path):
 PROGRAM = """
 import sys
 from virnuc.features.extraction import extract
-from virnuc.settings import ExtractSettings
+from virnuc.sequences.sampling import sample_frames
+from virnuc.settings import BenchmarkSettings, ExtractSettings, SplitSettings
+from virnuc.splits.assignment import split
 extract(ExtractSettings(frames=sys.argv[1], out=sys.argv[2], dna_encoder="tetranucleotide", protein_encoder=sys.argv[3],
                         batch_tokens=200), lambda *step: print(*step, flush=True))
 """

@@ -22,7 +22,7 @@ from virnuc.prediction.prediction import predict
 from virnuc.prediction.reading import check_inputs, read_records
 from virnuc.prediction.sequences import score_sequences
 from virnuc.prediction.tables import TABLES
-from virnuc.storage.manifest import read_manifest, verify_shards
+from virnuc.storage.manifest import verified_manifest
 
 DRAW = random.Random(11)
 
@@ -80,7 +80,7 @@ def test_every_chunk_comes_out_exactly_once_in_every_table(scorer, tmp_path, sma
     assert (short["Is_Virus"][answered] == (calls["score2"] >= calls["score1"])[answered]).all()
     assert short["Is_Virus"][~answered].isna().all() and calls["Prediction"][~answered].eq("").all()
     assert manifest.counts["in"]["chunks"] == len(wanted) == manifest.counts["out"]["chunks"]
-    verify_shards(tmp_path / "out", read_manifest(tmp_path / "out", "calls"))
+    verified_manifest(tmp_path / "out", "calls")
 
 
 def test_the_rows_of_sequences_are_the_registered_models_answer(scorer, tmp_path, small_parts):

@@ -23,7 +23,7 @@ from virnuc.sequences.frames import (
 )
 from virnuc.sequences.preparing import prepare
 from virnuc.settings import PrepareSettings
-from virnuc.storage.manifest import read_manifest, verify_shards
+from virnuc.storage.manifest import read_manifest, verified_manifest
 
 
 def run(source, out, **settings):
@@ -158,7 +158,7 @@ def test_killed_at_any_moment_it_finishes_with_the_same_bytes(small, tmp_path):
     resumed = run(small, out, balance=True)
     assert resumed == whole  # the chunks without a frame too: their digest is among the details
     for directory in (out, tmp_path / "whole"):
-        verify_shards(directory / UNCOVERED, read_manifest(directory / UNCOVERED, "chunks"))
+        verified_manifest(directory / UNCOVERED, "chunks")
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in (tmp_path / "whole").iterdir())
 
 
@@ -199,7 +199,7 @@ def test_a_changed_shard_is_noticed(small, tmp_path):
     shard = frame_shards(tmp_path / "frames")[0]
     shard.write_bytes(shard.read_bytes() + b"x")
     with pytest.raises(DataError, match="changed since it was written"):
-        verify_shards(tmp_path / "frames", read_manifest(tmp_path / "frames", "frames"))
+        verified_manifest(tmp_path / "frames", "frames")
 
 
 def test_an_edited_manifest_is_noticed(small, tmp_path):

@@ -23,7 +23,7 @@ from virnuc.features.shards import read_shard, write_shard
 from virnuc.sequences.frames import frame_shards, read_frames
 from virnuc.settings import ExtractSettings
 from virnuc.storage.directory import Claim, OutputDirectory
-from virnuc.storage.manifest import Manifest, read_manifest, verify_shards
+from virnuc.storage.manifest import Manifest, verified_manifest
 
 Progress = Callable[
     [str, int, int], None
@@ -100,7 +100,7 @@ def extract(settings: ExtractSettings, progress: Progress = ignore) -> Manifest:
     for kind, name in names.items():
         if find_encoder(name).kind != kind:
             raise UsageError(f"--{kind}-encoder {name}: it does not read {kind}; give an encoder that does")
-    manifest = read_manifest(Path(settings.frames), "frames")
+    manifest = verified_manifest(Path(settings.frames), "frames")
     rows = {shard.path: shard.rows for shard in manifest.shards}
     paths = frame_shards(Path(settings.frames))
     shards = [FrameShard(path, rows[path.name]) for path in paths if rows[path.name]]
@@ -206,7 +206,7 @@ def _merge_all(
     if manifest is not None:
         return manifest
     for half in halves.values():
-        verify_shards(half.directory, half.manifest)
+        verified_manifest(half.directory, "embeddings")
     by_name = {shard.merged: shard for shard in shards}
     total = sum(shard.rows for shard in shards)
     merged = sum(shard.rows for shard in shards if (output.directory / shard.merged).exists())

@@ -1,6 +1,6 @@
 """A feature set: the vectors of all frames for one pair of encoders, spread over many shards.
 
-Opening one reads every shard's ids, checks that the shards fit together and scans them (once, see `scan`). The
+Opening one reads every shard's ids, checks that the shards fit together and scans them (see `scan`). The
 vectors stay on disk: a row is copied into memory when it is gathered. VirNucPro's own directories have no manifest
 and are taken as they are; which encoders made them can only be told from their width.
 """

@@ -12,7 +12,7 @@ from virnuc.errors import UsageError
 from virnuc.sequences.frames import FRAME_SCHEMA, GENOMES, frame_shards, read_frames
 from virnuc.storage.draws import draw
 from virnuc.storage.files import atomic_path, exclusive
-from virnuc.storage.manifest import Manifest, check_reusable, describe_shard, has_manifest, read_manifest
+from virnuc.storage.manifest import Manifest, check_reusable, describe_shard, has_manifest, verified_manifest
 
 
 def sample_frames(source: Path, out: Path, rows: int, seed: int) -> Manifest:
@@ -21,7 +21,7 @@ def sample_frames(source: Path, out: Path, rows: int, seed: int) -> Manifest:
     Raises:
         UsageError: `source` has fewer frames of one class.
     """
-    whole = read_manifest(source, "frames")
+    whole = verified_manifest(source, "frames")
     parameters = {**whole.parameters, "sample_rows": rows, "sample_seed": seed}
     with exclusive(out / ".lock"):
         if has_manifest(out):

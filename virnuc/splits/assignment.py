@@ -25,8 +25,7 @@ from virnuc.splits.sources import Source, inputs_of, parts_of_records, read_sour
 from virnuc.splits.units import LEFT_OUT, PARTS, WHOLE_GENOMES, assign
 from virnuc.storage.directory import OutputDirectory
 from virnuc.storage.files import atomic_path, sha256_file, write_text
-from virnuc.storage.manifest import read_manifest
-from virnuc.storage.manifest import verify_shards as verify
+from virnuc.storage.manifest import verified_manifest
 
 ASSIGNMENTS = "assignments.parquet"
 METADATA = "test_metadata.json"
@@ -53,8 +52,7 @@ class Split:
             UsageError: there is no such directory.
             DataError: it is unfinished or changed since it was written.
         """
-        manifest = read_manifest(directory, "split")
-        verify(directory, manifest)
+        verified_manifest(directory, "split")
         table = pq.read_table(directory / ASSIGNMENTS, read_dictionary=list(_REPEATED))
         metadata = json.loads((directory / METADATA).read_text(encoding="utf-8"))
         if tuple(table.column_names) != COLUMNS or metadata.get("digest") != assignment_digest(table):

@@ -12,7 +12,7 @@ from virnuc.errors import DataError, UsageError
 from virnuc.features.feature_set import FeatureSet
 from virnuc.sequences.frames import GENOMES, UNCOVERED, frame_shards, read_frames
 from virnuc.sequences.genomes import RECORD, TABLE, GenomeName, TableRow, look_up, name_genome
-from virnuc.storage.manifest import MANIFEST, has_manifest, read_manifest
+from virnuc.storage.manifest import MANIFEST, has_manifest, read_manifest, verified_manifest
 
 _COLUMNS = ["frame_id", "record", "genome", "organism", "lineage", "group", "label", "nucleotide", "protein"]
 
@@ -40,12 +40,12 @@ def is_frames(directory: Path) -> bool:
 
 
 def inputs_of(directory: Path, chunks_too: bool) -> dict[str, str]:
-    """Return the digests of frames (and of the chunks without one), or of features."""
+    """Return the digests of frames (and of the chunks without one), or of features, compared with their files."""
     if not is_frames(directory):
         return {"features": FeatureSet.open(directory).digest}
-    inputs = {"frames": read_manifest(directory, "frames").digest}
+    inputs = {"frames": verified_manifest(directory, "frames").digest}
     if chunks_too and has_manifest(directory / UNCOVERED):
-        inputs["uncovered"] = read_manifest(directory / UNCOVERED, "chunks").digest
+        inputs["uncovered"] = verified_manifest(directory / UNCOVERED, "chunks").digest
     return inputs
 
 

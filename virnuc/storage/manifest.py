@@ -92,6 +92,23 @@ def read_manifest(directory: Path, *kinds: str) -> Manifest:
     return manifest
 
 
+def verified_manifest(directory: Path, *kinds: str) -> Manifest:
+    """Read the manifest of a directory that a stage is about to read, and compare each shard with its digest.
+
+    Raises:
+        UsageError: there is no such directory.
+        DataError: as `read_manifest`; or a shard is missing or differs.
+    """
+    manifest = read_manifest(directory, *kinds)
+    for shard in manifest.shards:
+        path = directory / shard.path
+        if not path.is_file():
+            raise DataError(f"{path}: the manifest lists this file, but it is missing; run the stage again")
+        if sha256_file(path) != shard.sha256:
+            raise DataError(f"{path}: changed since it was written; delete {directory} and run the stage again")
+    return manifest
+
+
 def check_reusable(directory: Path, parameters: Mapping[str, Any], inputs: Mapping[str, str], kind: str) -> Manifest:
     """Return the manifest of a finished `directory` if it was made with these parameters and inputs.
 
@@ -107,20 +124,6 @@ def check_reusable(directory: Path, parameters: Mapping[str, Any], inputs: Mappi
                     "give another --out or delete the directory"
                 )
     return manifest
-
-
-def verify_shards(directory: Path, manifest: Manifest) -> None:
-    """Compare each shard with its digest.
-
-    Raises:
-        DataError: a shard is missing or differs.
-    """
-    for shard in manifest.shards:
-        path = directory / shard.path
-        if not path.is_file():
-            raise DataError(f"{path}: the manifest lists this file, but it is missing; run the stage again")
-        if sha256_file(path) != shard.sha256:
-            raise DataError(f"{path}: changed since it was written; delete {directory} and run the stage again")
 
 
 def _parse(path: Path) -> Manifest:
