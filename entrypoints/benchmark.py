@@ -22,16 +22,23 @@ def benchmark(settings: BenchmarkSettings, tracker: Tracker) -> BenchmarkResult:
     The first batches warm up and do not count; the device is idle before and after each timed run.
     """
     from entrypoints.progress import totals
-    from model_registry.evidence import BENCHMARK
     from virnuc.benchmarking import benchmark as time_encoders
-    from virnuc.benchmarking import speed_report
-    from virnuc.storage.files import write_text
     from virnuc.storage.manifest import read_manifest
 
     frames = read_manifest(Path(settings.frames), "frames")
     tracker.dataset("frames", Path(settings.frames), frames.digest, "benchmark")
     with totals("run") as progress:
         result = time_encoders(settings, progress)
+    log(result, settings, tracker)
+    return result
+
+
+def log(result: BenchmarkResult, settings: BenchmarkSettings, tracker: Tracker) -> None:
+    """Keep a benchmark in its run and in the report, and show its figures."""
+    from model_registry.evidence import BENCHMARK
+    from virnuc.benchmarking import speed_report
+    from virnuc.storage.files import write_text
+
     tracker.metrics(result.metrics)
     tracker.parameters(result.parameters)
     tracker.tags({**result.names, "key": settings.key})
@@ -53,7 +60,6 @@ def benchmark(settings: BenchmarkSettings, tracker: Tracker) -> BenchmarkResult:
             f"benchmark  speed-up {result.speedup:.2f}, lower end {result.speedup_low:.2f}{unequal}; "
             f"{Path(settings.out) / REPORT}"
         )
-    return result
 
 
 if __name__ == "__main__":

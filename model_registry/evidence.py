@@ -127,14 +127,19 @@ def _timed(candidate: SideEvidence, run: Run | None, baseline: str) -> SideEvide
     run = run or newest_benchmark(baseline, candidate.encoder)
     if run is None:
         return candidate
-    with tempfile.TemporaryDirectory() as temporary:
-        record = json.loads(download(run.info.run_id, BENCHMARK, Path(temporary)).read_text(encoding="utf-8"))
     return replace(
         candidate,
-        speed=BenchmarkResult.from_dict(record, run.info.run_id),
+        speed=read_benchmark(run),
         provenance={**candidate.provenance, "benchmark run": run.info.run_id},
         commands=(*candidate.commands, command_of(run)),
     )
+
+
+def read_benchmark(run: Run) -> BenchmarkResult:
+    """Return the record that a benchmark run keeps."""
+    with tempfile.TemporaryDirectory() as temporary:
+        record = json.loads(download(run.info.run_id, BENCHMARK, Path(temporary)).read_text(encoding="utf-8"))
+    return BenchmarkResult.from_dict(record, run.info.run_id)
 
 
 def newest_benchmark(baseline: str, candidate: str) -> Run | None:

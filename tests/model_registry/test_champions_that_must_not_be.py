@@ -54,13 +54,13 @@ def unrecorded_training(made):
 
 def one_frame_timed_once(made):
     """A benchmark that says nothing."""
-    made.timed(sample=1, runs=1)
+    made.timed_again(runs=1, frames=1)
     made.compared()
 
 
 def another_precision_timed(made):
     """Both encoders timed in another precision than that of the features."""
-    made.timed(precision=("bf16",), sample=500, runs=5)
+    made.timed_again(precision="bf16")
     made.compared()
 
 
@@ -105,7 +105,7 @@ def loose_policy_for_the_comparison_alone(made):
 
 def deleted_failure(made):
     """The newest comparison failed and is deleted, so that an older pass is the newest."""
-    made.timed(sample=1, runs=1)
+    made.timed_again(runs=1, frames=1)
     with pytest.raises(GateRefusal):
         made.compared()
     runs = MlflowClient().search_runs(["1"], "tags.`virnuc.verdict` = 'FAIL'")
@@ -121,7 +121,7 @@ def better_baseline_since(made):
 
 def timed_again_since(made):
     """The encoders were timed again after the comparison."""
-    made.timed(seed=7)
+    made.timed_again()
     promoted()
 
 
@@ -133,7 +133,7 @@ def evaluated_again_since(made):
 
 def edited_verdict(made):
     """The verdict's file and tag say PASS where the rules do not hold."""
-    made.timed(sample=1, runs=1)
+    made.timed_again(runs=1, frames=1)
     with pytest.raises(GateRefusal):
         made.compared()
     client = MlflowClient()

@@ -1,5 +1,7 @@
 """Small synthetic feature sets, written with or without a manifest, and quick trainings on them."""
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -58,6 +60,22 @@ def quick(**changes):
 def same_weights(one, other):
     first, second = (load_checkpoint(path).model_state for path in (one, other))
     return all(torch.equal(first[name], second[name]) for name in first)
+
+
+class Dropout(nn.Module):
+    """Dropout by torch's generator, four values of 16 bits from each word that it draws."""
+
+    def __init__(self, probability):
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        words = torch.empty(math.ceil(x.numel() / 4), dtype=torch.int64).random_(-(2**63), None).tolist()
+        pieces = [(word >> shift) % 65536 for word in words for shift in (0, 16, 32, 48)]
+        kept = [(piece + 32768) % 65536 >= self.probability * 65536 for piece in pieces[: x.numel()]]
+        return x * torch.tensor(kept).reshape(x.shape) / (1 - self.probability)
 
 
 class MLPClassifier(nn.Module):

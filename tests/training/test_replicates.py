@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.shared.samples import quick, same_weights
+from tests.shared.samples import Dropout, quick, same_weights
 from virnuc.errors import UsageError
 from virnuc.runtime import derived_seed
 from virnuc.training import find_training, train
@@ -36,7 +36,7 @@ def trained_alone(sample, seed, first, epochs, patience, lr, dropout=0.5):
     torch.manual_seed(derived_seed(seed, "weights"))
     hidden, norm, output = nn.Linear(vectors.shape[1], HIDDEN), nn.BatchNorm1d(HIDDEN), nn.Linear(HIDDEN, 2)
     nn.init.xavier_uniform_(hidden.weight), nn.init.xavier_uniform_(output.weight)
-    model = nn.Sequential(hidden, norm, nn.ReLU(), nn.Dropout(dropout), output)
+    model = nn.Sequential(hidden, norm, nn.ReLU(), Dropout(dropout), output)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 10, 0.85)
     best, waited, losses = (float("inf"), None), 0, []

