@@ -138,7 +138,7 @@ def changed_calls() -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as temporary:
         place, demo = Path(temporary), MainSettings()
         frames = str(place / "frames")
-        prepare(PrepareSettings(source=str(EXAMPLES / "genomes"), out=frames), lambda sources, _: sources)
+        prepare(PrepareSettings(source=str(EXAMPLES / "genomes"), out=frames))
         parts = split(SplitSettings(source=frames, out=str(place / "split")))
         features = {}
         for precision in ("fp32", "int8"):

@@ -131,7 +131,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
         start = time.perf_counter()
         with memory:
             call = profile.runcall if arguments.profile else lambda function, *args, **named: function(*args, **named)
-            manifest = call(predict, [arguments.source], scorer, "benchmark", out, progress=memory.add)
+            manifest = call(predict, [arguments.source], scorer, "benchmark", out, progress=memory.show)
         seconds = time.perf_counter() - start
         rows = pq.read_metadata(out / "calls.parquet").num_rows
     read, written = manifest.counts["in"], manifest.counts["out"]
@@ -160,8 +160,8 @@ class _Memory:
         self._samples: list[tuple[float, float]] = []
         self._thread = threading.Thread(target=self._sample)
 
-    def add(self, bases: int) -> None:
-        self._done += bases
+    def show(self, what: str, done: int, total: int) -> None:
+        self._done = done
 
     def __enter__(self) -> None:
         self._thread.start()

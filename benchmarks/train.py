@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.shards import read_shard, write_shard
-from virnuc.runtime import available_memory, describe_hardware
+from virnuc.runtime import available_memory, describe_hardware, silent
 from virnuc.settings import SplitSettings, TrainSettings
 from virnuc.splits.assignment import Split, split
 from virnuc.training import train
@@ -104,7 +104,7 @@ def time_virnuc(features: FeatureSet, steps: int, seed: int, replicates: int = 1
     own = [
         Replicate.begin(seed, TrainSettings(), features.dimension, torch.device("cpu")) for seed in range(replicates)
     ]
-    trainer = Trainer(own, part, Plan.make(part, BATCH, "full"), 1, lambda items, _: items)
+    trainer = Trainer(own, part, Plan.make(part, BATCH, "full"), 1, silent)
     started = time.perf_counter()
     trainer.run(seed, 1)
     return time.perf_counter() - started

@@ -21,14 +21,13 @@ def benchmark(settings: BenchmarkSettings, tracker: Tracker) -> BenchmarkResult:
 
     The first batches warm up and do not count; the device is idle before and after each timed run.
     """
-    from entrypoints.progress import totals
+    from entrypoints.progress import bars
     from virnuc.benchmarking import benchmark as time_encoders
     from virnuc.storage.manifest import read_manifest
 
     frames = read_manifest(Path(settings.frames), "frames")
     tracker.dataset("frames", Path(settings.frames), frames.digest, "benchmark")
-    with totals("run") as progress:
-        result = time_encoders(settings, progress)
+    result = time_encoders(settings, bars("run"))
     log(result, settings, tracker)
     return result
 

@@ -27,7 +27,7 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
 
     Every prediction is kept as an artifact, row by row, so that models can be compared frame by frame.
     """
-    from entrypoints.progress import bar
+    from entrypoints.progress import bars
     from model_registry.card import update_card
     from model_registry.evidence import read_checkpoint, read_replicates
     from virnuc.evaluation.evaluation import EVALUATION_VERSION
@@ -37,7 +37,7 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     from virnuc.tracking import model_version, version_uri
 
     version = model_version(settings.model)
-    features = open_features(settings.features, bar("scan", "file"))
+    features = open_features(settings.features, bars("file"))
     split = Split.open(Path(settings.split))
     checkpoint = read_checkpoint(version)
     checkpoint.check_compatible(features, split)
@@ -90,7 +90,7 @@ def _pretrained(settings: EvaluateSettings, features: FeatureSet) -> dict[str, s
 
 def _shuffled(settings: EvaluateSettings, features: FeatureSet, split: Split, tracker: Tracker) -> FeatureSet | None:
     """Return features of the shuffled test frames; None, with the reason on the terminal, if they cannot be made."""
-    from entrypoints.progress import totals
+    from entrypoints.progress import bars
     from virnuc.evaluation.shuffling import write_shuffled_frames
     from virnuc.features.extraction import extract
     from virnuc.features.feature_set import FeatureSet
@@ -112,8 +112,7 @@ def _shuffled(settings: EvaluateSettings, features: FeatureSet, split: Split, tr
         revisions=_revisions(settings, features),
         out=str(place / "features"),
     )
-    with totals("frame") as progress:
-        extract(wanted, progress)
+    extract(wanted, bars("frame"))
     shuffled = FeatureSet.open(place / "features" / "+".join(names.values()))
     for kind, encoder in features.encoders.items():
         if shuffled.encoders[kind]["weight_digest"] != encoder["weight_digest"]:

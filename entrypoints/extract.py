@@ -20,14 +20,13 @@ def extract(settings: ExtractSettings, tracker: Tracker) -> Manifest:
     Finished shards are skipped, so a stopped extraction resumes where it was, and several processes can share the
     work. Each encoder's half is computed once, whichever feature sets use it.
     """
-    from entrypoints.progress import totals
+    from entrypoints.progress import bars
     from virnuc.features.extraction import extract as extract_features
     from virnuc.storage.manifest import read_manifest
 
     frames = read_manifest(Path(settings.frames), "frames")
     tracker.dataset("frames", Path(settings.frames), frames.digest, "input")
-    with totals("frame") as progress:
-        manifest = extract_features(settings, progress)
+    manifest = extract_features(settings, bars("frame"))
     out = Path(settings.out) / f"{manifest.details['dna']['name']}+{manifest.details['protein']['name']}"
     tracker.dataset("features", out, manifest.digest, "output")
     for kind in ("dna", "protein"):

@@ -22,7 +22,7 @@ def predict(settings: PredictSettings, tracker: Tracker | NullTracker) -> Manife
     Chunks without an open reading frame are scored by the fallback that was best on the model's validation chunks, and
     are marked. A stopped prediction resumes when the same command is given again.
     """
-    from entrypoints.progress import counter
+    from entrypoints.progress import bars
     from model_registry.health import about_version, describe_version
     from model_registry.packaging import download_scorer
     from virnuc.prediction.prediction import predict as predict_sequences
@@ -40,17 +40,16 @@ def predict(settings: PredictSettings, tracker: Tracker | NullTracker) -> Manife
         scorer = load_scorer(directory, settings.weights, device)
         if settings.chunk_size:
             scorer = dataclasses.replace(scorer, chunk_size=settings.chunk_size)
-        with counter("predict", "bp") as bar:
-            manifest = predict_sequences(
-                settings.input,
-                scorer,
-                scorer_digest(directory),
-                Path(settings.out),
-                about=about_version(version, directory),
-                threshold=settings.threshold,
-                batch_tokens=settings.batch_tokens,
-                progress=bar.update,
-            )
+        manifest = predict_sequences(
+            settings.input,
+            scorer,
+            scorer_digest(directory),
+            Path(settings.out),
+            about=about_version(version, directory),
+            threshold=settings.threshold,
+            batch_tokens=settings.batch_tokens,
+            progress=bars("bp"),
+        )
     counts = manifest.counts
     say(f"predict    {counts['in']} in, {counts['out']} out; calls in {settings.out}, see summary.html")
     tracker.tags({"model": version_uri(version)})

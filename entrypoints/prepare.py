@@ -19,10 +19,10 @@ def prepare(settings: PrepareSettings, tracker: Tracker) -> Manifest:
 
     A directory that is finished is left as it is; one that is not is finished.
     """
-    from entrypoints.progress import bar
+    from entrypoints.progress import bars
     from virnuc.sequences.preparing import prepare as prepare_frames
 
-    manifest = prepare_frames(settings, bar("prepare", "file"))
+    manifest = prepare_frames(settings, bars("file"))
     tracker.dataset("frames", Path(settings.out), manifest.digest, "output")
     counts = {**manifest.counts["in"], **manifest.counts["out"], **manifest.counts["dropped"]}
     counts["chunks"] = manifest.counts["in"]["chunks"]

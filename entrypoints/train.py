@@ -36,14 +36,14 @@ def train(settings: TrainSettings) -> ModelVersion | None:
     After a stop at any moment the same command resumes from the last finished epoch, in the same MLflow run, and ends
     with the same bits. The defaults are VirNucPro's published hyperparameters.
     """
-    from entrypoints.progress import bar
+    from entrypoints.progress import bars
     from virnuc.features.mixture import open_features
     from virnuc.splits.assignment import Split
     from virnuc.tracking import run_status, versions_of
     from virnuc.training.checkpoint import model_name
     from virnuc.training.earlier import find_earlier, training_directory
 
-    features = open_features(settings.features, bar("scan", "file"))
+    features = open_features(settings.features, bars("file"))
     split = Split.open(Path(settings.split))
     name = model_name(features.encoders, settings.modality)
     directory = training_directory(settings, features, split)
@@ -61,7 +61,7 @@ def train(settings: TrainSettings) -> ModelVersion | None:
 def _train(
     settings: TrainSettings, features: FeatureSet, split: Split, directory: Path, name: str, tracker: Tracker
 ) -> ModelVersion | None:
-    from entrypoints.progress import batches, counter
+    from entrypoints.progress import bar, bars
     from virnuc.training import train as train_classifiers
 
     tracker.dataset("features", features.directory, features.digest, "training")
@@ -71,14 +71,14 @@ def _train(
     with (
         _runs_of_replicates(settings, tracker) as runs,
         _EpochLog(runs) as log,
-        counter(f"train {name}", "epoch", settings.epochs) as bar,
+        bar(f"train {name}", "epoch", settings.epochs) as shown,
     ):
 
         def on_epoch(record: EpochRecord) -> None:
             log.add(record)
-            shown = {key.removeprefix("val/"): record.metrics[key] for key in ("val/loss", "val/accuracy", "lr")}
-            bar.set_postfix(shown, refresh=False)
-            bar.update(record.epoch - bar.n)
+            figures = {key.removeprefix("val/"): record.metrics[key] for key in ("val/loss", "val/accuracy", "lr")}
+            shown.set_postfix(figures, refresh=False)
+            shown.update(record.epoch - shown.n)
 
         result = train_classifiers(
             features,
@@ -86,7 +86,7 @@ def _train(
             settings,
             directory,
             on_epoch=on_epoch,
-            progress=batches(lambda: f"epoch {bar.n + 1}", "frame"),
+            progress=bars("frame", leave=False),
             run_id=tracker.run_id,
         )
         log.flush()
@@ -187,11 +187,11 @@ def _log_learning_curve(
     directory: Path,
     tracker: Tracker,
 ) -> None:
-    from entrypoints.progress import bar
+    from entrypoints.progress import bars
     from virnuc.reports import plots
     from virnuc.training.curve import learning_curve
 
-    table = learning_curve(features, split, settings, result, directory, bar("curve", "share"))
+    table = learning_curve(features, split, settings, result, directory, bars("share"))
     tracker.frame(table, "tables/learning_curve.csv")
     drawing = plots.learning_curve(result.name, plots.BASELINE, table.to_dict("records"))
     tracker.figure(drawing.figure, "figures/learning_curve.png")

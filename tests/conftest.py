@@ -33,7 +33,7 @@ def frames(genomes, tmp_path_factory) -> Path:
     from virnuc.settings import PrepareSettings
 
     out = tmp_path_factory.mktemp("frames") / "frames"
-    prepare(PrepareSettings(source=str(genomes), out=str(out)), lambda sources, _: sources)
+    prepare(PrepareSettings(source=str(genomes), out=str(out)))
     return out
 
 

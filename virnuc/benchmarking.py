@@ -26,12 +26,19 @@ from virnuc.encoders.timing import gemm_peak, seconds
 from virnuc.encoders.tokens import plan_batches
 from virnuc.errors import MemoryShortageError, UsageError
 from virnuc.evaluation.speed import SIDES, BenchmarkResult, SideResult, Timing
-from virnuc.runtime import choose_device, choose_precision, describe_hardware, peak_memory_gb, reset_peak_memory
+from virnuc.runtime import (
+    Progress,
+    choose_device,
+    choose_precision,
+    describe_hardware,
+    peak_memory_gb,
+    reset_peak_memory,
+    silent,
+)
 from virnuc.sequences.frames import frame_shards, read_frames
 from virnuc.settings import BenchmarkSettings
 from virnuc.storage.manifest import verified_manifest
 
-Progress = Callable[[str, int, int], None]  # called with what is being timed, how many runs are done, and of how many
 _ID_BYTES = 40  # of a frame id in a shard
 _CPU_WARMUP = (2, 8)  # batches and frames in each: a large model needs minutes for a full batch on a CPU
 
@@ -51,7 +58,7 @@ class Sample:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def benchmark(settings: BenchmarkSettings, progress: Progress = lambda what, done, total: None) -> BenchmarkResult:
+def benchmark(settings: BenchmarkSettings, progress: Progress = silent) -> BenchmarkResult:
     """Time two encoders of one kind on a sample of frames.
 
     A side that does not fit into memory is reported, and the other is timed all the same.

@@ -1,4 +1,4 @@
-"""Device and precision with the reason for the choice, memory, and seeds: decided here alone."""
+"""Device and precision with the reason for the choice, memory, seeds, and progress: decided here alone."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import hashlib
 import os
 import platform
 import resource
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from virnuc.errors import UsageError
 from virnuc.settings.options import PRECISIONS
 
+T = TypeVar("T")
+Progress = Callable[[str, int, int], object]  # told what is worked on, how much is done, and of how much; 0 if unknown
 # Types of weights outside linear layers; int8 keeps those of linear layers in 8 bits.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
@@ -120,6 +124,18 @@ def derived_seed(seed: int, *purpose: str | int) -> int:
     """Return a 63-bit seed for one purpose, so that no two uses of a run's seed share a stream."""
     text = "/".join([str(seed), *map(str, purpose)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Show no progress."""
+
+
+def counted(items: Iterable[T], total: int, what: str, progress: Progress) -> Iterator[T]:
+    """Yield the items, and tell `progress` how many of them are done."""
+    progress(what, 0, total)
+    for done, item in enumerate(items, start=1):
+        yield item
+        progress(what, done, total)
 
 
 def describe_hardware(device: str) -> dict[str, str]:

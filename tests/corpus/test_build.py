@@ -199,6 +199,6 @@ def test_the_network_of_tiara_weighs_words_and_averages_pieces(tmp_path):
 
 def test_prepare_reads_the_corpus(corpus, tmp_path):
     settings = PrepareSettings(source=str(corpus / "pretraining"), out=str(tmp_path / "frames"), chunk_size=300)
-    manifest = prepare(settings, lambda sources, _: sources)
+    manifest = prepare(settings)
     assert manifest.counts["in"]["chunks"] == 2 * 9  # two of each gene of 393 bp
     assert manifest.counts["out"]["frames"] == 9  # the second chunk of each ends with the stop codon

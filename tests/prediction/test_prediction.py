@@ -175,8 +175,18 @@ def test_a_finished_directory_is_taken_only_for_the_same_run(scorer, tmp_path):
 
 def test_progress_counts_every_base(scorer, tmp_path, small_parts):
     records, seen = reads(40), []
-    predict([written(tmp_path / "a.fa", fasta(records))], scorer, "m", tmp_path / "out", progress=seen.append)
-    assert sum(seen) == sum(len(part) for _, s in records for _, part in cut_chunks(s, 300)) and len(seen) > 3
+    predict(
+        [written(tmp_path / "a.fa", fasta(records))],
+        scorer,
+        "m",
+        tmp_path / "out",
+        progress=lambda what, done, total: seen.append(done),
+    )
+    assert (
+        seen == sorted(seen)
+        and seen[-1] == sum(len(part) for _, s in records for _, part in cut_chunks(s, 300))
+        and len(seen) > 3
+    )
 
 
 PROGRAM = """
@@ -187,7 +197,7 @@ from virnuc.prediction.scorer import load_scorer
 prediction.CHUNKS_AT_ONCE, prediction.BATCHES_IN_PART = 16, 2
 print("ready", flush=True)
 source, scorer, out = sys.argv[1:]
-prediction.predict([source], load_scorer(Path(scorer)), "m", Path(out), progress=lambda bases: time.sleep(0.01))
+prediction.predict([source], load_scorer(Path(scorer)), "m", Path(out), progress=lambda *done: time.sleep(0.01))
 """
 
 
@@ -228,7 +238,7 @@ def test_an_unfinished_run_is_not_finished_with_other_sequences(scorer, tmp_path
 def stop_after(calls):
     left = [calls]
 
-    def progress(bases):
+    def progress(what, done, total):
         left[0] -= 1
         if not left[0]:
             raise KeyboardInterrupt

@@ -37,7 +37,7 @@ def strain(value, key="strain"):
 
 
 def run(source, out, **settings):
-    return prepare(PrepareSettings(source=str(source), out=str(out), **settings), lambda sources, _: sources)
+    return prepare(PrepareSettings(source=str(source), out=str(out), **settings))
 
 
 LINKS = "BioProject: PRJNA1\nBioSample: SAMN02604091\nAssembly: GCF_000005845.2"

@@ -27,7 +27,7 @@ from virnuc.storage.manifest import read_manifest, verified_manifest
 
 
 def run(source, out, **settings):
-    return prepare(PrepareSettings(source=str(source), out=str(out), **settings), lambda sources, _: sources)
+    return prepare(PrepareSettings(source=str(source), out=str(out), **settings))
 
 
 def table(directory):

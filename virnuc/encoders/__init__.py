@@ -1,6 +1,6 @@
 """Encoders: DNA or a protein to a vector, by native code, from weights that prove themselves."""
 
-from virnuc.encoders.interface import Encoder, EncoderProvenance, Progress, Tokens
+from virnuc.encoders.interface import Encoder, EncoderProvenance, Tokens
 from virnuc.encoders.spec import EncoderSpec
 from virnuc.encoders.table import (
     ENCODERS,
@@ -16,7 +16,6 @@ __all__ = [
     "Encoder",
     "EncoderProvenance",
     "EncoderSpec",
-    "Progress",
     "Tokens",
     "check_weight_sources",
     "find_encoder",

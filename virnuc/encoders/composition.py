@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from virnuc.encoders.interface import DEFAULT_BATCH_TOKENS, Encoder, EncoderProvenance, Progress, Tokens, name_sequences
+from virnuc.encoders.interface import DEFAULT_BATCH_TOKENS, Encoder, EncoderProvenance, Tokens, name_sequences
 from virnuc.encoders.tokens import ESM_VOCABULARY, IUPAC_BASES, encode_letters, letter_table
+from virnuc.runtime import Progress, silent
 
 BASES, RESIDUES = "ACGT", "ACDEFGHIKLMNPQRSTVWY"
 _OUTSIDE = 255  # code of a letter that is allowed but not counted: N, X and other IUPAC codes
@@ -58,15 +59,14 @@ class CompositionEncoder(Encoder):
         return encode_letters(sequences, names, self._table, self._what)
 
     def embed_tokens(
-        self, tokens: Tokens, *, batch_tokens: int = DEFAULT_BATCH_TOKENS, progress: Progress | None = None
+        self, tokens: Tokens, *, batch_tokens: int = DEFAULT_BATCH_TOKENS, progress: Progress = silent
     ) -> Tensor:
         """Return the scaled counts, [n, dimension] float32; a fixed number of rows at a time bounds memory."""
         vectors = torch.empty(len(tokens), self.dimension)
         for first in range(0, len(tokens), 1000):
             last = min(first + 1000, len(tokens))
             vectors[first:last] = torch.from_numpy(self._scaled_counts(tokens, first, last))
-            if progress is not None:
-                progress(last - first)
+            progress(self.name, last, len(tokens))
         return vectors
 
     def _scaled_counts(self, tokens: Tokens, first: int, last: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,9 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from virnuc.errors import DataError
+from virnuc.runtime import Progress, silent
 from virnuc.settings import ExtractSettings
 
-Progress = Callable[[int], None]  # called with the number of sequences embedded since the last call
 DEFAULT_BATCH_TOKENS = ExtractSettings.batch_tokens
 
 
@@ -96,7 +96,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def embed_tokens(
-        self, tokens: Tokens, *, batch_tokens: int = DEFAULT_BATCH_TOKENS, progress: Progress | None = None
+        self, tokens: Tokens, *, batch_tokens: int = DEFAULT_BATCH_TOKENS, progress: Progress = silent
     ) -> Tensor:
         """Return the vectors of tokenised sequences, [n, dimension] float32 on the CPU, in their order."""
 
@@ -106,7 +106,7 @@ class Encoder(ABC):
         *,
         ids: Sequence[str] | None = None,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
-        progress: Progress | None = None,
+        progress: Progress = silent,
     ) -> Tensor:
         """Return one vector for each sequence, [n, dimension] float32 on the CPU, in the order given.
 

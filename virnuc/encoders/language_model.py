@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from virnuc.encoders.interface import DEFAULT_BATCH_TOKENS, Encoder, EncoderProvenance, Progress, Tokens
+from virnuc.encoders.interface import DEFAULT_BATCH_TOKENS, Encoder, EncoderProvenance, Tokens
 from virnuc.encoders.network import Network
 from virnuc.encoders.packing import Packing
 from virnuc.encoders.tokens import plan_batches
 from virnuc.errors import EncoderError, MemoryShortageError
+from virnuc.runtime import Progress, silent
 
 PROBES = {
     "protein": "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQVKVKALPDAQFEVV",
@@ -52,7 +53,7 @@ class LanguageModelEncoder(Encoder):
 
     @torch.inference_mode()
     def embed_tokens(
-        self, tokens: Tokens, *, batch_tokens: int = DEFAULT_BATCH_TOKENS, progress: Progress | None = None
+        self, tokens: Tokens, *, batch_tokens: int = DEFAULT_BATCH_TOKENS, progress: Progress = silent
     ) -> Tensor:
         """Return the vectors of tokenised sequences, [n, dimension] float32 on the CPU, in their order.
 
@@ -64,13 +65,17 @@ class LanguageModelEncoder(Encoder):
         """
         vectors = torch.empty(len(tokens), self.dimension)
         waiting: tuple[np.ndarray, Tensor] | None = None
+        done = 0
         for rows in plan_batches(tokens.lengths, self.tokens_at_once(batch_tokens)):
             computed = self._compute(tokens, rows)
             if waiting is not None:
-                self._store(vectors, tokens, *waiting, progress)
+                self._store(vectors, tokens, *waiting)
+                done += len(waiting[0])
+                progress(self.name, done, len(tokens))
             waiting = rows, computed
         if waiting is not None:
-            self._store(vectors, tokens, *waiting, progress)
+            self._store(vectors, tokens, *waiting)
+            progress(self.name, len(tokens), len(tokens))
         return vectors
 
     def tokens_at_once(self, batch_tokens: int) -> int:
@@ -101,9 +106,7 @@ class LanguageModelEncoder(Encoder):
         packing = Packing.of_lengths(batch.lengths, self.device)
         return self.network(torch.from_numpy(batch.flat).to(self.device, torch.int64), packing)
 
-    def _store(
-        self, vectors: Tensor, tokens: Tokens, rows: np.ndarray, computed: Tensor, progress: Progress | None
-    ) -> None:
+    def _store(self, vectors: Tensor, tokens: Tokens, rows: np.ndarray, computed: Tensor) -> None:
         computed = computed.cpu()
         finite = torch.isfinite(computed).all(dim=1)
         if not bool(finite.all()):
@@ -113,8 +116,6 @@ class LanguageModelEncoder(Encoder):
                 f"{self.provenance.precision}; use another precision or check the weights"
             )
         vectors[torch.from_numpy(rows)] = computed
-        if progress is not None:
-            progress(len(rows))
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

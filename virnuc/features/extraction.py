@@ -8,7 +8,7 @@ and writing the last one overlap with the computation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +20,12 @@ import torch
 from virnuc.encoders import Encoder, EncoderProvenance, Tokens, find_encoder, load_encoder
 from virnuc.errors import DataError, UsageError
 from virnuc.features.shards import read_shard, write_shard
+from virnuc.runtime import Progress, silent
 from virnuc.sequences.frames import frame_shards, read_frames
 from virnuc.settings import ExtractSettings
 from virnuc.storage.directory import Claim, OutputDirectory
 from virnuc.storage.manifest import Manifest, verified_manifest
 
-Progress = Callable[
-    [str, int, int], None
-]  # called with what is being made, the number of frames done, and of all frames
 _COLUMNS = {"dna": "nucleotide", "protein": "protein"}
 # What of an encoder's provenance decides its vectors; the rest describes it.
 _DECIDES = (
@@ -84,11 +82,7 @@ class _Job:
             write_shard(self.claim.target, self.ids, vectors, self.label)
 
 
-def ignore(what: str, done: int, total: int) -> None:
-    """Show no progress."""
-
-
-def extract(settings: ExtractSettings, progress: Progress = ignore) -> Manifest:
+def extract(settings: ExtractSettings, progress: Progress = silent) -> Manifest:
     """Write the features of all frames to `<out>/<dna>+<protein>`, or finish what was begun; return its manifest.
 
     Raises:
@@ -146,16 +140,15 @@ def _fill(
     progress(encoder.name, done, total)
     written: Future[None] | None = None
 
-    def advance(rows: int) -> None:
-        nonlocal done
-        done += rows
-        progress(encoder.name, done, total)
+    def advance(what: str, rows: int, _: int) -> None:
+        progress(what, done + rows, total)
 
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         upcoming = reader.submit(next, jobs, None)
         while (job := upcoming.result()) is not None:
             upcoming = reader.submit(next, jobs, None)
             vectors = encoder.embed_tokens(job.tokens, batch_tokens=batch_tokens, progress=advance)
+            done += len(job.ids)
             if written is not None:
                 written.result()
             written = writer.submit(job.write, vectors)

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from virnuc.errors import DataError, DimensionError, UsageError
-from virnuc.features.scan import Progress, scan
+from virnuc.features.scan import scan
 from virnuc.features.shards import FeatureShard, read_shard
+from virnuc.runtime import Progress, silent
 from virnuc.storage.manifest import Manifest, Shard, has_manifest, read_manifest
 
 # VirNucPro joins DNABERT-S with one of two protein encoders: dimensions by width of the merged vectors.
@@ -54,12 +55,12 @@ class FeatureSet:
     manifest: Manifest  # made in memory for VirNucPro's own directories
 
     @classmethod
-    def open(cls, directory: Path, progress: Progress | None = None) -> FeatureSet:
+    def open(cls, directory: Path, progress: Progress = silent) -> FeatureSet:
         """Open and check the feature set in `directory`.
 
         Args:
             directory: of this project (with a manifest) or of VirNucPro (without one).
-            progress: wraps the files to scan, given their number, to show how far the scan is.
+            progress: told how many files are scanned.
 
         Raises:
             UsageError: there is no such directory.
@@ -74,7 +75,7 @@ class FeatureSet:
         shards = tuple(_map(read_shard(path)) for path in paths)
         _check_widths(shards, manifest)
         _check_unique(shards)
-        digests = scan(directory, shards, progress or (lambda items, _: items))
+        digests = scan(directory, shards, progress)
         if manifest is None:
             manifest = _virnucpro_manifest(shards, digests)
         _check_digests(directory, manifest, shards, digests)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from virnuc.errors import DimensionError, IncompatibleCheckpointError, UsageError
 from virnuc.features.feature_set import FeatureSet
-from virnuc.features.scan import Progress
+from virnuc.runtime import Progress, silent
 from virnuc.settings import FeatureSource
 from virnuc.storage.manifest import Manifest
 
@@ -58,7 +58,7 @@ class Mixture(FeatureSet):
         return cls(first.directory, tuple(s for features in sets for s in features.shards), manifest, tuple(sets))
 
 
-def open_features(sources: Sequence[FeatureSource], progress: Progress | None = None) -> FeatureSet:
+def open_features(sources: Sequence[FeatureSource], progress: Progress = silent) -> FeatureSet:
     """Open one feature set, or several as a mixture."""
     sets = []
     for source in sources:

@@ -6,17 +6,17 @@ time of change do not show: a flipped bit, or a file put back with its old time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from virnuc.errors import DataError
+from virnuc.runtime import Progress, counted
 from virnuc.storage.files import sha256_file
 
-Progress = Callable[[Iterable[Any], int], Iterable[Any]]  # wraps an iterable of known length, as tqdm does
 _ROWS_AT_ONCE = 1024
 
 
@@ -42,7 +42,8 @@ def scan(directory: Path, shards: Sequence[Scannable], progress: Progress) -> di
     Raises:
         DataError: a value is NaN or infinite; the message names file, row and frame.
     """
-    return {shard.path.relative_to(directory).as_posix(): _scan(shard) for shard in progress(shards, len(shards))}
+    shown = counted(shards, len(shards), "scan", progress)
+    return {shard.path.relative_to(directory).as_posix(): _scan(shard) for shard in shown}
 
 
 def _scan(shard: Scannable) -> str:

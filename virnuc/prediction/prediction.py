@@ -32,6 +32,7 @@ from virnuc.prediction.reading import Record, check_inputs, read_records
 from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
 from virnuc.prediction.summary import About, write_summary
 from virnuc.prediction.tables import CALLS, write_tables
+from virnuc.runtime import Progress, silent
 from virnuc.storage.files import atomic_path, exclusive, remove_leftovers, write_text
 from virnuc.storage.manifest import Manifest, check_reusable, describe_shard, has_manifest
 
@@ -39,8 +40,6 @@ CHUNKS_AT_ONCE = 2048  # 1 Mbp at 500 bp
 BATCHES_IN_PART = 8
 _PARTS = ".parts"
 _INPUT_DIGEST = b"input"
-
-Progress = Callable[[int], object]  # called with the number of bases finished since the last call
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def predict(
     about: About | None = None,
     threshold: float = THRESHOLD,
     batch_tokens: int = BATCH_TOKENS,
-    progress: Progress = lambda bases: None,
+    progress: Progress = silent,
 ) -> Manifest:
     """Score all sequences of `sources` and write their calls to `out`, or finish what was begun.
 
@@ -74,7 +73,7 @@ def predict(
         about: what the summary says about the model.
         threshold: lowest viral probability of a virus.
         batch_tokens: tokens in a batch.
-        progress: called with the number of bases finished.
+        progress: told how many bases are finished.
 
     Raises:
         UsageError: a source is missing.
@@ -84,6 +83,13 @@ def predict(
     parameters = {"model": model_digest, "chunk_size": scorer.chunk_size, "threshold": threshold}
     parameters |= {"temperature": scorer.temperature, "batch_tokens": scorer.tokens_at_once(batch_tokens)}
     parameters["no_open_frame"] = scorer.fallback
+    finished = 0
+
+    def advance(chunks: list[Chunk]) -> None:
+        nonlocal finished
+        finished += sum(len(chunk.letters) for chunk in chunks)
+        progress("predict", finished, 0)
+
     check_inputs(sources)
     stream = _Stream(read_records(sources), scorer.chunk_size)
     with exclusive(out / ".lock"):
@@ -98,9 +104,9 @@ def predict(
             digests.append(_digest(part))
             path = out / _PARTS / f"part-{number:06d}.parquet"
             if not _is_done(path, digests[-1]):
-                _write_part(path, _score(part, scorer, threshold, batch_tokens, progress), digests[-1])
+                _write_part(path, _score(part, scorer, threshold, batch_tokens, advance), digests[-1])
             else:
-                progress(sum(len(chunk.letters) for chunk in part))
+                advance(part)
         manifest = _finish(out, len(digests), parameters, _inputs(digests), stream.counts, about or About())
         manifest.write(out)
         shutil.rmtree(out / _PARTS)
@@ -128,14 +134,16 @@ class _Stream:
                 yield Chunk(record, number, start, letters)
 
 
-def _score(part: list[Chunk], scorer: Scorer, threshold: float, batch_tokens: int, progress: Progress) -> pd.DataFrame:
+def _score(
+    part: list[Chunk], scorer: Scorer, threshold: float, batch_tokens: int, advance: Callable[[list[Chunk]], None]
+) -> pd.DataFrame:
     """Return the calls of a part's chunks, in their order."""
     tables = []
     for first in range(0, len(part), CHUNKS_AT_ONCE):
         batch = part[first : first + CHUNKS_AT_ONCE]
         scores = scorer.score([chunk.letters for chunk in batch], batch_tokens)
         tables.append(_calls(batch, scores, threshold))
-        progress(sum(len(chunk.letters) for chunk in batch))
+        advance(batch)
     return pd.concat(tables, ignore_index=True)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from virnuc.errors import DataError
+from virnuc.runtime import Progress, counted, silent
 from virnuc.sequences.frames import (
     CHUNK_SCHEMA,
     FRAME_SCHEMA,
@@ -47,15 +48,14 @@ from virnuc.storage.manifest import Manifest, check_reusable, describe_shard, ha
 _PROGRESS = ".progress"
 _KINDS = ("shards", "uncovered")  # what a record names files of: frames, and chunks without one
 _PROGRESS_VERSION = 3  # of the records there; 3 names the genomes
-Progress = Callable[[Iterable[SourceFile], int], Iterable[SourceFile]]
 
 
-def prepare(settings: PrepareSettings, progress: Progress) -> Manifest:
+def prepare(settings: PrepareSettings, progress: Progress = silent) -> Manifest:
     """Write the frames of all genomes under `settings.source` to `settings.out`, or finish what was begun.
 
     Args:
         settings: where from, where to, and which frames to keep.
-        progress: wraps the iterable of source files, given their number, to show how far it is.
+        progress: told how many source files are done.
 
     Raises:
         UsageError: no such directory.
@@ -77,7 +77,7 @@ def prepare(settings: PrepareSettings, progress: Progress) -> Manifest:
         remove_leftovers(out)
         _check_same_command(out, {"version": _PROGRESS_VERSION} | parameters | inputs)
         genomes = read_genome_table(table) if table.is_file() else {}
-        records = list(_process_sources(progress(sources, len(sources)), genomes, settings, out))
+        records = list(_process_sources(counted(sources, len(sources), "prepare", progress), genomes, settings, out))
         manifest = _finish(out, settings, records, parameters, inputs)
         manifest.write(out)
         shutil.rmtree(out / _PROGRESS)

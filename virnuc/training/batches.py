@@ -58,12 +58,6 @@ class Plan:
         """Return the batches within a read of `rows` rows."""
         return _cut(rows, self.batch)
 
-    @property
-    def sizes(self) -> list[int]:
-        """Number of rows of each batch of an epoch."""
-        batches = (batch for read in self.reads for batch in self.batches(read.stop - read.start))
-        return [batch.stop - batch.start for batch in batches]
-
 
 def choose_shuffle(wanted: str, parts: TrainingData) -> Choice:
     """Return `full` or `block`, and why: every order of the frames is possible where memory can cache them all."""

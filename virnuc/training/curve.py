@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from virnuc.features.feature_set import FeatureSet
-from virnuc.features.scan import Progress
+from virnuc.runtime import Progress, counted
 from virnuc.settings import TrainSettings
 from virnuc.splits.assignment import Split
 from virnuc.training.data import match
@@ -36,14 +36,14 @@ def learning_curve(
         settings: as in `train`.
         whole: the training on all genomes.
         directory: that one's.
-        progress: wraps the shares, given their number.
+        progress: told how many shares are done.
 
     Returns:
         A row for each share and replicate: `share`, `genomes` and `frames` trained on, `seed`, and the validation's
         `loss`, `accuracy` and `roc_auc`.
     """
     rows = []
-    for share in progress((*SHARES, 1.0), len(SHARES) + 1):
+    for share in counted((*SHARES, 1.0), len(SHARES) + 1, "curve", progress):
         train_part = match(features, split, settings.modality, share, settings.seed).train
         result = whole
         if share < 1:

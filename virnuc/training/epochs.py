@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from virnuc.errors import UsageError
-from virnuc.features.scan import Progress
-from virnuc.runtime import derived_seed
+from virnuc.runtime import Progress, derived_seed
 from virnuc.training.batches import Plan, read_ahead
 from virnuc.training.data import Subset
 from virnuc.training.graphs import graphed_steps
@@ -30,7 +29,7 @@ class Trainer:
     def __init__(
         self, replicates: Sequence[Replicate], part: Subset, plan: Plan, readers: int, progress: Progress
     ) -> None:
-        """Prepare to train `replicates` on `part`; `progress` wraps the sizes of each epoch's batches."""
+        """Prepare to train `replicates` on `part`; `progress` is told how many frames of an epoch are done."""
         self.stack = Stack([own.model for own in replicates], [own.optimizer for own in replicates])
         self._replicates = replicates
         self._part = part
@@ -48,26 +47,25 @@ class Trainer:
         order = self._plan.order(seed, epoch)
         started = time.perf_counter()
         self.stack.seed_dropout([derived_seed(own.seed, "dropout", epoch) for own in self._replicates])
-        losses = self._stream(order) if self._graph is None else self._graph.run(order, self._progress)
+        losses = torch.zeros(len(self.stack), dtype=torch.float64, device=self.stack.device)
+        done = 0
+        for rows in self._stream(order, losses) if self._graph is None else self._graph.steps(order, losses):
+            done += rows
+            self._progress(f"epoch {epoch}", done, self._plan.rows)
         means = (losses / self._plan.rows).tolist()  # waits for the device
         speed = self._plan.rows / (time.perf_counter() - started)
         if not all(map(math.isfinite, means)):
             raise UsageError(f"the training loss became {means} in epoch {epoch}; use a lower --lr")
         return [{"train/loss": mean, "throughput/frames_per_s": speed} for mean in means]
 
-    def _stream(self, order: np.ndarray) -> Tensor:
-        """Make the steps of an epoch on batches that are read ahead; return the sums of the frames' losses."""
-        total = torch.zeros(len(self.stack), dtype=torch.float64, device=self.stack.device)
-        sizes = self._progress(self._plan.sizes, self._plan.rows)
-        for _, (features, labels) in zip(sizes, self._batches(order), strict=True):
-            total.add_(self.stack.step(features, labels), alpha=len(labels))
-        return total
-
-    def _batches(self, order: np.ndarray) -> Iterable[tuple[Tensor, Tensor]]:
+    def _stream(self, order: np.ndarray, losses: Tensor) -> Iterator[int]:
+        """Make the steps of an epoch on batches that are read ahead; add up losses, yield the rows of each."""
         for features, labels in read_ahead(self._part, order, self._plan.reads, self._readers):
             on_device = features.to(self.stack.device), labels.to(self.stack.device)
             for batch in self._plan.batches(len(labels)):
-                yield on_device[0][batch], on_device[1][batch]
+                step = self.stack.step(on_device[0][batch], on_device[1][batch])
+                losses.add_(step, alpha=batch.stop - batch.start)
+                yield batch.stop - batch.start
 
 
 def part_logits(stack: Stack, part: Subset, readers: int) -> Tensor:

@@ -8,12 +8,12 @@ counter that it advances itself, so that nothing is copied between steps.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from virnuc.features.scan import Progress
 from virnuc.training.batches import Plan
 from virnuc.training.data import Subset
 from virnuc.training.stack import Stack
@@ -51,8 +51,8 @@ class GraphedSteps:
         with torch.cuda.device(device):  # streams, capture and replay take the current device, not the tensors'
             self._capture()
 
-    def run(self, order: np.ndarray, progress: Progress) -> Tensor:
-        """Make the steps of an epoch; return the sums of the frames' losses, `[replicates]`."""
+    def steps(self, order: np.ndarray, losses: Tensor) -> Iterator[int]:
+        """Make the steps of an epoch; yield the rows of each, and add up the frames' losses, `[replicates]`."""
         self._order.copy_(torch.from_numpy(order))
         self._first.zero_()
         self._total.zero_()
@@ -61,9 +61,10 @@ class GraphedSteps:
             rest += self._batch
         whole = [self._batch] * ((len(order) - rest) // self._batch)
         with torch.cuda.device(self._device):
-            for size in progress([*whole, rest] if rest else whole, len(order)):
+            for size in [*whole, rest] if rest else whole:
                 self._graph.replay() if size == self._batch else self._step(self._order[-rest:])
-        return self._total
+                yield size
+        losses.copy_(self._total)
 
     def faithful(self) -> bool:
         """Return whether a replay changes the weights as a plain step on the same rows does, within rounding."""

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from virnuc.features.feature_set import FeatureSet
-from virnuc.features.scan import Progress
-from virnuc.runtime import choose_device
+from virnuc.runtime import Progress, choose_device, silent
 from virnuc.settings import TrainSettings
 from virnuc.splits.assignment import Split
 from virnuc.storage.files import exclusive, remove_leftovers, write_text
@@ -86,7 +85,7 @@ def train(
     directory: Path,
     *,
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
-    progress: Progress = lambda items, total: items,
+    progress: Progress = silent,
     run_id: str = "",
     share: float = 1.0,
 ) -> TrainingResult:
@@ -102,7 +101,7 @@ def train(
         directory: for state, checkpoints and logs.
         on_epoch: called after each epoch, for each replicate. After an interruption an epoch that is not known to have
             been reported is reported (again) with `in_doubt`.
-        progress: wraps the sizes of an epoch's batches, given the number of its frames.
+        progress: told how many frames of an epoch are done.
         run_id: kept with the state for the caller, see `find_training`.
         share: of the training genomes of each class, to train on.
 
