@@ -47,7 +47,7 @@ def experiment(tmp_path_factory, genomes):
         short = [
             text for text in records if (length := re.match(r"LOCUS +\S+ +(\d+)", text)) and int(length[1]) <= LONGEST
         ]
-        (directory / "genomes" / name).write_bytes(gzip.compress("".join(short[:40]).encode()))
+        (directory / "genomes" / name).write_bytes(gzip.compress("".join(short[:14]).encode()))
     fill_hub_cache(directory / "hub", "esm2_8m", {PINNED: 1, OTHER: 2})
     done = run(
         directory,
@@ -60,6 +60,7 @@ def experiment(tmp_path_factory, genomes):
         test_fraction=0.3,
         val_fraction=0.2,
         epochs=2,
+        replicates=2,
         sample=20,
         runs=1,
         warmup=1,

@@ -6,7 +6,7 @@ from mlflow.tracking import MlflowClient
 
 from entrypoints.evaluate import evaluate
 from entrypoints.train import train
-from tests.shared.samples import sample_frames, write_features
+from tests.shared.samples import OTHERS, sample_frames, write_features, write_virnucpro
 from virnuc.evaluation.evaluation import metrics_of
 from virnuc.settings import EvaluateSettings, FeatureSource, SplitSettings, TrainSettings
 from virnuc.splits.assignment import split
@@ -47,3 +47,23 @@ def test_each_chunk_size_has_predictions_and_metrics_of_its_own(place):
         assert f"test/{size}bp/interval/accuracy_low" in metrics
     assert metrics["test/accuracy"] == metrics["test/300bp/accuracy"]  # the split's own frames decide
     assert metrics["test/count/frames"] == len(parts.rows["test"])
+
+
+@pytest.mark.parametrize("unit", ["file", "genome"])
+def test_virnucpros_own_files_are_split_trained_on_and_tested(place, unit):
+    """A directory as its features_extract.py and merge_data leave it, unchanged."""
+    write_virnucpro(place / "data_merge", apart=0.2)
+    parts = split(SplitSettings(source="data_merge", out="split", unit=unit))
+    source = (FeatureSource("data_merge"),)
+    train.run(
+        TrainSettings(features=source, split="split", epochs=3, hidden_dim=8, lr=0.01, replicates=2, device="cpu")
+    )
+    run_id = evaluate.run(
+        EvaluateSettings(model="models:/virnuc-fastesm650@challenger", features=source, split="split")
+    )
+    metrics = MlflowClient().get_run(run_id).data.metrics
+    assert metrics["test/count/frames"] == len(parts.rows["test"]) > 150
+    assert metrics["test/accuracy"] > 0.9
+    table = pd.read_parquet(download(run_id, "predictions.parquet", place))
+    assert sorted(table["frame_id"]) == sorted(parts.frame_ids("test"))
+    assert set(table["group"]) == {"viral", *OTHERS}

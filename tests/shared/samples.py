@@ -13,6 +13,7 @@ from virnuc.storage.manifest import Manifest, describe_shard
 from virnuc.training.checkpoint import load_checkpoint
 
 DNA_DIM = 4
+OTHERS = ("archaea", "bacteria", "fungi", "invertebrate", "plant", "protozoa", "vertebrate_mammalian")
 
 
 def sample_frames(genomes=24, frames=10, width=12, seed=0, apart=1.0):
@@ -48,6 +49,26 @@ def write_features(directory, ids, labels, vectors, rows=50, manifest=True, name
             shards=tuple(describe_shard(directory, path, count) for path, count in paths),
             details={"dna": dna, "protein": protein, "dna_dim": DNA_DIM, "protein_dim": vectors.shape[1] - DNA_DIM},
         ).write(directory)
+    return directory
+
+
+def write_virnucpro(directory, apart=0.0):
+    """Write VirNucPro's own layout, as features_extract.py and merge_data leave it: 105 + 105 files in 91 folders.
+
+    One folder holds all viral files. The others were drawn from all divisions, so most folders hold one or two. Files
+    are cuts of one FASTA: the last genome of one goes on in the next of its folder. There is no manifest.
+    """
+    folders = [f"{group}.{number}.1_merged" for group in OTHERS for number in range(1, 14)][:90]
+    shards = {"viral.1.1_merged": range(105)} | {name: range(1 + (n < 15)) for n, name in enumerate(folders)}
+    generator = torch.Generator().manual_seed(1)
+    for folder, numbers in shards.items():
+        name, label = folder.removesuffix("_merged"), int(folder.startswith("viral"))
+        for number in numbers:
+            rows = range(10 * number, 10 * number + 10)
+            ids = [f"NZ_{name.replace('.', '_')}_{(row + 2) // 10}.1_chunk_{row}F1" for row in rows]
+            data = torch.randn(10, 2048, generator=generator) + apart * label
+            (directory / folder).mkdir(parents=True, exist_ok=True)
+            torch.save({"ids": ids, "data": data, "labels": [label]}, directory / folder / f"output_{number}_merged.pt")
     return directory
 
 

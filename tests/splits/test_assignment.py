@@ -5,13 +5,12 @@ import pyarrow as pa
 import pytest
 import torch
 
+from tests.shared.samples import OTHERS, write_virnucpro
 from virnuc.errors import DataError, UsageError
 from virnuc.features.shards import write_shard
 from virnuc.sequences.frames import read_chunks, uncovered_shards
 from virnuc.settings import SplitSettings
 from virnuc.splits.assignment import Split, assignment_digest, split
-
-OTHERS = ("archaea", "bacteria", "fungi", "invertebrate", "plant", "protozoa", "vertebrate_mammalian")
 
 
 def run(source, out, **changes) -> Split:
@@ -169,24 +168,7 @@ def test_a_table_of_genomes_joins_records_of_frames(frames, default, tmp_path):
 
 @pytest.fixture(scope="module")
 def virnucpro(tmp_path_factory):
-    """VirNucPro's own layout, as features_extract.py and merge_data leave it: 105 + 105 files in 91 folders.
-
-    One folder holds all viral files. The others were drawn from all divisions, so most folders hold one or two. Files
-    are cuts of one FASTA: the last genome of one goes on in the next of its folder. There is no manifest.
-    """
-    source = tmp_path_factory.mktemp("virnucpro") / "data_merge"
-    folders = [f"{group}.{number}.1_merged" for group in OTHERS for number in range(1, 14)][:90]
-    shards = {"viral.1.1_merged": range(105)} | {name: range(1 + (n < 15)) for n, name in enumerate(folders)}
-    generator = torch.Generator().manual_seed(1)
-    for folder, numbers in shards.items():
-        name, label = folder.removesuffix("_merged"), int(folder.startswith("viral"))
-        for number in numbers:
-            rows = range(10 * number, 10 * number + 10)
-            ids = [f"NZ_{name.replace('.', '_')}_{(row + 2) // 10}.1_chunk_{row}F1" for row in rows]
-            data = torch.randn(10, 2048, generator=generator)
-            (source / folder).mkdir(parents=True, exist_ok=True)
-            torch.save({"ids": ids, "data": data, "labels": [label]}, source / folder / f"output_{number}_merged.pt")
-    return source
+    return write_virnucpro(tmp_path_factory.mktemp("virnucpro") / "data_merge")
 
 
 def test_virnucpros_features_are_split_by_file_as_virnucpro_does(virnucpro, tmp_path):
