@@ -130,7 +130,7 @@ def test_the_report_holds_only_numbers_of_the_store(demo):
 
 
 def test_the_terminal_ends_with_a_summary(demo):
-    for shown in ("esm2_tiny_deep (baseline)", "esm2_tiny (candidate)", "dipeptide (control)", "Accuracy", "make ui"):
+    for shown in ("esm2_tiny_deep (baseline)", "esm2_tiny (candidate)", "virnuc-dipeptide v1 (control)", "Accuracy", "make ui"):
         assert shown in demo.output
     assert re.search(r"virnuc@champion is version 1, from models:/virnuc-esm2_tiny/1", demo.output)
     assert "validation_report.html" in demo.output

@@ -84,6 +84,7 @@ class PipelineSettings(Settings):
     lr: float = like(TrainSettings, "lr")
     checkpoint: str = like(TrainSettings, "checkpoint")
     replicates: int = like(TrainSettings, "replicates")
+    learning_curve: bool = like(TrainSettings, "learning_curve")
     sample: int = like(BenchmarkSettings, "sample", help="Frames in the benchmark's sample.")
     runs: int = like(BenchmarkSettings, "runs", help="Timed runs of each encoder in the benchmark.")
     warmup: int = like(BenchmarkSettings, "warmup", help="Warm-up batches of each encoder in the benchmark.")
