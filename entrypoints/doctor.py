@@ -26,7 +26,7 @@ def doctor(settings: DoctorSettings) -> list[Check]:
     from model_registry.health import FAIL
 
     checks: list[Check] = []
-    for examine in (_python, _torch, _device, _attention, _transformers, _encoders, _store, _champion):
+    for examine in (_python, _torch, _device, _attention, _transformers, _encoders, _verification, _store, _champion):
         checks += _guarded(examine, settings)
     width = max(len(check.name) for check in checks)
     for check in checks:
@@ -138,6 +138,25 @@ def _encoders(settings: DoctorSettings) -> list[Check]:
             checks.append(Check(f"encoder {facts.name}", PASS, detail))
         except VirnucError as error:
             checks.append(Check(f"encoder {name}", FAIL, " ".join(str(error).split())))
+    return checks
+
+
+def _verification(settings: DoctorSettings) -> list[Check]:
+    """Compare encoders with a second implementation, on the CPU and on the chosen GPU."""
+    from model_registry.health import FAIL, PASS, Check
+    from virnuc.encoders.verification import verify_source
+    from virnuc.runtime import choose_device, choose_precision
+
+    device = choose_device(settings.device).name
+    precision = choose_precision("auto", device).name
+    checks = []
+    for name in settings.verify:
+        try:
+            found = verify_source(name, settings.weights, settings.revisions, device, precision)
+        except VirnucError as error:
+            checks.append(Check(f"verify {name}", FAIL, " ".join(str(error).split())))
+            continue
+        checks += [Check(f"verify {one.encoder}", PASS if one.passed else FAIL, str(one)) for one in found]
     return checks
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
@@ -95,7 +95,15 @@ def side_evidence(uri: str) -> SideEvidence:
     }
     if UNPAIRED in version.tags:
         return SideEvidence(**known, metrics=_test_metrics(training))
-    return SideEvidence(**known | (_evaluated(found[0], training) if found else {}))
+    evaluated = _evaluated(found[0], training) if found else {}
+    known["provenance"] |= _verifications(evaluated.get("features", {}))
+    return SideEvidence(**known | evaluated)
+
+
+def _verifications(features: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the encoders of the features were verified against before their first use."""
+    verified = {kind: encoder.get("verification") for kind, encoder in features.get("encoders", {}).items()}
+    return {f"{kind} encoder verified": str(found["summary"]) for kind, found in verified.items() if found}
 
 
 def with_speed(

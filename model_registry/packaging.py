@@ -24,7 +24,7 @@ from virnuc.prediction.scoring import BATCH_TOKENS
 from virnuc.training.checkpoint import load_checkpoint
 
 REQUIREMENTS = (
-    *("mlflow", "torch", "transformers", "tokenizers", "safetensors", "huggingface-hub"),
+    *("mlflow", "torch", "tokenizers", "safetensors", "huggingface-hub"),
     *("numpy", "scipy", "pandas", "pyarrow", "dnaio", "gb-io"),
 )
 SIGNATURE = ModelSignature(

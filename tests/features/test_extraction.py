@@ -1,5 +1,6 @@
 """`extract`: what comes out is what the encoders give, whatever happened on the way."""
 
+import json
 import os
 import random
 import shutil
@@ -16,7 +17,7 @@ import torch
 from tests.shared.golden import CASES
 from virnuc.benchmarking import benchmark
 from virnuc.encoders import load_encoder
-from virnuc.errors import DataError, UsageError
+from virnuc.errors import DataError, EncoderError, UsageError
 from virnuc.features.extraction import extract
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.shards import read_shard
@@ -148,6 +149,24 @@ def test_the_manifest_counts_and_names_the_encoders(finished):
     assert manifest.parameters["protein"]["weight_digest"] == load_encoder(ESM).provenance.weight_digest
 
 
+def test_weights_of_a_directory_are_verified_before_their_first_use(finished):
+    _, manifest = finished
+    found = manifest.details["protein"]["verification"]
+    assert (found["passed"], found["sequences"], found["device"]) == (True, 8, "cpu")
+    assert found["summary"].startswith("8 sequences on cpu in fp32 against EsmModel of transformers 5")
+    assert "verification" not in manifest.details["dna"]  # composition has no weights
+
+
+def test_nothing_is_embedded_by_weights_that_fail(frames, tmp_path):
+    directory = tmp_path / "weights"
+    shutil.copytree(CASES["esm2"].directory, directory)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-3}))
+    with pytest.raises(EncoderError, match=r"failed its verification.*a norm has epsilon 0.001"):
+        extract(settings(frames, tmp_path / "out", protein_encoder=f"esm:{directory}"))
+    assert not list((tmp_path / "out").glob("esm-*/*/*.pt"))
+
+
 def test_it_opens_as_a_feature_set(finished):
     out, manifest = finished
     features = FeatureSet.open(next(out.glob("tetranucleotide+*")))
@@ -233,16 +252,14 @@ def test_a_stop_codon_in_a_frame_names_the_frame(tmp_path):
 PROGRAM = """
 import sys
 from virnuc.features.extraction import extract
-from virnuc.sequences.sampling import sample_frames
-from virnuc.settings import BenchmarkSettings, ExtractSettings, SplitSettings
-from virnuc.splits.assignment import split
+from virnuc.settings import ExtractSettings
 extract(ExtractSettings(frames=sys.argv[1], out=sys.argv[2], dna_encoder="tetranucleotide", protein_encoder=sys.argv[3],
                         batch_tokens=200), lambda *step: print(*step, flush=True))
 """
 
 
 def _start(frames, out):
-    command = [sys.executable, "-c", PROGRAM, str(frames), str(out), ESM]
+    command = [sys.executable, "-c", PROGRAM, str(frames), str(out), "esm2_tiny"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 

@@ -8,6 +8,7 @@ and writing the last one overlap with the computation.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ import pyarrow.compute as pc
 import torch
 
 from virnuc.encoders import Encoder, EncoderProvenance, Tokens, find_encoder, load_encoder
-from virnuc.errors import DataError, UsageError
+from virnuc.encoders.verification import source_of, verify
+from virnuc.errors import DataError, EncoderError, MemoryShortageError, UsageError
 from virnuc.features.shards import read_shard, write_shard
 from virnuc.runtime import Progress, silent
 from virnuc.sequences.frames import frame_shards, read_frames
 from virnuc.settings import ExtractSettings
 from virnuc.storage.directory import Claim, OutputDirectory
+from virnuc.storage.files import exclusive, write_text
 from virnuc.storage.manifest import Manifest, verified_manifest
 
 _COLUMNS = {"dna": "nucleotide", "protein": "protein"}
@@ -119,6 +122,7 @@ def _embed_all(
     output = OutputDirectory(Path(settings.out) / encoder.name, "embeddings", parameters, {"frames": digest})
     manifest = output.shared()
     if manifest is None:
+        facts |= _verified(output.progress, encoder, source_of(name, settings.weights, settings.revisions))
         _fill(output, encoder, shards, settings.batch_tokens, progress)
         details = {
             "provenance": facts,
@@ -128,6 +132,32 @@ def _embed_all(
         rows = {shard.half: shard.rows for shard in shards}
         manifest = output.complete_shared(rows, _count(shards, encoder.provenance), details)
     return _Half(output.directory, manifest)
+
+
+def _verified(notes: Path, encoder: Encoder, directory: Path | None) -> dict[str, Any]:
+    """Verify weights from the hub or a directory once, before their first use here; return the record.
+
+    Raises:
+        EncoderError: the encoder does not read its weights as a second implementation does.
+    """
+    if encoder.provenance.weights not in ("hub", "local"):
+        return {}
+    note = notes / "verification.json"
+    with exclusive(notes / "verification.lock"):
+        if not note.exists():
+            write_text(note, json.dumps(_verify(encoder, directory)))
+        found = json.loads(note.read_text(encoding="utf-8"))
+    return {"verification": found} if found else {}
+
+
+def _verify(encoder: Encoder, directory: Path | None) -> dict[str, Any]:
+    try:
+        verification = verify(encoder, directory)
+    except MemoryShortageError as error:
+        return {"summary": f"not verified: {error}"}
+    if verification is not None and not verification.passed:
+        raise EncoderError(f"{encoder.name} failed its verification, so nothing was embedded: {verification}")
+    return verification.asdict() if verification is not None else {}
 
 
 def _fill(

@@ -326,6 +326,11 @@ class DoctorSettings(Settings):
     encoders: tuple[str, ...] = option(
         ("esm2_tiny_deep", "esm2_tiny", "codon_phase"), "Encoders to check, joined by commas."
     )
+    verify: tuple[str, ...] = option(
+        (),
+        "Encoders, joined by commas, whose embeddings of real sequences are compared with those of a second "
+        "implementation that reads the same weights.",
+    )
     weights: Mapping[str, str] = weights()
     revisions: Mapping[str, str] = revisions()
     device: str = device()
