@@ -104,11 +104,11 @@ class Experiment:
         dna = self.settings.dna_encoder
         sides = dict.fromkeys(((dna, self.settings.baseline), (dna, self.settings.candidate), *CONTROLS))
         extracted = [self._extract(*side) for side in sides]
-        first = {features.dna: features for features in reversed(extracted)}
-        alone = {name: self._train(features, modality="dna") for name, features in first.items()}
+        found = {features.dna: features for features in extracted}
+        alone = {name: self._train(features, modality="dna") for name, features in found.items()}
         models = [self._train(features, companion=alone[features.dna]) for features in extracted]
         models += [alone[name] for name, _ in CONTROLS]
-        for uri, features in zip(models, [*extracted, *(first[name] for name, _ in CONTROLS)], strict=True):
+        for uri, features in zip(models, [*extracted, *(found[name] for name, _ in CONTROLS)], strict=True):
             self._evaluate(uri, features)
         return models
 

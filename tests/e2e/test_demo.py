@@ -67,7 +67,10 @@ def test_metric_keys_are_the_same_for_all_models(demo):
         first, *others = [run for run in demo.runs(stage) if run.data.tags["virnuc.model"] not in companions]
         assert wanted <= first.data.metrics.keys()
         for other in others:
-            assert other.data.metrics.keys() == first.data.metrics.keys()
+            different = other.data.metrics.keys() ^ first.data.metrics.keys()
+            assert all(
+                re.match("test/prevalence_.*false_discovery", name) for name in different
+            )  # out of reach for one
             assert other.data.params.keys() == first.data.params.keys()
 
 
@@ -130,26 +133,16 @@ def test_the_report_holds_only_numbers_of_the_store(demo):
 
 
 def test_the_terminal_ends_with_a_summary(demo):
-    for shown in ("esm2_tiny_deep (baseline)", "esm2_tiny (candidate)", "virnuc-dipeptide v1 (control)", "Accuracy", "make ui"):
+    for shown in (
+        "esm2_tiny_deep (baseline)",
+        "esm2_tiny (candidate)",
+        "virnuc-dipeptide v1 (control)",
+        "Accuracy",
+        "make ui",
+    ):
         assert shown in demo.output
     assert re.search(r"virnuc@champion is version 1, from models:/virnuc-esm2_tiny/1", demo.output)
     assert "validation_report.html" in demo.output
-
-
-def test_each_stage_runs_alone_on_what_the_stage_before_wrote(demo):
-    features = "data/features/codon_phase+esm2_tiny"
-    for stage, parameters in (
-        ("split", {"source": features, "out": "data/split_of_features"}),
-        ("train", {"features": features, "epochs": "2", "lr": "1e-3"}),
-        ("evaluate", {"model": "models:/virnuc-esm2_tiny/2", "features": features}),
-        (
-            "benchmark",
-            {"baseline": "esm2_tiny_deep", "candidate": "esm2_tiny", "sample": "50", "runs": "2", "warmup": "1"},
-        ),
-    ):
-        done = demo.mlflow(stage, **parameters)
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert demo.client.get_model_version("virnuc-esm2_tiny", "2")
 
 
 def test_the_slow_side_as_candidate_is_refused(demo):
@@ -261,3 +254,19 @@ def test_doctor_finds_all_well(demo):
     done = demo.run("doctor")
     assert done.returncode == 0, done.stdout
     assert "PASS  champion scores" in done.stdout
+
+
+def test_each_stage_runs_alone_on_what_the_stage_before_wrote(demo):
+    features = "data/features/codon_phase+esm2_tiny"
+    for stage, parameters in (
+        ("split", {"source": features, "out": "data/split_of_features"}),
+        ("train", {"features": features, "epochs": "2", "lr": "1e-3"}),
+        ("evaluate", {"model": "models:/virnuc-esm2_tiny/2", "features": features}),
+        (
+            "benchmark",
+            {"baseline": "esm2_tiny_deep", "candidate": "esm2_tiny", "sample": "50", "runs": "2", "warmup": "1"},
+        ),
+    ):
+        done = demo.mlflow(stage, **parameters)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert demo.client.get_model_version("virnuc-esm2_tiny", "2")

@@ -96,6 +96,17 @@ def test_features_of_another_encoder(tmp_path, checkpoint):
         checkpoint.check_compatible(other)
 
 
+def test_a_classifier_of_dna_alone_takes_features_with_another_protein_encoder(tmp_path, checkpoint):
+    names = ("tetranucleotide", "esm2_tiny_deep")
+    other = FeatureSet.open(write_features(tmp_path / "f", *sample_frames(width=20), names=names))
+    changed(checkpoint, modality="dna").check_compatible(other)
+    with pytest.raises(DimensionError, match="merged_dim"):
+        changed(checkpoint, modality="protein").check_compatible(other)
+    encoders = {"dna": {"name": "codon_phase"}}
+    with pytest.raises(IncompatibleCheckpointError, match="dna encoder has name codon_phase"):
+        changed(checkpoint, modality="dna", encoders=encoders).check_compatible(other)
+
+
 def test_features_of_other_weights(trained_on, checkpoint):
     encoders = copy.deepcopy(checkpoint.metadata["encoders"])
     encoders["dna"]["weight_digest"] = "other"

@@ -51,24 +51,29 @@ class Checkpoint:
     def check_compatible(self, features: FeatureSet, split: Split | None = None) -> None:
         """Raise unless `features` (and `split`, if given) are those that this checkpoint was trained on.
 
-        A property that either side has no record of, as in VirNucPro's files, cannot be compared and passes.
+        A property that either side has no record of, as in VirNucPro's files, cannot be compared and passes. Of a
+        classifier that reads the DNA alone, which comes first in a vector, only that half counts.
 
         Raises:
             DimensionError: the widths differ.
             IncompatibleCheckpointError: an encoder, its weights or the split differ.
         """
+        dna_alone = self.metadata.get("modality") == "dna"
         for name, found in (
             ("merged_dim", features.dimension),
             ("dna_dim", features.dna_dim),
             ("protein_dim", features.protein_dim),
         ):
+            if dna_alone and name != "dna_dim":
+                continue
             if self.metadata[name] != found and (name == "merged_dim" or features.dna_dim):
                 raise DimensionError(
                     f"the checkpoint of {self.metadata['model_type']} has {name} {self.metadata[name]}, but "
                     f"{features.directory} has {found}; give the features of {self.metadata['model_type']}"
                 )
         for kind, encoder in features.encoders.items():
-            self._check_encoder(kind, encoder, features.directory)
+            if not dna_alone or kind == "dna":
+                self._check_encoder(kind, encoder, features.directory)
         trained_on = self.metadata.get("split_digest")
         if split is not None and trained_on and trained_on != split.digest:
             raise IncompatibleCheckpointError(
