@@ -150,8 +150,9 @@ def _checkpoint_agrees(case: Case) -> Finding:
     ]
     trained, found = checkpoint.get("encoders", {}), features.get("encoders", {})
     for kind in trained.keys() & found.keys():
-        if trained[kind].get("weight_digest") != found[kind].get("weight_digest"):
-            unlike.append(f"other weights of the {kind} encoder than in training")
+        for key, what in (("weight_digest", "other weights"), ("config", "another config.json")):
+            if trained[kind].get(key) != found[kind].get(key):
+                unlike.append(f"{what} of the {kind} encoder than in training")
     version = checkpoint.get("checkpoint_version")
     if version not in READABLE_VERSIONS:
         unlike.append(f"checkpoint version {version}, not {' or '.join(READABLE_VERSIONS)}")

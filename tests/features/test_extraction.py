@@ -138,6 +138,17 @@ def test_features_are_the_encoders_vectors_side_by_side(frames, finished):
         torch.testing.assert_close(read.data, torch.cat(halves, dim=1), atol=1e-5, rtol=0)
 
 
+def test_vectors_of_two_configurations_of_an_encoder_are_never_mixed(frames, tmp_path):
+    weights = tmp_path / "encoder"
+    shutil.copytree(CASES["esm2"].directory, weights)
+    changed = settings(frames, tmp_path / "out", protein_encoder=f"esm:{weights}")
+    extract(changed)
+    config = json.loads((weights / "config.json").read_text())
+    (weights / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1.0}))
+    with pytest.raises(DataError, match="already made with config"):
+        extract(changed)
+
+
 def test_the_manifest_counts_and_names_the_encoders(finished):
     _, manifest = finished
     assert manifest.counts["in"] == {"frames": 150}

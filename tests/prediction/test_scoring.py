@@ -196,10 +196,10 @@ def test_an_encoder_with_other_weights_is_refused(packed, tmp_path):
         load_scorer(copied(packed, tmp_path, encoders=encoders))
 
 
-def test_a_probe_that_scores_otherwise_is_refused(packed, tmp_path, scorer):
+def test_a_probe_that_scores_otherwise_is_refused(packed, tmp_path):
     path = copied(packed, tmp_path, probe={"sequence": scorer_files.PROBE, "probability": 0.123})
     with pytest.raises(DataError, match=r"away from its recorded 0\.123"):
-        check_probe(scorer, path)
+        load_scorer(path)
 
 
 def test_encoders_that_do_not_fit_the_classifier_are_refused(scorer):
@@ -236,6 +236,15 @@ def test_small_weights_travel_inside_and_run_where_the_originals_are_gone(checkp
     scorer = load_scorer(tmp_path / "scorer")
     assert check_probe(scorer, tmp_path / "scorer") == 0
     assert (tmp_path / "scorer" / "encoders" / "protein" / "model.safetensors").is_file()
+
+
+def test_an_edited_config_of_an_encoder_is_refused(checkpoint, tmp_path):
+    own, encoder = with_language_model(checkpoint, language_model(tmp_path / "esm"))
+    save_scorer(own, tmp_path / "scorer", 300, {encoder.name: str(tmp_path / "esm")})
+    path = tmp_path / "scorer" / "encoders" / "protein" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"layer_norm_eps": 1.0}))
+    with pytest.raises(EncoderError, match=r"its config is .*'epsilon': 1\.0.* then"):
+        load_scorer(tmp_path / "scorer")
 
 
 def test_large_weights_are_referenced_and_checked(checkpoint, tmp_path, monkeypatch):

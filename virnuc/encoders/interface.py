@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class EncoderProvenance:
     package: str | None = None  # name==version of the package that carries the weights
     token_dropout_scale: float | None = None  # factor on the token embeddings, ESM family only
     rotary: str | None = None  # file, or computed if the file has no inv_freq; ESM family only
+    config: dict[str, float] = field(default_factory=dict)  # values of config.json in use that no tensor's shape shows
     max_residues: int | None = None  # longer sequences are cut here, and counted
     parameters: int = 0  # number of weights that are used
     probe: tuple[float, ...] = ()  # first values of the embedding of a fixed sequence, 4 digits

@@ -63,7 +63,11 @@ def load_esm(spec: EncoderSpec, request: LoadRequest) -> Encoder:
     if rotary == "computed":
         frequencies = rotary_frequencies(network.rotary.inv_freq.shape[1])
         network.rotary.inv_freq = frequencies.repeat(shape.layers, 1).to(request.device)
-    facts = {"token_dropout_scale": scale, "rotary": "computed" if rotary == "computed" else "file"}
+    facts = {
+        "config": _hidden_values(shape),
+        "token_dropout_scale": scale,
+        "rotary": "computed" if rotary == "computed" else "file",
+    }
     tokeniser = partial(tokenise_proteins, max_residues=spec.max_residues)
     provenance = _provenance(spec, request, network, facts | _origin(spec, directory, weights, digest))
     return LanguageModelEncoder(network, tokeniser, provenance, request.device)
@@ -87,8 +91,8 @@ def load_mosaicbert(spec: EncoderSpec, request: LoadRequest) -> Encoder:
         tokeniser = BytePairTokeniser.from_file(directory / "tokenizer.json")
         digest = _fill(network, WeightFiles(directory, mosaicbert.PREFIX, mosaicbert.is_ignored), spec, request)
         digest = sha256(digest.encode() + (directory / "tokenizer.json").read_bytes()).hexdigest()
-    provenance = _provenance(spec, request, network, _origin(spec, directory, weights, digest))
-    return LanguageModelEncoder(network, tokeniser, provenance, request.device)
+    facts = {"config": _hidden_values(shape)} | _origin(spec, directory, weights, digest)
+    return LanguageModelEncoder(network, tokeniser, _provenance(spec, request, network, facts), request.device)
 
 
 def load_unirep(spec: EncoderSpec, request: LoadRequest) -> Encoder:
@@ -118,6 +122,11 @@ def _config(spec: EncoderSpec, directory: Path | None) -> tuple[dict[str, Any], 
     if spec.directory is not None:
         return read_json(spec.directory / "config.json"), str(spec.directory / "config.json")
     raise UsageError(f"{spec.name}: no architecture to fill with random weights")
+
+
+def _hidden_values(shape: esm.EsmShape | mosaicbert.MosaicBertShape) -> dict[str, float]:
+    """Return what changes the vectors but not the shape of any tensor."""
+    return {"heads": shape.heads, "epsilon": shape.epsilon}
 
 
 def _fill(network: Network, checkpoint: EncoderWeights | None, spec: EncoderSpec, request: LoadRequest) -> str:

@@ -236,6 +236,12 @@ def load_recorded(recorded: Mapping[str, Any], *, weights: Mapping[str, str], de
         precision=recorded.get("precision", "fp32"),
         revisions={name: revision} if revision and not source else None,
     )
+    used = encoder.provenance.asdict()
+    for key in ("config", "token_dropout_scale", "rotary"):  # not all of them in records of earlier versions
+        if recorded.get(key, used[key]) != used[key]:
+            raise EncoderError(
+                f"{name}: its {key} is {used[key]}, but was {recorded[key]} then; get its config.json again"
+            )
     digest, wanted = encoder.provenance.weight_digest, recorded.get("weight_digest")
     if wanted and digest != wanted:
         raise EncoderError(

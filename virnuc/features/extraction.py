@@ -38,6 +38,7 @@ _DECIDES = (
     "precision",
     "dimension",
     "max_residues",
+    "config",
     "token_dropout_scale",
     "rotary",
 )

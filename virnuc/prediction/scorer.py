@@ -133,12 +133,12 @@ def load_scorer(directory: Path, weights: Mapping[str, str] | None = None, devic
         device: device to compute on.
 
     Raises:
-        DataError: a file is missing or was changed.
+        DataError: a file is missing or was changed, or a recorded probe scores otherwise.
         EncoderError: an encoder's weights cannot be found, or are not those of the training.
     """
     config = read_config(directory)
     companion = config.get("companion")
-    return Scorer(
+    scorer = Scorer(
         classifier=_load_classifier(directory / CLASSIFIER, config["classifier"], device),
         encoders=tuple(_load_encoder(entry, directory, weights or {}, device) for entry in config["encoders"]),
         chunk_size=config["chunk_size"],
@@ -150,6 +150,8 @@ def load_scorer(directory: Path, weights: Mapping[str, str] | None = None, devic
         ),
         fallback=read_fallback(config).fallback,
     )
+    check_probe(scorer, directory)
+    return scorer
 
 
 def read_fallback(config: Mapping[str, Any]) -> FallbackRecord:

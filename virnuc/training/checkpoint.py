@@ -84,7 +84,7 @@ class Checkpoint:
     def _check_encoder(self, kind: str, found: Mapping[str, Any], directory: Path) -> None:
         own = self.metadata.get("encoders", {}).get(kind) or {}
         own = {"name": self.metadata["model_type"]} | own if kind == "protein" else own
-        for key in ("name", "weight_digest"):
+        for key in ("name", "weight_digest", "config", "token_dropout_scale"):
             mine, theirs = own.get(key), found.get(key)
             if mine and theirs and mine != theirs and "unknown" not in (mine, theirs):
                 raise IncompatibleCheckpointError(
