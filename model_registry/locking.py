@@ -39,9 +39,13 @@ class HeldLock:
     client: MlflowClient
     token: str
 
+    def is_held(self) -> bool:
+        """Return whether no other process has taken the lock over."""
+        return _holder(self.client).get("token") == self.token
+
     def still_held(self) -> None:
         """Raise a VirnucError if another process has taken the lock over."""
-        if _holder(self.client).get("token") != self.token:
+        if not self.is_held():
             raise VirnucError(
                 "another process took the promotion lock over, as this one was silent too long; try again"
             )
@@ -63,7 +67,7 @@ def promotion_lock(client: MlflowClient, who: str, wait: float = WAIT) -> Iterat
     try:
         yield held
     finally:
-        if _holder(client).get("token") == held.token:
+        if held.is_held():
             client.delete_registered_model(LOCK_MODEL)
 
 

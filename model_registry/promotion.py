@@ -8,8 +8,9 @@ evaluations and benchmark, gives the verdict again on what is registered now, co
 2. the alias (`champion`) moves: from here on the promotion counts;
 3. `previous` moves to the version that was replaced, and the state becomes `done`.
 
-An error at any step takes back the ones before. A process killed between two steps is repaired by the next promotion
-or rollback before its own first step: forward if 2 had happened, backward if not.
+Each version carries the alias that it is meant for, and the registered model carries what each alias was moved to last:
+an alias that names anything else was moved by hand. An error at any step takes back the ones before. What a killed
+process left is finished, for every alias, by the next promotion or rollback before its own first step.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ PRODUCTION = "virnuc"
 STATE = "virnuc.promotion"
 PROMOTING, ROLLING_BACK, DONE = "promoting", "rolling_back", "done"
 REPLACES = "virnuc.replaces"
+ALIAS = "virnuc.alias"  # of a version: the alias that it was promoted to, or put back under
+NAMED = "virnuc.named."  # of the registered model, and an alias: the version that the alias was moved to last
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def promote(candidate_uri: str, alias: str, policy: Policy, override: str, who: 
     if UNPAIRED in candidate.tags:
         raise DataError(f"{uri} holds metrics that were measured elsewhere, but no model; promote one that has a model")
     with promotion_lock(client, who) as lock:
-        _repair(client, alias)
+        _repair(client, lock)
         evidence = _evidence(uri, policy)
         if evidence.failed and not override:
             raise GateRefusal(f"{uri} is not promoted: " + "; ".join(evidence.failed))
@@ -98,6 +101,7 @@ def promote(candidate_uri: str, alias: str, policy: Policy, override: str, who: 
         replaced = str(current.version) if current else None
         tags = {
             STATE: PROMOTING,
+            ALIAS: alias,
             PROMOTED_FROM: uri,
             REPLACES: replaced or "",
             "virnuc.promoted_by": who,
@@ -122,11 +126,12 @@ def rollback(alias: str, who: str) -> Promotion:
     """
     client = MlflowClient()
     with promotion_lock(client, who) as lock:
-        _repair(client, alias)
+        _repair(client, lock)
         current, previous = production_version(alias), production_version(_previous(alias))
         if current is None or previous is None:
             raise UsageError(f"{PRODUCTION} has no {_previous(alias)} version to go back to")
-        tags = {STATE: ROLLING_BACK, REPLACES: current.version, "virnuc.restored_by": who, "virnuc.restored_at": _now()}
+        tags = {ALIAS: alias, REPLACES: current.version, "virnuc.restored_by": who, "virnuc.restored_at": _now()}
+        tags |= {STATE: ROLLING_BACK}  # the last to be set: what it stands for is complete
         with ExitStack() as undo:
             undo.callback(_set_tags, client, previous.version, {STATE: DONE, REPLACES: previous.tags.get(REPLACES, "")})
             _set_tags(client, previous.version, tags)
@@ -212,7 +217,7 @@ def _copy_and_move(
         model_id=candidate.model_id,
     )
     with ExitStack() as undo:
-        undo.callback(client.delete_model_version, PRODUCTION, copy.version)
+        undo.callback(_discard, client, copy.version, lock)
         _move(client, alias, copy.version, current, lock, undo)
         undo.pop_all()
     return str(copy.version)
@@ -232,19 +237,23 @@ def _move(
     client.set_model_version_tag(PRODUCTION, version, STATE, DONE)
 
 
-def _repair(client: MlflowClient, alias: str) -> None:
-    """Finish or take back what a killed process left half done."""
-    current = production_version(alias)
+def _repair(client: MlflowClient, lock: HeldLock) -> None:
+    """Finish what killed processes left half done, each for the alias that it was meant for."""
     for version in versions_of(PRODUCTION):
-        state = version.tags.get(STATE)
-        if state not in (PROMOTING, ROLLING_BACK):
+        if version.tags.get(STATE) not in (PROMOTING, ROLLING_BACK):
             continue
-        if current and version.version == current.version:
-            _set_alias(client, _previous(alias), version.tags.get(REPLACES) or None)
-        elif state == PROMOTING:
-            client.delete_model_version(PRODUCTION, version.version)
-            continue
+        alias, replaced = version.tags.get(ALIAS, "champion"), version.tags.get(REPLACES) or None
+        lock.still_held()
+        _set_alias(client, alias, version.version)
+        if replaced:
+            _set_alias(client, _previous(alias), replaced)
         client.set_model_version_tag(PRODUCTION, version.version, STATE, DONE)
+
+
+def _discard(client: MlflowClient, version: str, lock: HeldLock) -> None:
+    """Delete a copy that was not promoted, unless another process has taken over and finishes it."""
+    if lock.is_held():
+        client.delete_model_version(PRODUCTION, version)
 
 
 def _set_alias(client: MlflowClient, alias: str, version: str | None) -> None:
@@ -252,6 +261,7 @@ def _set_alias(client: MlflowClient, alias: str, version: str | None) -> None:
         client.delete_registered_model_alias(PRODUCTION, alias)
     else:
         client.set_registered_model_alias(PRODUCTION, alias, version)
+    client.set_registered_model_tag(PRODUCTION, NAMED + alias, version or "")
 
 
 def _set_tags(client: MlflowClient, version: str, tags: dict[str, Any]) -> None:
