@@ -14,12 +14,14 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import dnaio
 
 from virnuc.errors import ParseError, UsageError
+from virnuc.sequences.bounds import BoundError, bounded_stream
 from virnuc.sequences.reading import MAX_NAME, checked_dna
 
 STANDARD_INPUT = "-"
@@ -77,6 +79,8 @@ def _parse(source: str) -> Iterator[tuple[str, str]]:
             raise ParseError(f"the gzip data is cut short or damaged ({error})", source, count + 1) from error
         except dnaio.FileFormatError as error:
             raise ParseError(str(error), source, count + 1, error.line) from error
+        except BoundError as error:
+            raise ParseError(str(error), source, count + 1) from error
         except (OSError, UnicodeError) as error:
             raise ParseError(f"cannot be read ({error})", source, count + 1) from error
 
@@ -85,8 +89,7 @@ def _open(source: str, stack: ExitStack) -> BinaryIO:
     raw = sys.stdin.buffer
     if source != STANDARD_INPUT:
         raw = stack.enter_context(Path(source).open("rb"))  # noqa: SIM115  # the stack is the context manager
-    zipped = raw.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[union-attr]
-    return cast(BinaryIO, stack.enter_context(gzip.open(raw)) if zipped else raw)
+    return bounded_stream(cast(BufferedReader, raw))[0]
 
 
 def _usable_name(header: str, number: int) -> str:

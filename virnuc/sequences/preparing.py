@@ -185,9 +185,10 @@ def _finish(
     parameters: dict[str, Any],
     inputs: dict[str, str],
 ) -> Manifest:
-    counted = [RecordCounts(**row) for record in records for row in record["records"]]
+    read = [RecordCounts(**row) for record in records for row in record["records"]]
+    counted = [counts for counts in read if counts.length]
     shards = [out / name for record in records for name in record["shards"]]
-    _check_records(counted, settings)
+    _check_records(read, settings)
     before = sum(counts.frames for counts in counted)
     if settings.balance:
         _balance(shards, out, settings.seed)
@@ -203,13 +204,14 @@ def _finish(
         inputs=inputs,
         counts={
             "in": {
-                "records": len(counted),
+                "records": len(read),
                 "genomes": len({counts.genome for counts in counted}),
                 "bases": totals["length"],
                 "chunks": totals["chunks"],
             },
             "out": {"chunks": totals["covered"], "frames": sum(rows.values())},
             "dropped": {
+                "records_without_sequence": len(read) - len(counted),
                 "chunks_ambiguous_bases": totals["ambiguous_bases"],
                 "chunks_no_open_frame": totals["no_open_frame"],
                 "chunks_no_cds_evidence": totals["no_cds_evidence"],

@@ -21,12 +21,12 @@ import dnaio
 import gb_io
 
 from virnuc.errors import ParseError, UsageError
+from virnuc.sequences.bounds import BoundedText, BoundError, bounded
 from virnuc.sequences.genomes import TABLE, GenomeName, TableRow, look_up, name_genome
 from virnuc.sequences.translation import IUPAC_LETTERS
 
 MAX_NAME = 200  # letters; a longer accession is a damaged header
 _NOT_DNA = re.compile(f"[^{''.join(sorted(IUPAC_LETTERS))}]")
-_GZIP_MAGIC = b"\x1f\x8b"
 _SUBMITTED = re.compile(r"Submitted \((\d\d?-[A-Za-z]{3}-\d{4})\)")
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 
@@ -57,9 +57,11 @@ def read_records(path: Path, genomes: Mapping[str, TableRow] | None = None) -> I
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
-    with _opened(path) as stream:
+    with bounded(path) as (stream, text):
         fileformat = sequence_format(path)
-        records = read_genbank(stream, path) if fileformat == "genbank" else read_reads(stream, path, fileformat)
+        records = (
+            _read_whole_genbank(stream, text, path) if fileformat == "genbank" else read_reads(stream, path, fileformat)
+        )
         for record in records:
             row = look_up(genomes, record.accession) if genomes else None
             yield _as_in_table(record, row) if row else record
@@ -71,12 +73,21 @@ def sequence_format(path: Path) -> str:
     Raises:
         ParseError: it is none of them.
     """
-    with _opened(path) as stream, _parse_errors(path, lambda: 0):
+    with bounded(path) as (stream, _), _parse_errors(path, lambda: 0):
         head = stream.read(4096).lstrip()
     for start, name in ((b"LOCUS", "genbank"), (b">", "fasta"), (b"@", "fastq")):
         if head.startswith(start):
             return name
     raise ParseError("empty, or neither GenBank, FASTA nor FASTQ; expected LOCUS, > or @ at its start", path)
+
+
+def _read_whole_genbank(stream: BinaryIO, text: BoundedText, path: Path) -> Iterator[Record]:
+    """Yield the records of an open GenBank file that ends where a record does."""
+    count = 0
+    for count, record in enumerate(read_genbank(stream, path), 1):  # noqa: B007  # the number of the last one
+        yield record
+    if text.tail.rstrip().rpartition(b"\n")[2] != b"//":
+        raise ParseError("the last line is not //, so the file was cut short; download it again", path, count + 1)
 
 
 def read_genbank(stream: BinaryIO, path: Path) -> Iterator[Record]:
@@ -144,18 +155,6 @@ def checked_dna(sequence: str, path: Path, record: str) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    with path.open("rb") as raw:
-        zipped = raw.read(2) == _GZIP_MAGIC
-        raw.seek(0)
-        if not zipped:
-            yield raw
-            return
-        with gzip.open(raw) as stream:
-            yield stream  # type: ignore[misc]  # GzipFile is a BinaryIO in all but name
-
-
-@contextmanager
 def _parse_errors(path: Path, finished: Callable[[], int]) -> Iterator[None]:
     """Turn what the parsers raise into a ParseError that says after how many records, and where, it broke."""
     try:
@@ -163,6 +162,8 @@ def _parse_errors(path: Path, finished: Callable[[], int]) -> Iterator[None]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         problem = f"the gzip data is cut short or damaged ({error}); download it again"
         raise ParseError(problem, path, finished() + 1) from error
+    except BoundError as error:
+        raise ParseError(str(error), path, finished() + 1) from error
     except dnaio.FileFormatError as error:
         raise ParseError(str(error), path, finished() + 1) from error
     except (RuntimeError, OSError, UnicodeError) as error:
@@ -173,7 +174,7 @@ def _parse_errors(path: Path, finished: Callable[[], int]) -> Iterator[None]:
 
 def _first_line(path: Path, record: int) -> int | None:
     """Return the line (from 1) on which GenBank record number `record` starts, if the file goes that far."""
-    with _opened(path) as stream:
+    with bounded(path) as (stream, _):
         starts = (number for number, line in enumerate(stream, 1) if line.startswith(b"LOCUS"))
         return next(islice(starts, record - 1, None), None)
 
