@@ -23,7 +23,7 @@ def predict(settings: PredictSettings, tracker: Tracker | NullTracker) -> Manife
     are marked. A stopped prediction resumes when the same command is given again.
     """
     from entrypoints.progress import bars
-    from model_registry.health import about_version, describe_version
+    from model_registry.health import about_version, check_alias, describe_version
     from model_registry.packaging import download_scorer
     from virnuc.prediction.prediction import predict as predict_sequences
     from virnuc.prediction.scorer import load_scorer, scorer_digest
@@ -33,6 +33,7 @@ def predict(settings: PredictSettings, tracker: Tracker | NullTracker) -> Manife
 
     open_store()
     version = model_version(settings.model)
+    check_alias(settings.model, version)
     say(f"predict    with {describe_version(version)}")
     with tempfile.TemporaryDirectory() as temporary:
         directory = download_scorer(version_uri(version), Path(temporary))

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from model_registry.card import OVERRIDE, OVERRIDE_RULES, PROMOTED_FROM
 from model_registry.packaging import download_scorer
-from model_registry.promotion import PRODUCTION, production_version
-from virnuc.errors import VirnucError
+from model_registry.promotion import NAMED, PRODUCTION, production_version
+from virnuc.errors import DataError, VirnucError
 from virnuc.prediction.scorer import check_probe, load_scorer, read_config
 from virnuc.prediction.summary import About
 from virnuc.reports.verdict import weight_caveats
@@ -42,6 +43,8 @@ def check_champion(alias: str = "champion", weights: Mapping[str, str] | None = 
     if version is None:
         return [Check(alias, WARN, f"the registry has no {PRODUCTION}@{alias}; promote a model to have one")]
     checks = [Check(alias, WARN if version.tags.get(OVERRIDE) else PASS, describe_version(version))]
+    if moved := moved_by_hand(alias, version):
+        checks = [Check(alias, FAIL, moved)]
     try:
         with tempfile.TemporaryDirectory() as directory:
             path = download_scorer(version_uri(version), Path(directory))
@@ -54,6 +57,26 @@ def check_champion(alias: str = "champion", weights: Mapping[str, str] | None = 
     if distance is None:
         return [*checks, Check(f"{alias} scores", WARN, "no probe was recorded: its weights were not at hand then")]
     return [*checks, Check(f"{alias} scores", PASS, f"the probe is {distance:.1g} from its recorded value")]
+
+
+def moved_by_hand(alias: str, version: ModelVersion) -> str:
+    """Return what is wrong if an alias names another version than the last promotion or rollback gave it."""
+    given = MlflowClient().get_registered_model(version.name).tags.get(NAMED + alias)
+    if given is None and PROMOTED_FROM in version.tags:  # promoted before this was recorded
+        return ""
+    if given == str(version.version):
+        return ""
+    return (
+        f"{version.name}@{alias} was moved by hand to version {version.version}, "
+        f"but {f'version {given}' if given else 'none'} was promoted; promote or roll back again"
+    )
+
+
+def check_alias(uri: str, version: ModelVersion) -> None:
+    """Raise a DataError if `uri` names the version in production by an alias that was moved by hand."""
+    name, _, alias = uri.removeprefix("models:/").partition("@")
+    if name == PRODUCTION and alias and (moved := moved_by_hand(alias, version)):
+        raise DataError(moved)
 
 
 def describe_version(version: ModelVersion) -> str:

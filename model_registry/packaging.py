@@ -16,11 +16,13 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 import virnuc
 from model_registry.card import SCORER
+from virnuc.errors import DataError
 from virnuc.prediction.calls import THRESHOLD
 from virnuc.prediction.chunks import STATUSES
 from virnuc.prediction.fallback import CompanionSource, add_companion
-from virnuc.prediction.scorer import PROBE, FallbackRecord, read_config, save_scorer
+from virnuc.prediction.scorer import CONFIG, DIGEST_TAG, PROBE, FallbackRecord, read_config, save_scorer, scorer_digest
 from virnuc.prediction.scoring import BATCH_TOKENS
+from virnuc.tracking import model_version
 from virnuc.training.checkpoint import load_checkpoint
 
 REQUIREMENTS = (
@@ -84,6 +86,7 @@ def log_scoring_model(
         if companion is not None:
             on_fallback(add_companion(scorer, companion, seed, weights, device))
         # MLflow scores the example at once, for which it would fetch weights of gigabytes that are not at hand.
+        digest = scorer_digest(scorer)
         scorable = read_config(scorer)["probe"]["probability"] is not None
         model = mlflow.pyfunc.log_model(
             name="model",
@@ -95,9 +98,25 @@ def log_scoring_model(
             pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS],
             registered_model_name=registered_name,
         )
-    return MlflowClient().get_model_version(registered_name, str(model.registered_model_version))
+    client, version = MlflowClient(), str(model.registered_model_version)
+    client.set_logged_model_tags(model.model_id, {DIGEST_TAG: digest})  # read where the model is served
+    client.set_model_version_tag(registered_name, version, DIGEST_TAG, digest)
+    return client.get_model_version(registered_name, version)
 
 
 def download_scorer(model_uri: str, directory: Path) -> Path:
-    """Copy the scorer of a registered model into `directory` and return where it is."""
-    return Path(mlflow.artifacts.download_artifacts(f"{model_uri}/artifacts/{SCORER}", dst_path=str(directory)))
+    """Copy the scorer of a registered model into `directory` and return where it is.
+
+    Raises:
+        DataError: it is not the one that was registered.
+    """
+    path = Path(mlflow.artifacts.download_artifacts(f"{model_uri}/artifacts/{SCORER}", dst_path=str(directory)))
+    check_digest(model_uri, path, model_version(model_uri).tags)
+    return path
+
+
+def check_digest(name: str, scorer: Path, tags: Mapping[str, str]) -> None:
+    """Raise a DataError unless a scorer is the one that was registered; versions of earlier times have no digest."""
+    digest = scorer_digest(scorer)
+    if tags.get(DIGEST_TAG, digest) != digest:
+        raise DataError(f"{name}: its {CONFIG} is not the one that was registered; register the model again")

@@ -14,13 +14,14 @@ from typing import Any
 
 import pandas as pd
 from mlflow.exceptions import MlflowException
-from mlflow.models import set_model
+from mlflow.models import Model, set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.tracking import MlflowClient
 
-from virnuc.errors import ParseError
+from virnuc.errors import DataError, ParseError
 from virnuc.prediction.calls import THRESHOLD
 from virnuc.prediction.chunks import MIN_CHUNK_SIZE
-from virnuc.prediction.scorer import load_scorer
+from virnuc.prediction.scorer import DIGEST_TAG, load_scorer, scorer_digest
 from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
 from virnuc.prediction.sequences import score_sequences
 from virnuc.runtime import choose_device
@@ -39,7 +40,9 @@ class ScoringModel(PythonModel):
         """Load the scorer. VIRNUC_WEIGHTS (NAME=DIR,...) says where weights are that the model does not hold."""
         device = choose_device(os.environ.get("VIRNUC_DEVICE", "auto")).name
         weights = parse_pairs(os.environ.get("VIRNUC_WEIGHTS", ""))
-        self.scorer: Scorer = load_scorer(Path(context.artifacts["scorer"]), weights, device)
+        directory = Path(context.artifacts["scorer"])
+        _check_registered(directory)
+        self.scorer: Scorer = load_scorer(directory, weights, device)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -67,6 +70,19 @@ class ScoringModel(PythonModel):
         table.insert(0, "id", ids.to_list())
         table["error"] = [error for _, error in rows]
         return _plain(table)
+
+
+def _check_registered(scorer: Path) -> None:
+    """Compare the scorer with the digest that the store has of it; a server without MLFLOW_TRACKING_URI knows no store.
+
+    Raises:
+        DataError: it is not the one that was registered.
+    """
+    model_id = Model.load(scorer.parents[1]).model_id
+    if model_id and "MLFLOW_TRACKING_URI" in os.environ:
+        tags, digest = MlflowClient().get_logged_model(model_id).tags, scorer_digest(scorer)
+        if tags.get(DIGEST_TAG, digest) != digest:
+            raise DataError(f"{scorer}: not the scorer that was registered; register the model again")
 
 
 def _checked_params(params: dict[str, Any]) -> tuple[float, int, int]:

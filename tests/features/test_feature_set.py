@@ -1,6 +1,7 @@
 """A feature set is opened only if all its files fit together, and a row comes out as it went in."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from tests.shared.samples import DNA_DIM, sample_frames, write_features
 from virnuc.errors import DataError, DimensionError, UsageError
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.shards import read_shard, write_shard
+from virnuc.storage.manifest import read_manifest
 
 
 @pytest.fixture
@@ -140,6 +142,14 @@ def test_widths_that_differ(tmp_path):
     write_shard(tmp_path / "b.pt", ["B_chunk_1F1"], torch.ones(1, 3328), 1)
     with pytest.raises(DimensionError, match=r"b\.pt: vectors of 3328 values, but .*a\.pt has 2048"):
         FeatureSet.open(tmp_path)
+
+
+def test_a_manifest_whose_dimensions_were_swapped_is_refused(sample):
+    details = read_manifest(sample[0], "features").details
+    swapped = details | {"dna_dim": details["protein_dim"], "protein_dim": details["dna_dim"]}
+    replace(read_manifest(sample[0], "features"), details=swapped).write(sample[0])
+    with pytest.raises(DimensionError, match="the dna encoder gives 4 values, not 8"):
+        FeatureSet.open(sample[0])
 
 
 def test_shard_cut_short(sample):

@@ -17,8 +17,10 @@ from entrypoints.predict import predict as predict_stage
 from model_registry.card import OVERRIDE, OVERRIDE_RULES, update_card
 from model_registry.health import about_version, check_champion, describe_version
 from model_registry.packaging import download_scorer, log_scoring_model
+from model_registry.promotion import NAMED
 from tests.shared.serving import load_scoring_model, post, records, serving
 from virnuc.encoders import load_encoder
+from virnuc.errors import DataError
 from virnuc.prediction.chunks import cut
 from virnuc.prediction.companion import Companion
 from virnuc.prediction.fallback import CompanionSource
@@ -75,6 +77,7 @@ def registered(tmp_path_factory):
             home / "model.pth", "virnuc", chunk_size=300, companion=companion_source(), on_fallback=MEASURED.append
         )
     MlflowClient().set_registered_model_alias("virnuc", "champion", version.version)
+    MlflowClient().set_registered_model_tag("virnuc", f"{NAMED}champion", version.version)
     yield "models:/virnuc@champion"
     mlflow.set_tracking_uri(None)
 
@@ -215,6 +218,34 @@ def test_a_champion_with_damaged_files_fails_its_check(registered):
         assert [check.outcome for check in check_champion()] == ["PASS", "FAIL"]
     finally:
         weights.write_bytes(kept)
+
+
+def test_a_scorer_that_was_not_registered_is_neither_healthy_nor_used_nor_served(registered, tmp_path, monkeypatch):
+    path = Path(mlflow.artifacts.download_artifacts(registered)) / "artifacts" / "scorer" / "scorer.json"
+    kept = path.read_text()
+    try:
+        path.write_text(kept.replace('"chunk_size": 300', '"chunk_size": 500'))
+        assert "scorer.json is not the one" in check_champion()[-1].detail
+        with pytest.raises(DataError, match=r"scorer\.json is not the one that was registered"):
+            download_scorer(registered, tmp_path)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow.get_tracking_uri())
+        with pytest.raises(DataError, match="not the scorer that was registered"):
+            load_scoring_model(registered)
+    finally:
+        path.write_text(kept)
+
+
+def test_an_alias_moved_by_hand_is_neither_healthy_nor_used(registered):
+    client = MlflowClient()
+    version = client.create_model_version("virnuc", client.get_model_version_by_alias("virnuc", "champion").source)
+    client.set_registered_model_alias("virnuc", "champion", version.version)
+    try:
+        assert check_champion()[0].outcome == "FAIL" and "moved by hand" in check_champion()[0].detail
+        with pytest.raises(DataError, match="moved by hand to version 2, but version 1 was promoted"):
+            predict_stage.run(PredictSettings(input=("a.fa",), model=registered, track=False))
+    finally:
+        client.delete_model_version("virnuc", version.version)
+        client.set_registered_model_alias("virnuc", "champion", "1")
 
 
 @pytest.fixture(scope="module")

@@ -144,7 +144,7 @@ def test_a_wrong_table_is_named_with_its_line(tmp_path, text, problem):
 def test_frames_of_an_earlier_format_are_refused_with_the_command_that_makes_them_anew(source, tmp_path):
     run(source, tmp_path / "frames", evidence="open")
     path = tmp_path / "frames" / "manifest.json"
-    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 1'))
+    path.write_text(path.read_text().replace('"format_version": 3', '"format_version": 1'))
     with pytest.raises(DataError) as caught:
         read_manifest(tmp_path / "frames", "frames")
     command = f"--source=DIR --balance=no --chunk-size=300 --evidence=open --out={tmp_path / 'frames'}"

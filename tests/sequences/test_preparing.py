@@ -205,11 +205,20 @@ def test_a_changed_shard_is_noticed(small, tmp_path):
 def test_an_edited_manifest_is_noticed(small, tmp_path):
     run(small, tmp_path / "frames")
     path = tmp_path / "frames" / "manifest.json"
-    document = json.loads(path.read_text())
-    document["shards"][0]["rows"] += 1
-    document["shards"][0]["sha256"] = "0" * 64
-    path.write_text(json.dumps(document))
-    with pytest.raises(DataError, match="was edited"):
+    written = json.loads(path.read_text())
+    edits = [
+        ("shards", [{**written["shards"][0], "sha256": "0" * 64}, *written["shards"][1:]]),
+        ("details", written["details"] | {"weights": "hub"}),
+        ("parameters", written["parameters"] | {"chunk_size": 500}),
+        ("counts", {}),
+        ("inputs", {"frames": "0"}),
+    ]
+    for name, value in edits:
+        path.write_text(json.dumps(written | {name: value}))
+        with pytest.raises(DataError, match="was edited"):
+            read_manifest(tmp_path / "frames", "frames")
+    path.write_text(json.dumps(written | {"format_version": 99}))
+    with pytest.raises(DataError, match="newer than 3; install a newer virnuc"):
         read_manifest(tmp_path / "frames", "frames")
 
 

@@ -40,7 +40,11 @@ def write_features(directory, ids, labels, vectors, rows=50, manifest=True, name
             write_shard(directory / name, [ids[i] for i in part], vectors[part], label)
             paths.append((directory / name, len(part)))
     if manifest:
-        dna, protein = ({"name": name, "weights": "shipped", "weight_digest": name * 2} for name in names)
+        dimensions = (DNA_DIM, vectors.shape[1] - DNA_DIM)
+        dna, protein = (
+            {"name": name, "weights": "shipped", "weight_digest": name * 2, "dimension": dimension}
+            for name, dimension in zip(names, dimensions, strict=True)
+        )
         Manifest(
             kind="features",
             parameters={},

@@ -19,10 +19,10 @@ from virnuc.encoders.network import Network, fill
 from virnuc.encoders.sources import RANDOM, locate
 from virnuc.encoders.spec import EncoderSpec, LoadRequest
 from virnuc.encoders.tokens import tokenise_proteins
-from virnuc.encoders.weights import EncoderWeights, RandomWeights, WeightFiles, read_json, rotary_frequencies
+from virnuc.encoders.weights import EncoderWeights, RandomWeights, WeightFiles, rotary_frequencies
 from virnuc.errors import EncoderError, MemoryShortageError, UsageError
 from virnuc.runtime import WEIGHT_BYTES, available_memory
-from virnuc.storage.files import sha256_file
+from virnuc.storage.files import read_json, sha256_file
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 _RANDOM_SEED = 0
@@ -116,11 +116,11 @@ def load_unirep(spec: EncoderSpec, request: LoadRequest) -> Encoder:
 
 def _config(spec: EncoderSpec, directory: Path | None) -> tuple[dict[str, Any], str]:
     if directory is not None:
-        return read_json(directory / "config.json"), str(directory / "config.json")
+        return read_json(directory / "config.json", EncoderError), str(directory / "config.json")
     if spec.architecture:
         return dict(spec.architecture), f"{spec.name} ({RANDOM})"
     if spec.directory is not None:
-        return read_json(spec.directory / "config.json"), str(spec.directory / "config.json")
+        return read_json(spec.directory / "config.json", EncoderError), str(spec.directory / "config.json")
     raise UsageError(f"{spec.name}: no architecture to fill with random weights")
 
 

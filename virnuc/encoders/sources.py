@@ -10,9 +10,9 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from virnuc.encoders.spec import EncoderSpec, LoadRequest, PackagedWeights
-from virnuc.encoders.weights import WEIGHT_FILES, read_json
+from virnuc.encoders.weights import WEIGHT_FILES
 from virnuc.errors import EncoderError, UsageError
-from virnuc.storage.files import sha256_file
+from virnuc.storage.files import read_json, sha256_file
 
 RANDOM = "random"
 _UNREACHABLE = (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, OSError)
@@ -107,7 +107,7 @@ def _fetch(spec: EncoderSpec, revision: str | None, extra_files: tuple[str, ...]
         except EntryNotFoundError:
             continue
         if found.suffix == ".json":
-            for shard in sorted(set(read_json(found).get("weight_map", {}).values())):
+            for shard in sorted(set(read_json(found, EncoderError).get("weight_map", {}).values())):
                 get(shard)
         return directory
     raise EntryNotFoundError(f"{spec.hub_id} has none of {', '.join(WEIGHT_FILES)}")

@@ -7,13 +7,11 @@ that an encoder does not need dropped.
 
 from __future__ import annotations
 
-import json
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +19,7 @@ from torch import Tensor
 
 from virnuc.errors import EncoderError
 from virnuc.runtime import derived_seed
+from virnuc.storage.files import read_json
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -28,7 +27,6 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_MAX_JSON_BYTES = 50_000_000
 
 
 class EncoderWeights(ABC):
@@ -111,32 +109,13 @@ def rotary_frequencies(count: int, base: float = 10000.0) -> Tensor:
     return 1.0 / base ** (torch.arange(count, dtype=torch.float32) / count)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file that is not trusted.
-
-    Raises:
-        EncoderError: the file is missing, too large, or not a JSON object.
-    """
-    try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise EncoderError(f"{path}: too large for such a file")
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise EncoderError(f"{path}: no such file; a directory in the hub's layout has one") from error
-    except (ValueError, OSError, RecursionError) as error:
-        raise EncoderError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(document, dict):
-        raise EncoderError(f"{path}: not a JSON object")
-    return document
-
-
 def _weight_files(directory: Path) -> list[Path]:
     found = next((directory / name for name in WEIGHT_FILES if (directory / name).is_file()), None)
     if found is None:
         raise EncoderError(f"{directory}: no weights; it needs one of {', '.join(WEIGHT_FILES)}")
     if found.suffix != ".json":
         return [found]
-    names = read_json(found).get("weight_map")
+    names = read_json(found, EncoderError).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise EncoderError(f"{found}: has no weight_map from keys to files")
     files = sorted(set(names.values()))

@@ -241,6 +241,12 @@ def _check_widths(shards: Sequence[MappedShard], manifest: Manifest | None) -> N
                 f"{shard.path}: vectors of {shard.data.shape[1]} values, but {first.path} has {first.data.shape[1]}"
             )
     if manifest is not None:
+        for kind in ("dna", "protein"):
+            own, stated = manifest.details[kind].get("dimension"), manifest.details[f"{kind}_dim"]
+            if own != stated:
+                raise DimensionError(
+                    f"{first.path}: the {kind} encoder gives {own} values, not {stated} as the manifest says"
+                )
         stated = manifest.details["dna_dim"] + manifest.details["protein_dim"]
         if stated != first.data.shape[1]:
             raise DimensionError(

@@ -30,6 +30,7 @@ FORMAT_VERSION = 3
 READABLE_VERSIONS = (1, 2, FORMAT_VERSION)
 _NAMES_OF_2 = {"way": "fallback", "stretch": LONGEST_ORF}
 CONFIG = "scorer.json"
+DIGEST_TAG = "virnuc.scorer_sha256"  # of a registered version and of its logged model, see `scorer_digest`
 CLASSIFIER, COMPANION_CLASSIFIER = "classifier.safetensors", "companion.safetensors"
 MAX_INSIDE_BYTES = 50_000_000  # bytes of one encoder's files
 PROBE = "ATGGCTAAAGGTGAAGAACTGTTCACCGGTGTTGTTCCGATCCTGGTTGAACTGGATGGTGACGTTAACGGTCACAAATTC"  # 80 bp of a GFP gene

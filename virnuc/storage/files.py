@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from virnuc.errors import DataError
+
+_MOST_BYTES_OF_JSON = 50_000_000
 
 
 @contextmanager
@@ -37,6 +43,29 @@ def write_text(target: Path, text: str) -> None:
     """Write `text` as UTF-8 to `target`, whole or not at all."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path, error: type[DataError] = DataError) -> dict[str, Any]:
+    """Read a JSON object from a file that is not trusted.
+
+    Raises:
+        DataError: or its kind `error`: the file is missing, larger than 50 MB, not a JSON object, or gives a key twice.
+    """
+    try:
+        if path.stat().st_size > _MOST_BYTES_OF_JSON:
+            raise error(f"{path}: too large for such a file")
+        document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_distinct)
+    except (ValueError, OSError, RecursionError) as problem:
+        raise error(f"{path}: not readable as JSON ({problem})") from problem
+    if not isinstance(document, dict):
+        raise error(f"{path}: not a JSON object")
+    return document
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise ValueError("a key is there twice")
+    return dict(pairs)
 
 
 def remove_leftovers(directory: Path) -> None:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from virnuc.errors import DataError, UsageError
-from virnuc.storage.files import sha256_file, write_text
+from virnuc.storage.files import read_json, sha256_file, write_text
 
-# By kind of directory. Since version 2 frames, chunks and splits distinguish records from genomes.
-FORMAT_VERSIONS = {"frames": 2, "chunks": 2, "split": 2, "embeddings": 1, "features": 1, "calls": 1}
+# By kind of directory. Since 2 frames, chunks and splits distinguish records from genomes; since 3, and since 2 in the
+# others, the digest covers all of a manifest.
+FORMAT_VERSIONS = {"frames": 3, "chunks": 3, "split": 3, "embeddings": 2, "features": 2, "calls": 2}
+_OF_A_MACHINE = ("device", "batch_tokens")  # among the details: the same content may be made with others
 _STAGES = {"frames": "prepare", "chunks": "prepare", "split": "split", "embeddings": "extract", "features": "extract"}
 MANIFEST = "manifest.json"
 
@@ -49,9 +51,17 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the shards' paths and digests: the identity of the content."""
-        lines = sorted(f"{shard.path} {shard.sha256}" for shard in self.shards)
-        return hashlib.sha256("\n".join([self.kind, *lines]).encode()).hexdigest()
+        """SHA-256 over all that the manifest says but for device and batch size: the identity of the content.
+
+        In the format before the current one it covers the shards alone.
+        """
+        document = asdict(self)
+        if self.format_version < FORMAT_VERSIONS[self.kind]:
+            lines = sorted(f"{shard.path} {shard.sha256}" for shard in self.shards)
+            return hashlib.sha256("\n".join([self.kind, *lines]).encode()).hexdigest()
+        document["details"] = {key: value for key, value in self.details.items() if key not in _OF_A_MACHINE}
+        document["shards"] = sorted(document["shards"], key=lambda shard: str(shard["path"]))
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
     @property
     def rows(self) -> int:
@@ -127,25 +137,33 @@ def check_reusable(directory: Path, parameters: Mapping[str, Any], inputs: Mappi
 
 
 def _parse(path: Path) -> Manifest:
+    document = read_json(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
         digest = document.pop("digest")
         document["shards"] = tuple(Shard(**shard) for shard in document["shards"])
         manifest = Manifest(**document)
+        known = FORMAT_VERSIONS[manifest.kind]
+        if not all(isinstance(getattr(manifest, name), dict) for name in ("parameters", "inputs", "counts", "details")):
+            raise TypeError("parameters, inputs, counts and details are mappings")
+        if not all(isinstance(shard.path, str) and type(shard.rows) is int for shard in manifest.shards):
+            raise TypeError("a shard has a path and a number of rows")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a manifest of virnuc ({error})") from error
-    if manifest.format_version != FORMAT_VERSIONS[manifest.kind]:
+    if manifest.format_version not in (known - 1, known):
         raise DataError(_outdated(path, manifest))
     for shard in manifest.shards:
         if Path(shard.path).is_absolute() or ".." in Path(shard.path).parts:
             raise DataError(f"{path}: names a file outside its directory: {shard.path}")
     if digest != manifest.digest:
-        raise DataError(f"{path}: its digest does not match its shards, so it was edited; run the stage again")
+        raise DataError(f"{path}: its digest does not match its content, so it was edited; run the stage again")
     return manifest
 
 
 def _outdated(path: Path, manifest: Manifest) -> str:
     """Return a message with the version found and the command that makes the directory again."""
+    if manifest.format_version > FORMAT_VERSIONS[manifest.kind]:
+        found, known = manifest.format_version, FORMAT_VERSIONS[manifest.kind]
+        return f"{path}: {manifest.kind} of format version {found}, newer than {known}; install a newer virnuc"
     stage = _STAGES.get(manifest.kind, "predict")
     directory = path.parent.parent if manifest.kind == "chunks" else path.parent
     given = "".join(f" --{name.replace('_', '-')}={value}" for name, value in sorted(manifest.parameters.items()))
