@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from entrypoints.command import say, stage
+from virnuc.errors import DataError
 from virnuc.settings import PredictSettings
 
 if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
     from virnuc.storage.manifest import Manifest
     from virnuc.tracking import NullTracker, Tracker
+
+SHOWN = 5  # sequences and regions on the terminal
 
 
 @stage(PredictSettings)
@@ -26,6 +34,7 @@ def predict(settings: PredictSettings, tracker: Tracker | NullTracker) -> Manife
     from model_registry.health import about_version, check_alias, describe_version
     from model_registry.packaging import download_scorer
     from virnuc.prediction.prediction import predict as predict_sequences
+    from virnuc.prediction.regions import RegionRule
     from virnuc.prediction.scorer import load_scorer, scorer_digest
     from virnuc.reports.rendering import FIGURES
     from virnuc.runtime import choose_device
@@ -39,6 +48,8 @@ def predict(settings: PredictSettings, tracker: Tracker | NullTracker) -> Manife
         directory = download_scorer(version_uri(version), Path(temporary))
         device = choose_device(settings.device).name
         scorer = load_scorer(directory, settings.weights, device)
+        about = about_version(version, directory)
+        threshold = _threshold(settings, version, scorer.temperature)
         if settings.chunk_size:
             scorer = dataclasses.replace(scorer, chunk_size=settings.chunk_size)
         manifest = predict_sequences(
@@ -46,21 +57,77 @@ def predict(settings: PredictSettings, tracker: Tracker | NullTracker) -> Manife
             scorer,
             scorer_digest(directory),
             Path(settings.out),
-            about=about_version(version, directory),
-            threshold=settings.threshold,
+            about=about,
+            threshold=threshold,
+            rule=RegionRule(settings.region_threshold, settings.region_evidence, settings.region_length),
             batch_tokens=settings.batch_tokens,
             progress=bars("bp"),
         )
     counts = manifest.counts
-    say(f"predict    {counts['in']} in, {counts['out']} out; calls in {settings.out}, see summary.html")
+    _tell(Path(settings.out), counts, threshold, about.chunk_size)
     tracker.tags({"model": version_uri(version)})
-    for name in ("summary.html", "summary.md", "sequences.tsv"):
+    for name in ("summary.html", "summary.md", "sequences.tsv", "regions.tsv"):
         tracker.file(Path(settings.out) / name)
     for path in sorted((Path(settings.out) / FIGURES).glob("*.svg")):
         tracker.file(path, FIGURES)
     tracker.dataset("calls", Path(settings.out), manifest.digest, "output")
     tracker.metrics({f"predict/{key}": float(value) for key, value in counts["out"].items()})
     return manifest
+
+
+def _threshold(settings: PredictSettings, version: ModelVersion, temperature: float) -> float:
+    """Return the threshold that was given, or the one that keeps to the given share of false discoveries."""
+    from model_registry.evidence import validation_chunks
+    from virnuc.evaluation.calibration import threshold_for
+
+    if not settings.false_discoveries:
+        return settings.threshold
+    labels, scores = validation_chunks(version, temperature)
+    found = threshold_for(labels, scores, settings.prevalence, settings.false_discoveries)
+    if not math.isfinite(found):
+        raise DataError(
+            f"no threshold keeps false discoveries of this model at {settings.false_discoveries:g} where "
+            f"{settings.prevalence:g} of the chunks are viral; allow more, or give --threshold"
+        )
+    say(
+        f"predict    threshold {found:.4f}: of its validation chunks at most {settings.false_discoveries:.1%} of those "
+        f"called virus are wrong, if {settings.prevalence:.1%} are viral"
+    )
+    return found
+
+
+def _tell(out: Path, counts: Mapping[str, Any], threshold: float, chunk_size: int) -> None:
+    """Print what was found: sentences, a table of the largest viral regions and sequences, and where everything is."""
+    import pandas as pd
+
+    from virnuc.prediction.summary import answer, short_caveat
+    from virnuc.reports.content import Table
+    from virnuc.reports.rendering import aligned
+
+    read, written = counts["in"], counts["out"]
+    sequences = pd.read_parquet(
+        out / "sequences.parquet", columns=["sequence", "length", "call", "probability", "note"]
+    )
+    regions = pd.read_csv(out / "regions.tsv", sep="\t")
+    say(
+        f"\n{read['sequences']:,} sequences of {read['bases']:,} bp were scored in {written['chunks']:,} chunks; the "
+        f"threshold is {threshold:g}.\n{answer(Counter(sequences['call']))}."
+    )
+    for caveat in short_caveat(int((sequences["note"] != "").sum()), read["sequences"], chunk_size):
+        say(f"WARNING: {caveat}")
+    viral = sequences[(sequences["call"] == "virus") & (sequences["note"] == "")].nlargest(SHOWN, "length")
+    rows = [(row.sequence, row.call, f"1-{row.length}", f"{row.probability:.3f}") for row in viral.itertuples()]
+    inside = regions[regions["sequence"].isin(sequences.loc[sequences["call"] == "contains viral regions", "sequence"])]
+    rows += [
+        (row.sequence, "viral region", f"{row.start}-{row.end}", f"{row.probability:.3f}")
+        for row in inside.nlargest(SHOWN, "length").itertuples()
+    ]
+    if rows:
+        say("\nThe longest:")
+        for line in aligned(Table("", ("Sequence", "What", "Bases", "Probability"), tuple(rows))):
+            say(f"  {line}")
+    say(f"\nOpen {out / 'summary.html'}. Regions are in regions.tsv and .bed, viral DNA is in viral.fna.gz,")
+    say("all calls are in sequences.tsv and calls.tsv; columns.tsv explains them.")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,12 @@ import pandas as pd
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
+from model_registry.card import PROMOTED_FROM
 from virnuc.errors import DataError, UsageError
+from virnuc.evaluation.calibration import viral_probability
 from virnuc.evaluation.comparison import compare
+from virnuc.evaluation.metrics import Floats, Labels
+from virnuc.evaluation.predictions import chunk_predictions, labels_of, margins
 from virnuc.evaluation.sides import Comparison, SideEvidence
 from virnuc.evaluation.speed import BenchmarkResult
 from virnuc.settings import TrainSettings
@@ -104,6 +108,26 @@ def _verifications(features: Mapping[str, Any]) -> dict[str, str]:
     """Return what the encoders of the features were verified against before their first use."""
     verified = {kind: encoder.get("verification") for kind, encoder in features.get("encoders", {}).items()}
     return {f"{kind} encoder verified": str(found["summary"]) for kind, found in verified.items() if found}
+
+
+def validation_chunks(version: ModelVersion, temperature: float) -> tuple[Labels, Floats]:
+    """Return label and viral probability of a version's validation chunks, as `predict` would give them.
+
+    Args:
+        version: evaluated itself, or promoted from a version that was.
+        temperature: divides the logits.
+
+    Raises:
+        DataError: it was never evaluated here.
+    """
+    uri = version.tags.get(PROMOTED_FROM, version_uri(version))
+    runs = find_finished("evaluate", {"model": uri})
+    if not runs:
+        raise DataError(f"{uri} was never evaluated in this store, so it has no validation predictions; run evaluate")
+    with tempfile.TemporaryDirectory() as temporary:
+        frames = pd.read_parquet(download(runs[0].info.run_id, VALIDATION_PREDICTIONS, Path(temporary)))
+    chunks = chunk_predictions(frames.assign(score=viral_probability(margins(frames) / temperature)))
+    return labels_of(chunks), chunks["score"].to_numpy()
 
 
 def with_speed(

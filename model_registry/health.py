@@ -98,7 +98,8 @@ def describe_override(version: ModelVersion) -> str:
 def about_version(version: ModelVersion, scorer: Path) -> About:
     """Return what the summary of a prediction says of its model, whose scorer lies in the directory `scorer`."""
     tags, name = version.tags, f"{version.name} version {version.version}"
-    weights = {encoder["name"]: encoder["weights"] for encoder in read_config(scorer)["encoders"]}
+    config = read_config(scorer)
+    weights = {encoder["name"]: encoder["weights"] for encoder in config["encoders"]}
     facts = {"Registered model": name, "Encoders": " + ".join(weights)}
     if PROMOTED_FROM in tags:
         facts["Promoted from"] = tags[PROMOTED_FROM]
@@ -106,4 +107,4 @@ def about_version(version: ModelVersion, scorer: Path) -> About:
     overridden = describe_override(version)
     caveats = [f"{name} was promoted {overridden}."] if overridden else []
     caveats += weight_caveats(weights, name)
-    return About(facts, tuple(caveats))
+    return About(facts, tuple(caveats), config["chunk_size"])

@@ -12,12 +12,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from virnuc.errors import DataError, ParseError, UsageError
 from virnuc.prediction import prediction
-from virnuc.prediction.chunks import cut_chunks
+from virnuc.prediction.chunks import cut, cut_chunks
 from virnuc.prediction.prediction import predict
 from virnuc.prediction.reading import check_inputs, read_records
 from virnuc.prediction.sequences import score_sequences
@@ -74,11 +76,7 @@ def test_every_chunk_comes_out_exactly_once_in_every_table(scorer, tmp_path, sma
     assert text["Sequence_ID"].tolist() == calls["Sequence_ID"].tolist()
     assert text["score2"].to_numpy() == pytest.approx(calls["score2"].to_numpy(), abs=1e-8, nan_ok=True)
     assert text.columns[:4].tolist() == ["Sequence_ID", "Prediction", "score1", "score2"]
-    short = pd.read_csv(tmp_path / "out" / "calls_highestscore.csv")
-    assert short.columns.tolist() == ["Modified_ID", "Is_Virus"]
-    answered = calls["score1"].notna()
-    assert (short["Is_Virus"][answered] == (calls["score2"] >= calls["score1"])[answered]).all()
-    assert short["Is_Virus"][~answered].isna().all() and calls["Prediction"][~answered].eq("").all()
+    assert calls["Prediction"][calls["score1"].isna()].eq("").all()
     assert manifest.counts["in"]["chunks"] == len(wanted) == manifest.counts["out"]["chunks"]
     verified_manifest(tmp_path / "out", "calls")
 
@@ -93,6 +91,44 @@ def test_the_rows_of_sequences_are_the_registered_models_answer(scorer, tmp_path
     assert summary["probability"].to_numpy() == pytest.approx(direct["probability"].to_numpy(), abs=1e-6, nan_ok=True)
     for name in ("label", "status", "chunks", "frame"):
         assert summary[name].tolist() == direct[name].tolist()
+
+
+def test_virnucpros_files_are_as_its_own_code_makes_them(scorer, tmp_path, small_parts):
+    records = reads(60)
+    predict([written(tmp_path / "a.fa", fasta(records))], scorer, "m", tmp_path / "out", threshold=0.9)
+    frames = pd.read_csv(tmp_path / "out" / "prediction_results.txt", sep="\t")
+    assert frames.columns.tolist() == ["Sequence_ID", "Prediction", "score1", "score2"]
+    pieces = {}
+    for name, sequence in records:
+        for number, (_, chunk) in enumerate(cut_chunks(sequence, 300), 1):
+            (status,), found = cut([chunk])
+            if status == "scored":
+                pieces |= {f"{name}_chunk_{number}{piece.frame}": piece for piece in found}
+    assert frames["Sequence_ID"].tolist() == list(pieces)
+    halves = [
+        encoder.embed([getattr(p, attribute) for p in pieces.values()], batch_tokens=4096)
+        for encoder, attribute in zip(scorer.encoders, ("nucleotide", "protein"), strict=True)
+    ]
+    with torch.inference_mode():
+        expected = torch.softmax(scorer.classifier(torch.cat(halves, 1)).double() / scorer.temperature, 1).numpy()
+    assert frames[["score1", "score2"]].to_numpy() == pytest.approx(expected, abs=1e-6)
+    assert (frames["Prediction"] == np.where(expected[:, 1] > expected[:, 0], "virus", "others")).all()
+    # VirNucPro: df["Sequence_ID"].str[:-2], grouped, max(score2) >= max(score1)
+    best = frames.groupby(frames["Sequence_ID"].str[:-2])[["score1", "score2"]].max()
+    highest = pd.read_csv(tmp_path / "out" / "prediction_results_highestscore.csv", sep="\t").set_index("Modified_ID")
+    assert highest["Is_Virus"].to_dict() == (best["score2"] >= best["score1"]).to_dict()
+
+
+def test_every_column_is_explained_beside_the_tables(scorer, tmp_path):
+    predict([written(tmp_path / "a.fa", fasta(reads(3)))], scorer, "m", tmp_path / "out")
+    explained = pd.read_csv(tmp_path / "out" / "columns.tsv", sep="\t")
+    for name in TABLES:
+        told = explained[explained["file"].str.split(", ").map(lambda files, name=name: name in files)]
+        if name.endswith((".bed", ".gz")):
+            assert len(told) == 1
+        else:
+            separated = (tmp_path / "out" / name.replace(".parquet", ".tsv")).read_text().splitlines()[0].split("\t")
+            assert told["column"].tolist() == separated
 
 
 def test_formats_compression_and_standard_input_give_the_same_calls(scorer, tmp_path, monkeypatch):
@@ -134,9 +170,8 @@ def test_hostile_headers_cannot_break_a_table(scorer, tmp_path):
     assert kept[:5] == ["record_1", "a", 'quo"te', "comma,x", "x_chunk_7"] and kept[6] == "_[31mred"
     assert len(kept[5]) == 200 and max(map(len, kept)) == 200
     assert pd.read_csv(tmp_path / "out" / "sequences.tsv", sep="\t")["sequence"].tolist() == kept
-    assert pd.read_csv(tmp_path / "out" / "calls_highestscore.csv")["Modified_ID"].tolist() == [
-        f"{n}_chunk_1" for n in kept
-    ]
+    highest = pd.read_csv(tmp_path / "out" / "prediction_results_highestscore.csv", sep="\t")
+    assert highest["Modified_ID"].tolist() == [f"{name}_chunk_1" for name in kept]
 
 
 @pytest.mark.parametrize(

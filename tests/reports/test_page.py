@@ -5,8 +5,9 @@ import shutil
 import pytest
 
 from tests.shared.reports import case, report
+from virnuc.reports.content import AllRows, Section
 from virnuc.reports.figures import comparison_drawings
-from virnuc.reports.rendering import HTML
+from virnuc.reports.rendering import HTML, Page, write_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -87,3 +88,35 @@ CONTRAST = """() => {
   }
   return worst;
 }"""
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A page with a table of 50,000 rows, one of them with a hostile name."""
+    names = [f"contig_{number}" for number in range(49_999)] + ["<img src=x onerror=alert(1)>"]
+    calls = ("virus", "no virus", "contains viral regions")
+    rows = [[name, number * 7919 % 50_000, calls[number % 3]] for number, name in enumerate(names)]
+    section = Section("rows", "Rows", everything=AllRows(("Sequence", "bp", "Call"), rows))
+    page = Page("summary", "Many", "done", "All.", (), (section,), {}, "")
+    directory = tmp_path_factory.mktemp("many")
+    write_page(page, directory, "many")
+    return directory / "many.html"
+
+
+def test_a_table_of_50_000_rows_sorts_and_filters(browser, many):
+    page = opened(browser, many, 1400)
+    first = page.locator("#everything tbody tr td")
+    assert first.nth(0).inner_text() == "contig_0" and "50,000" in page.locator(".dt-info").inner_text()
+    head = page.locator("#everything thead th").nth(1)
+    head.click()
+    assert first.nth(1).inner_text() == "0"
+    head.click()
+    assert first.nth(1).inner_text() == "49999"
+    page.locator("#call").select_option("contains viral regions")
+    assert "16,666 entries" in page.locator(".dt-info").inner_text()
+    assert set(page.locator("#everything tbody tr td:nth-child(3)").all_inner_texts()) == {"contains viral regions"}
+    page.locator("#call").select_option("every call")
+    page.locator(".everything input[type=search]").fill("onerror")
+    assert first.nth(0).inner_text() == "<img src=x onerror=alert(1)>"
+    assert page.complaints == [] and page.fetched == [many.as_uri()]
+    page.close()

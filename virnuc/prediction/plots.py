@@ -41,13 +41,14 @@ def histogram(
     return Drawing(figure, "Scores of all chunks", f"Histogram; {'; '.join(told)}.", caption)
 
 
-def regions(longest: pd.DataFrame, windows: pd.DataFrame, threshold: float) -> Drawing:
-    """Draw the viral probability along each sequence: above the threshold viral, below it non-viral.
+def regions(longest: pd.DataFrame, windows: pd.DataFrame, found: pd.DataFrame, threshold: float) -> Drawing:
+    """Draw the viral probability along each sequence: above the threshold viral, below it non-viral; and its regions.
 
     Args:
         longest: Sequences to draw: `record`, `sequence`.
         windows: Along each of them: `record`, `start`, `end` (bp), `probability` (NaN without a score), `open` (whether
             any chunk of the window has an open frame).
+        found: Viral regions: `record`, `start`, `end` (bp).
         threshold: Lowest probability of a virus.
     """
     figure = Figure(figsize=(4.4, 0.5 + 0.85 * len(longest)), layout="constrained")
@@ -62,16 +63,18 @@ def regions(longest: pd.DataFrame, windows: pd.DataFrame, threshold: float) -> D
         axes.fill_between(x, threshold, np.minimum(y, threshold), color=NON_VIRAL, linewidth=0)
         unsure = ~own["open"].to_numpy()
         axes.plot(((start + end) / 2)[unsure], np.full(unsure.sum(), -0.09), "|", color=SOFT, markersize=3)
+        mine = found[found["record"] == sequence.record]
+        axes.hlines(np.full(len(mine), 1.1), mine["start"] / 1000, mine["end"] / 1000, color=INK, linewidth=3)
         style_axes(axes, "", "")
-        axes.set(ylim=(-0.15, 1.02), yticks=[0, 1], xlim=(0, end[-1]))
+        axes.set(ylim=(-0.15, 1.18), yticks=[0, 1], xlim=(0, end[-1]))
         name = sequence.sequence
         shown = name if len(name) <= MAX_TITLE else f"{name[: MAX_TITLE - 3]}..."
         axes.set_title(shown, fontsize=8, loc="left", color=INK, parse_math=False)
         share = float(np.average(probability >= threshold, weights=own["end"] - own["start"]))
-        told.append(f"{name} {share:.0%} viral")
+        told.append(f"{name} {share:.0%} viral, {len(mine)} regions")
     rows[-1].set_xlabel("position (kbp)", color=SOFT, fontsize=9)
     caption = (
         f"Viral probability from 0 to 1; above the threshold of {threshold:g} viral (purple), below it non-viral "
-        "(green). Ticks below: no chunk there has an open frame, so the score is less certain."
+        "(green). Bars above: viral regions. Ticks below: no chunk there has an open frame, so the score is less sure."
     )
-    return Drawing(figure, "Along the longest sequences", f"Share of each length: {', '.join(told)}.", caption)
+    return Drawing(figure, "Along sequences", f"Share of each length: {', '.join(told)}.", caption)

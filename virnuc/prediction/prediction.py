@@ -5,8 +5,9 @@ digest of its chunks, and never scored again: after it was killed, a run reads t
 continues with the first missing part. Because a part is always scored as a whole, the bytes of the result do not
 depend on when a run was killed. At the end the parts are joined into the tables; the manifest is written last.
 
-Tables: `calls.tsv` and `calls.parquet`, a row for each chunk; `calls_highestscore.csv`, VirNucPro's short form of it;
-`sequences.tsv` and `sequences.parquet`, a row for each sequence. `summary.html` and `summary.md` show them in figures.
+Tables: `sequences.tsv` and `.parquet`, a row for each sequence; `regions.tsv` and `.bed`, a row for each viral region,
+and `viral.fna.gz`, their DNA; `calls.tsv` and `.parquet`, a row for each chunk; VirNucPro's own files. `columns.tsv`
+explains every column. `summary.html` and `summary.md` show them in figures.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,12 @@ from virnuc.errors import DataError
 from virnuc.prediction.calls import THRESHOLD, call_chunks
 from virnuc.prediction.chunks import STATUSES, cut_chunks
 from virnuc.prediction.reading import Record, check_inputs, read_records
+from virnuc.prediction.regions import RegionRule
 from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
 from virnuc.prediction.summary import About, write_summary
-from virnuc.prediction.tables import CALLS, write_tables
+from virnuc.prediction.tables import LETTERS, PART, write_tables
 from virnuc.runtime import Progress, silent
+from virnuc.sequences.translation import FRAME_NAMES
 from virnuc.storage.files import atomic_path, exclusive, remove_leftovers, write_text
 from virnuc.storage.manifest import Manifest, check_reusable, describe_shard, has_manifest
 
@@ -60,6 +63,7 @@ def predict(
     *,
     about: About | None = None,
     threshold: float = THRESHOLD,
+    rule: RegionRule | None = None,
     batch_tokens: int = BATCH_TOKENS,
     progress: Progress = silent,
 ) -> Manifest:
@@ -72,6 +76,7 @@ def predict(
         out: directory for the tables.
         about: what the summary says about the model.
         threshold: lowest viral probability of a virus.
+        rule: what counts as a viral region; as in the settings' defaults if left out.
         batch_tokens: tokens in a batch.
         progress: told how many bases are finished.
 
@@ -82,7 +87,7 @@ def predict(
     """
     parameters = {"model": model_digest, "chunk_size": scorer.chunk_size, "threshold": threshold}
     parameters |= {"temperature": scorer.temperature, "batch_tokens": scorer.tokens_at_once(batch_tokens)}
-    parameters["no_open_frame"] = scorer.fallback
+    parameters |= {"no_open_frame": scorer.fallback, "regions": asdict(rule or RegionRule())}
     finished = 0
 
     def advance(chunks: list[Chunk]) -> None:
@@ -141,8 +146,8 @@ def _score(
     tables = []
     for first in range(0, len(part), CHUNKS_AT_ONCE):
         batch = part[first : first + CHUNKS_AT_ONCE]
-        scores = scorer.score([chunk.letters for chunk in batch], batch_tokens)
-        tables.append(_calls(batch, scores, threshold))
+        scores, frames = scorer.score_frames([chunk.letters for chunk in batch], batch_tokens)
+        tables.append(_calls(batch, scores, threshold).join(pd.DataFrame(frames, columns=FRAME_NAMES)))
         advance(batch)
     return pd.concat(tables, ignore_index=True)
 
@@ -165,14 +170,15 @@ def _calls(batch: list[Chunk], scores: pd.DataFrame, threshold: float) -> pd.Dat
             "chunk": [chunk.number for chunk in batch],
             "start": [chunk.start for chunk in batch],
             "end": [chunk.start + len(chunk.letters) for chunk in batch],
+            LETTERS: [chunk.letters for chunk in batch],
         }
     )
 
 
 def _write_part(path: Path, calls: pd.DataFrame, digest: str) -> None:
-    table = pa.Table.from_pandas(calls, schema=CALLS, preserve_index=False)
+    table = pa.Table.from_pandas(calls, schema=PART, preserve_index=False)
     with atomic_path(path) as temporary:
-        pq.write_table(table.replace_schema_metadata({_INPUT_DIGEST: digest.encode()}), temporary)
+        pq.write_table(table.replace_schema_metadata({_INPUT_DIGEST: digest.encode()}), temporary, compression="zstd")
 
 
 def _is_done(path: Path, digest: str) -> bool:
@@ -215,11 +221,13 @@ def _finish(
     paths = [out / _PARTS / f"part-{number:06d}.parquet" for number in range(parts)]
     if len(list((out / _PARTS).glob("part-*.parquet"))) > parts:
         raise DataError(f"{out}: begun with more sequences; give another --out or delete the directory")
-    rows = write_tables(out, paths, parameters["threshold"])
+    rule, chunk_size = RegionRule(**parameters["regions"]), about.chunk_size or parameters["chunk_size"]
+    rows = write_tables(out, paths, parameters["threshold"], rule, chunk_size)
     counted = Counter({status: 0 for status in STATUSES})
     for path in paths:
         counted.update(pq.read_table(path, columns=["status"])["status"].to_pylist())
     written = {"sequences": rows["sequences.tsv"], "chunks": rows["calls.tsv"], **counted}
+    written["regions"] = rows["regions.tsv"]
     counts = {"in": read, "out": written, "dropped": {}}
     write_summary(out, counts, parameters, about)
     return Manifest(

@@ -19,6 +19,7 @@ from virnuc.encoders import Encoder
 from virnuc.errors import DataError, DimensionError
 from virnuc.prediction.chunks import NO_OPEN_FRAME, SCORED, Piece, cut
 from virnuc.prediction.companion import COMPANION, FALLBACKS, FRAMES, LONGEST_ORF, MEAN, Companion
+from virnuc.sequences.translation import FRAME_NAMES
 from virnuc.settings import PredictSettings
 from virnuc.training.classifier import Classifier
 
@@ -76,6 +77,10 @@ class Scorer:
         higher of the two scores; `frames`, the number scored. The companion reads no frame: a chunk scored by it alone
         has an empty `frame` and 0 `frames`.
         """
+        return self.score_frames(chunks, batch_tokens)[0]
+
+    def score_frames(self, chunks: Sequence[str], batch_tokens: int = BATCH_TOKENS) -> tuple[pd.DataFrame, np.ndarray]:
+        """Return the rows of `score`, and the viral score of each frame as float64 `[n, 6]`, F1 to R3, NaN for none."""
         statuses, pieces = cut(chunks)
         if self.fallback == COMPANION:
             pieces = [piece for piece in pieces if statuses[piece.chunk] == SCORED]
@@ -94,7 +99,10 @@ class Scorer:
         lead = table["score2"] - table["score1"]
         probability = np.where(lead >= 0, 0.5 + lead / 2, np.minimum(0.5 + lead / 2, np.nextafter(0.5, 0)))
         table.insert(4, "probability", probability)
-        return table
+        viral = np.full((len(chunks), len(FRAME_NAMES)), np.nan)
+        for piece, (_, score) in zip(pieces, probabilities.tolist(), strict=True):
+            viral[piece.chunk, FRAME_NAMES.index(piece.frame)] = score
+        return table, viral
 
     @torch.inference_mode()
     def _probabilities(self, pieces: Sequence[Piece], batch_tokens: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The summary of a prediction, as a page and as Markdown: counts, distribution of scores, viral regions, the model.
 
 The finished tables are read one batch of rows at a time, so that memory stays bounded. For a sequence with many chunks
-the figure shows means over windows.
+the figure shows means over windows. The page also has a table of all sequences that can be sorted and filtered.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from virnuc.prediction.calls import NON_VIRAL, VIRAL
+from virnuc.prediction.calls import VIRAL
 from virnuc.prediction.chunks import AMBIGUOUS, ANSWERED, NO_OPEN_FRAME, SCORED, STATUSES, TOO_SHORT
 from virnuc.prediction.plots import histogram, regions
-from virnuc.reports.content import Section, Table, number
+from virnuc.prediction.regions import NO_VIRUS, WITH_REGIONS
+from virnuc.reports.content import AllRows, Section, Table, number
 from virnuc.reports.plots import Drawing
 from virnuc.reports.rendering import Page, write_page
 
@@ -34,8 +35,12 @@ _MEANINGS = {
     AMBIGUOUS: "no score: too many unknown bases",
     TOO_SHORT: "no score: nothing in it is long enough",
 }
-_SHOWN = ["record", "sequence", "file", "length", "chunks", "probability", "label", "strongest_chunk", "frame"]
-_COLUMNS = ("Sequence", "File", "bp", "Chunks", "Probability", "Call", "Strongest chunk")
+_SHOWN = ["sequence", "file", "length", "call", "probability", "regions", "viral_bases", "chunks", "note"]
+_COLUMNS = ("Sequence", "File", "bp", "Call", "Probability", "Regions", "Viral bp", "Chunks", "Note")
+_REGION_COLUMNS = ("Region", "File", "Start", "End", "bp", "Probability")
+_ALL = 100_000  # sequences in the table that can be sorted and filtered
+CALLS = (VIRAL, WITH_REGIONS, NO_VIRUS, "")
+NO_SCORE = "no score"
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class About:
 
     facts: Mapping[str, str] = field(default_factory=dict)  # name, version, who promoted it
     caveats: tuple[str, ...] = ()  # such as a promotion against the gate
+    chunk_size: int = 0  # bp of the chunks that it was trained on; 0 if they are the prediction's own
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,11 @@ class _Seen:
 
     spread: dict[str, np.ndarray]  # chunks by bin of probability, for each answered status
     viral: dict[str, int]  # chunks called viral, for each answered status
-    labels: Counter[str]  # sequences by call
-    longest: pd.DataFrame
-    most_viral: pd.DataFrame
+    calls: Counter[str]  # sequences by call
+    short: int  # sequences with a note
+    listed: pd.DataFrame  # the _ALL most viral ones
+    drawn: pd.DataFrame  # the longest ones, those with regions first
+    regions: pd.DataFrame
 
 
 def write_summary(out: Path, counts: Mapping[str, Any], parameters: Mapping[str, Any], about: About) -> None:
@@ -67,39 +75,65 @@ def write_summary(out: Path, counts: Mapping[str, Any], parameters: Mapping[str,
         about: the model.
     """
     seen = _read(out)
-    bases, sequences = counts["in"]["bases"], counts["in"]["sequences"]
-    labels = seen.labels
+    size = about.chunk_size or parameters["chunk_size"]
     page = Page(
         kind="virnuc prediction",
-        title=f"{sequences:,} sequences, {bases:,} bp",
-        outcome=f"{labels[VIRAL]:,} virus",
-        answer=f"{labels[VIRAL]:,} sequences are called virus and {labels[NON_VIRAL]:,} others; "
-        f"{labels['']:,} have no score.",
-        caveats=about.caveats,
-        sections=(_counts(counts, seen), _sequences(seen), _model(parameters, about)),
+        title=f"{counts['in']['sequences']:,} sequences, {counts['in']['bases']:,} bp",
+        outcome=f"{seen.calls[VIRAL]:,} virus",
+        answer=f"{answer(seen.calls)}.",
+        caveats=(*about.caveats, *short_caveat(seen.short, counts["in"]["sequences"], size)),
+        sections=(_counts(counts, seen), _regions(seen), _sequences(seen), _model(parameters, about)),
         drawings=_drawings(out, seen, parameters["threshold"]),
         figures_after="counts",
     )
     write_page(page, out, SUMMARY)
 
 
+def answer(calls: Mapping[str, int]) -> str:
+    """Return the numbers of sequences by call, in words."""
+    said = f"{calls[VIRAL]:,} sequences are virus, {calls[WITH_REGIONS]:,} contain viral regions, "
+    return f"{said}{calls[NO_VIRUS]:,} are no virus; {calls['']:,} have no score"
+
+
+def short_caveat(short: int, sequences: int, chunk_size: int) -> list[str]:
+    """Return a warning if there are sequences shorter than the chunks that the model was trained on."""
+    if not short:
+        return []
+    return [
+        f"{short:,} of {sequences:,} sequences are shorter than the {chunk_size} bp chunks that the model was trained "
+        "on (column note). It has seen nothing of that length: their probabilities may be far too sure."
+    ]
+
+
 def _read(out: Path) -> _Seen:
     spread = {status: np.zeros(len(_BINS) - 1, dtype=np.int64) for status in ANSWERED}
-    viral, labels = dict.fromkeys(ANSWERED, 0), Counter[str]()
+    viral, calls, short = dict.fromkeys(ANSWERED, 0), Counter[str](dict.fromkeys(CALLS, 0)), 0
     for batch in pq.ParquetFile(out / "calls.parquet").iter_batches(columns=["status", "probability", "Prediction"]):
         table = batch.to_pandas()
         for status in ANSWERED:
             own = table[table["status"] == status]
             spread[status] += np.histogram(own["probability"], _BINS)[0]
             viral[status] += int((own["Prediction"] == VIRAL).sum())
-    longest = most_viral = pd.DataFrame()
-    for batch in pq.ParquetFile(out / "sequences.parquet").iter_batches(columns=_SHOWN):
+    listed = drawn = pd.DataFrame()
+    for batch in pq.ParquetFile(out / "sequences.parquet").iter_batches(columns=["record", *_SHOWN]):
         table = batch.to_pandas()
-        labels.update(table["label"])
-        longest = pd.concat([longest, table]).nlargest(_LISTED, "length")
-        viruses = table[table["label"] == VIRAL]
-        most_viral = pd.concat([most_viral, viruses]).nlargest(_LISTED, ["probability", "length"])
-    return _Seen(spread, viral, labels, longest, most_viral)
+        calls.update(table["call"])
+        short += int((table["note"] != "").sum())
+        listed = (
+            pd.concat([listed, table]).sort_values(_ORDER, ascending=_ASCENDING, kind="stable", key=_rank).head(_ALL)
+        )
+        long = table[table["chunks"] >= _MIN_CHUNKS]
+        drawn = pd.concat([drawn, long]).sort_values(["viral_bases", "length"], ascending=False).head(_DRAWN)
+    return _Seen(spread, viral, calls, short, listed, drawn, pd.read_csv(out / "regions.tsv", sep="\t", dtype=_NAMES))
+
+
+_ORDER, _ASCENDING = ["call", "note", "probability", "length"], [True, True, False, False]
+_NAMES = {"region": str, "sequence": str, "file": str}
+
+
+def _rank(column: pd.Series) -> pd.Series:
+    """Return calls as their place in CALLS, other columns as they are."""
+    return column.map({call: place for place, call in enumerate(CALLS)}) if column.name == "call" else column
 
 
 def _counts(counts: Mapping[str, Any], seen: _Seen) -> Section:
@@ -109,7 +143,7 @@ def _counts(counts: Mapping[str, Any], seen: _Seen) -> Section:
         f"In: {read['sequences']:,} sequences in {read['chunks']:,} chunks. Out: {written['sequences']:,} sequences in "
         f"{written['chunks']:,} chunks.",
     )
-    called = [(name or "no score", f"{seen.labels[name]:,}") for name in (VIRAL, NON_VIRAL, "")]
+    called = [(name or NO_SCORE, f"{seen.calls[name]:,}") for name in CALLS]
     rows = [
         (
             status,
@@ -129,32 +163,41 @@ def _counts(counts: Mapping[str, Any], seen: _Seen) -> Section:
     return Section("counts", "Counts", text, tables)
 
 
-def _sequences(seen: _Seen) -> Section:
-    tables = [Table("Longest", _COLUMNS, _rows(seen.longest))]
-    if len(seen.most_viral):
-        tables.insert(0, Table("Most viral", _COLUMNS, _rows(seen.most_viral)))
-    text = ("A sequence's probability comes from the mean log-odds of its chunks. All sequences are in sequences.tsv.",)
-    return Section("sequences", "Sequences", text, tuple(tables))
-
-
-def _rows(table: pd.DataFrame) -> tuple[tuple[str, ...], ...]:
-    return tuple(
-        (
-            row.sequence,
-            row.file,
-            f"{row.length:,}",
-            f"{row.chunks:,}",
-            number(None if np.isnan(row.probability) else row.probability),
-            row.label or "no score",
-            ", ".join(filter(None, [f"{row.strongest_chunk:.0f}", row.frame])) if row.label else "",
-        )
-        for row in table.itertuples()
+def _regions(seen: _Seen) -> Section:
+    if seen.regions.empty:
+        return Section("regions", "Viral regions", ("No part of a sequence is viral enough to be a region.",))
+    longest = seen.regions.nlargest(_LISTED, "length")
+    rows = tuple(
+        (row.region, row.file, f"{row.start:,}", f"{row.end:,}", f"{row.length:,}", number(row.probability))
+        for row in longest.itertuples()
     )
+    text = f"{len(seen.regions):,} regions, {seen.regions['length'].sum():,} bp in all; positions are counted from 1. "
+    text += "All are in regions.tsv, and in regions.bed, which counts from 0; their DNA is in viral.fna.gz."
+    return Section("regions", "Viral regions", (text,), (Table("Longest", _REGION_COLUMNS, rows),))
+
+
+def _sequences(seen: _Seen) -> Section:
+    text = "A sequence's probability comes from the mean log-odds of its chunks. All sequences are in sequences.tsv."
+    listed = seen.listed[_SHOWN].assign(call=seen.listed["call"].replace("", NO_SCORE))
+    first = tuple(
+        (
+            *(row.sequence, row.file, f"{row.length:,}", row.call),
+            number(None if np.isnan(row.probability) else row.probability),
+            *(f"{row.regions:,}", f"{row.viral_bases:,}", f"{row.chunks:,}", row.note),
+        )
+        for row in listed.head(_LISTED).itertuples()
+    )
+    rows = listed.round({"probability": 4}).astype(object).where(listed.notna(), None).to_numpy().tolist()
+    table = Table("Most viral", _COLUMNS, first)
+    return Section("sequences", "Sequences", (text,), (table,), everything=AllRows(_COLUMNS, rows))
 
 
 def _model(parameters: Mapping[str, Any], about: About) -> Section:
     rows = [*about.facts.items(), ("Digest", parameters["model"][:12])]
     rows += [("Chunk size", f"{parameters['chunk_size']} bp"), ("Threshold", f"{parameters['threshold']:g}")]
+    rule = parameters["regions"]
+    said = f"threshold {rule['threshold']:g}, evidence {rule['evidence']:g}, at least {rule['length']:,} bp"
+    rows.append(("Viral regions", said))
     return Section("model", "Model", tables=(Table("", ("", "Value"), tuple(rows)),))
 
 
@@ -162,9 +205,8 @@ def _drawings(out: Path, seen: _Seen, threshold: float) -> dict[str, Drawing]:
     spread = {_KINDS[status]: heights for status, heights in seen.spread.items()}
     viral = {_KINDS[status]: count for status, count in seen.viral.items()}
     drawings = {"histogram": histogram(spread, viral, _BINS, threshold)}
-    drawn = seen.longest[seen.longest["chunks"] >= _MIN_CHUNKS].head(_DRAWN)
-    if len(drawn):
-        drawings["regions"] = regions(drawn, window_means(out, drawn), threshold)
+    if len(seen.drawn):
+        drawings["regions"] = regions(seen.drawn, window_means(out, seen.drawn), seen.regions, threshold)
     return drawings
 
 

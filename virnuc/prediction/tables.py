@@ -1,136 +1,191 @@
-"""The tables that a user reads, from scored parts: one pass, with one part in memory at a time."""
+"""The files that a user reads, from scored parts: one pass, with one part and the sequence that it cuts in memory."""
 
 from __future__ import annotations
 
-import csv
+import gzip
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO, TextIO, cast
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from virnuc.prediction.calls import VIRAL, call_sequences, combine, partial_sums
-from virnuc.prediction.chunks import STATUSES
-from virnuc.storage.files import atomic_path
-
-CALLS = pa.schema(
-    [
-        ("Sequence_ID", pa.string()),  # <sequence>_chunk_<number>
-        ("Prediction", pa.string()),  # virus, others, or empty where there is no score
-        ("score1", pa.float64()),  # highest non-viral score of the chunk's frames
-        ("score2", pa.float64()),  # highest viral score
-        ("probability", pa.float64()),  # 0.5 + (score2 - score1) / 2
-        ("status", pa.string()),  # scored, no_open_frame, ambiguous or too_short
-        ("scored_by", pa.string()),  # frames, longest_orf, companion or mean; empty where there is no score
-        ("frame", pa.string()),  # F1 to R3, the one with the higher of the two scores; empty if none was scored
-        ("frames", pa.int64()),  # number of frames scored
-        ("record", pa.int64()),  # of the sequence, from 1, over all files
-        ("sequence", pa.string()),
-        ("file", pa.string()),
-        ("chunk", pa.int64()),  # from 1
-        ("start", pa.int64()),  # bp from 0, on the forward strand
-        ("end", pa.int64()),
-    ]
+from virnuc.prediction.calls import NON_VIRAL, VIRAL, call_sequences, partial_sums
+from virnuc.prediction.chunks import SCORED
+from virnuc.prediction.columns import (
+    CALLS,
+    FRAME_COLUMNS,
+    FRAMES_TXT,
+    HIGHEST_COLUMNS,
+    HIGHEST_CSV,
+    REGIONS,
+    SEQUENCES,
+    explanation,
 )
-SEQUENCES = pa.schema(
-    [
-        ("record", pa.int64()),
-        ("sequence", pa.string()),
-        ("file", pa.string()),
-        ("length", pa.int64()),  # bp
-        ("probability", pa.float64()),  # of the mean log-odds over the chunks that have a score
-        ("label", pa.string()),  # virus, others or empty
-        ("status", pa.string()),
-        ("chunks", pa.int64()),
-        *((status, pa.int64()) for status in STATUSES),  # chunks of each status
-        ("strongest_chunk", pa.int64()),
-        ("frame", pa.string()),  # of the strongest chunk
-    ]
+from virnuc.prediction.regions import WITH_REGIONS, RegionRule, call_by_regions, find_regions
+from virnuc.sequences.translation import FRAME_NAMES
+from virnuc.storage.files import atomic_path, write_text
+
+LETTERS = "letters"  # a part's column of the chunks' DNA
+# What a part holds: the calls, the viral score of each frame, and the DNA, so that nothing is read twice.
+PART = pa.schema([*CALLS, *((name, pa.float64()) for name in FRAME_NAMES), (LETTERS, pa.string())])
+REGIONS_BED, VIRAL_FASTA = "regions.bed", "viral.fna.gz"
+TABLES = (
+    *("calls.tsv", "calls.parquet", "sequences.tsv", "sequences.parquet", "regions.tsv"),
+    *(REGIONS_BED, VIRAL_FASTA, FRAMES_TXT, HIGHEST_CSV),
 )
-TABLES = ("calls.tsv", "calls.parquet", "calls_highestscore.csv", "sequences.tsv", "sequences.parquet")
+_LINE = 80  # letters of a line of FASTA
 
 
-def write_tables(out: Path, parts: list[Path], threshold: float) -> dict[str, int]:
-    """Join scored parts into the five tables of `out`; return their numbers of rows."""
-    rows = dict.fromkeys(TABLES, 0)
+def write_tables(out: Path, parts: list[Path], threshold: float, rule: RegionRule, chunk_size: int) -> dict[str, int]:
+    """Join scored parts into the files of TABLES; return their numbers of rows, or of sequences in FASTA.
+
+    Args:
+        out: directory for them.
+        parts: scored parts, with the columns of PART, in order.
+        threshold: lowest viral probability of a virus.
+        rule: what counts as a viral region.
+        chunk_size: bp of the chunks that the model was trained on.
+    """
     with ExitStack() as stack:
-        calls = _Table(out / "calls", CALLS, stack)
-        sequences = _Table(out / "sequences", SEQUENCES, stack)
-        short = _Text(out / "calls_highestscore.csv", ",", ["Modified_ID", "Is_Virus"], stack)
-        for table in sequence_rows(_written(parts, calls, short), threshold):
-            sequences.write(table)
-        for name, count in (("calls", calls.rows), ("sequences", sequences.rows)):
-            rows[f"{name}.tsv"] = rows[f"{name}.parquet"] = count
-        rows["calls_highestscore.csv"] = calls.rows
-    return rows
+        texts = {name: _Text(out / name, stack) for name in TABLES if name.endswith((".tsv", ".bed", ".txt", ".csv"))}
+        parquet = {name: _parquet(out / f"{name}.parquet", known, stack) for name, known in _STORED.items()}
+        fasta = _fasta(out / VIRAL_FASTA, stack)
+        written = 0
+        for whole in _whole_sequences(_written(parts, texts, parquet["calls"])):
+            regions = find_regions(whole, rule)
+            sequences = call_by_regions(_call(whole, threshold), regions, chunk_size)
+            _write_table(texts["sequences.tsv"], parquet["sequences"], sequences, SEQUENCES)
+            texts["regions.tsv"].write(regions[REGIONS.names])
+            texts[REGIONS_BED].write(_bed(regions), header=False)
+            written += _write_viral(fasta, whole, sequences, regions)
+        rows = {name: text.rows for name, text in texts.items()}
+    write_text(out / "columns.tsv", explanation())
+    rows |= {f"{name}.parquet": rows[f"{name}.tsv"] for name in parquet} | {VIRAL_FASTA: written}
+    return {name: rows[name] for name in TABLES}
 
 
-def sequence_rows(parts: Iterable[pd.DataFrame], threshold: float) -> Iterator[pd.DataFrame]:
-    """Yield the rows of the sequences table; the chunks of a sequence may lie in several parts."""
-    sums, names = pd.DataFrame(), pd.DataFrame()
+_STORED = {"calls": CALLS, "sequences": SEQUENCES}  # as Parquet too
+
+
+def _whole_sequences(parts: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """Yield the rows of all parts as tables that end where a sequence ends; records count up."""
+    held: list[pd.DataFrame] = []  # of the last sequence, which may go on in the next part
     for part in parts:
-        sums = pd.concat([sums, partial_sums(part)])
-        names = pd.concat(
-            [
-                names,
-                part.groupby("record").agg(
-                    sequence=("sequence", "first"), file=("file", "first"), length=("end", "max")
-                ),
-            ]
-        )
-        sums = combine(sums)
-        names = names.groupby(level=0).agg({"sequence": "first", "file": "first", "length": "max"})
-        unfinished = sums["record"] == sums["record"].max()
-        yield call_sequences(sums[~unfinished], threshold).join(names, on="record")
-        sums, names = sums[unfinished], names.tail(1)
-    if len(sums):
-        yield call_sequences(sums, threshold).join(names, on="record")
+        last = part["record"].iloc[-1]
+        done = part[part["record"] != last]
+        if len(done) or (held and held[0]["record"].iloc[0] != last):
+            yield pd.concat([*held, done], ignore_index=True)
+            held = []
+        held.append(part[part["record"] == last])
+    if held:
+        yield pd.concat(held, ignore_index=True)
 
 
-def _written(parts: list[Path], calls: _Table, short: _Text) -> Iterator[pd.DataFrame]:
-    """Yield the parts, each after it was written to the tables of chunks."""
+def _written(parts: list[Path], texts: dict[str, _Text], calls: pq.ParquetWriter) -> Iterator[pd.DataFrame]:
+    """Yield the parts, each after it was written to the tables of chunks and of frames."""
     for path in parts:
         part = pq.read_table(path).to_pandas()
-        calls.write(part)
-        called = part["Prediction"].map({VIRAL: "True", "": ""}).fillna("False")
-        short.write(pd.DataFrame({"Modified_ID": part["Sequence_ID"], "Is_Virus": called}))
+        _write_table(texts["calls.tsv"], calls, part, CALLS)
+        opened = part[part["status"] == SCORED]
+        texts[FRAMES_TXT].write(_frames(opened))
+        virus = np.where(opened["score2"] >= opened["score1"], "True", "False")
+        highest = pd.DataFrame({"Modified_ID": opened["Sequence_ID"], "Is_Virus": virus})
+        texts[HIGHEST_CSV].write(highest[[name for name, *_ in HIGHEST_COLUMNS]])
         yield part
 
 
+def _frames(opened: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each scored frame, in the order of chunks, then F1 to R3."""
+    viral = opened[list(FRAME_NAMES)].to_numpy()  # [chunks, 6]
+    chunk, frame = np.nonzero(~np.isnan(viral))
+    score = viral[chunk, frame]
+    names = opened["Sequence_ID"].to_numpy()[chunk] + np.array(FRAME_NAMES, dtype=object)[frame]
+    called = np.where(score > 0.5, VIRAL, NON_VIRAL)
+    table = pd.DataFrame({"Sequence_ID": names, "Prediction": called, "score1": 1 - score, "score2": score})
+    return table[[name for name, *_ in FRAME_COLUMNS]]
+
+
+def _call(whole: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    named = whole.groupby("record").agg(sequence=("sequence", "first"), file=("file", "first"), length=("end", "max"))
+    return call_sequences(partial_sums(whole), threshold).join(named, on="record")
+
+
+def _bed(regions: pd.DataFrame) -> pd.DataFrame:
+    """Return BED6: starts from 0, ends excluded, the probability from 0 to 1000."""
+    score = (regions["probability"] * 1000).round().astype(int)
+    return pd.DataFrame(
+        {
+            "chrom": regions["sequence"],
+            "start": regions["start"] - 1,
+            "end": regions["end"],
+            "name": regions["region"],
+            "score": score,
+            "strand": ".",
+        }
+    )
+
+
+def _write_viral(fasta: BinaryIO, whole: pd.DataFrame, sequences: pd.DataFrame, regions: pd.DataFrame) -> int:
+    """Write sequences called virus, and the regions of those that contain some; return how many."""
+    viral = sequences[sequences["call"].isin((VIRAL, WITH_REGIONS))]
+    chunks = whole[whole["record"].isin(viral["record"])].groupby("record")
+    inside = dict(iter(regions.groupby("record")))
+    count = 0
+    for sequence in viral.itertuples():
+        letters = _joined(chunks.get_group(sequence.record))
+        entries = [(sequence.sequence, letters)]
+        if sequence.call == WITH_REGIONS:
+            entries = [(own.region, letters[own.start - 1 : own.end]) for own in inside[sequence.record].itertuples()]
+        for name, dna in entries:
+            lines = [dna[place : place + _LINE] for place in range(0, len(dna), _LINE)]
+            fasta.write("\n".join([f">{name}", *lines, ""]).encode())
+        count += len(entries)
+    return count
+
+
+def _joined(chunks: pd.DataFrame) -> str:
+    """Return a sequence from its chunks, which may overlap and leave no gap."""
+    kept = np.diff(chunks["start"], append=chunks["end"].iloc[-1])
+    return "".join(letters[:length] for letters, length in zip(chunks[LETTERS], kept, strict=True))
+
+
+def _write_table(text: _Text, parquet: pq.ParquetWriter, table: pd.DataFrame, known: pa.Schema) -> None:
+    text.write(table[known.names])
+    if len(table):
+        parquet.write_table(pa.Table.from_pandas(table[known.names], schema=known, preserve_index=False))
+
+
+def _parquet(path: Path, known: pa.Schema, stack: ExitStack) -> pq.ParquetWriter:
+    return stack.enter_context(pq.ParquetWriter(stack.enter_context(atomic_path(path)), known, compression="zstd"))
+
+
+def _fasta(path: Path, stack: ExitStack) -> BinaryIO:
+    raw = stack.enter_context(stack.enter_context(atomic_path(path)).open("wb"))
+    zipped = gzip.GzipFile("", "wb", 4, raw, mtime=0)  # neither name nor time: the same content gives the same bytes
+    return cast(BinaryIO, stack.enter_context(zipped))
+
+
 class _Text:
-    """A table as text: rows are appended to a temporary file, which is put in place at the end."""
+    """A table as tab-separated text: rows are appended to a temporary file, which is put in place at the end."""
 
-    def __init__(self, path: Path, separator: str, columns: list[str], stack: ExitStack) -> None:
+    def __init__(self, path: Path, stack: ExitStack) -> None:
         temporary = stack.enter_context(atomic_path(path))
-        self._stream = stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
-        self._separator, self._columns = separator, columns
-        csv.writer(self._stream, delimiter=separator, lineterminator="\n").writerow(columns)
+        self._stream: TextIO = stack.enter_context(temporary.open("w", encoding="utf-8", newline=""))
+        self._headed, self.rows = False, 0
 
-    def write(self, table: pd.DataFrame) -> None:
+    def write(self, table: pd.DataFrame, header: bool = True) -> None:
+        """Append rows, below the columns' names if they are the first."""
         table.to_csv(
             self._stream,
-            sep=self._separator,
-            columns=self._columns,
-            header=False,
+            sep="\t",
+            header=header and not self._headed,
             index=False,
             lineterminator="\n",
             float_format="%.9g",
         )
-
-
-class _Table:
-    """A table as TSV and as Parquet."""
-
-    def __init__(self, stem: Path, schema: pa.Schema, stack: ExitStack) -> None:
-        self.rows, self._schema = 0, schema
-        self._text = _Text(stem.with_suffix(".tsv"), "\t", schema.names, stack)
-        temporary = stack.enter_context(atomic_path(stem.with_suffix(".parquet")))
-        self._parquet = stack.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd"))
-
-    def write(self, table: pd.DataFrame) -> None:
-        if len(table):
-            self._text.write(table)
-            self._parquet.write_table(pa.Table.from_pandas(table, schema=self._schema, preserve_index=False))
-            self.rows += len(table)
+        self._headed = True
+        self.rows += len(table)

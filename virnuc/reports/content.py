@@ -20,6 +20,14 @@ class Table:
 
 
 @dataclass(frozen=True)
+class AllRows:
+    """Rows of plain values for a table that a reader sorts and filters; only the page has it."""
+
+    columns: tuple[str, ...]
+    rows: list[list[Any]]
+
+
+@dataclass(frozen=True)
 class Section:
     """A headed part of the report."""
 
@@ -29,6 +37,7 @@ class Section:
     tables: tuple[Table, ...] = ()
     steps: tuple[str, ...] = ()  # what to do next, after the tables
     commands: tuple[str, ...] = ()
+    everything: AllRows | None = None
 
 
 def number(value: float | None, digits: int = 3) -> str:

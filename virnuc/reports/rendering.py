@@ -17,12 +17,13 @@ import jinja2
 import matplotlib as mpl
 from markupsafe import Markup, escape
 
-from virnuc.reports.content import Document, Section, Table
+from virnuc.reports.content import AllRows, Document, Section, Table
 from virnuc.reports.plots import Drawing
 from virnuc.reports.sections import sections, title
 from virnuc.storage.files import atomic_path, write_text
 
 HTML, MARKDOWN, VERDICT, FIGURES = "validation_report.html", "validation_report.md", "verdict.json", "figures"
+_LIBRARY = "vendor/dataTables.min.js"  # DataTables 3.1.5, MIT licence beside it
 _WITH_INTERVAL = re.compile(r"([+-]?[\d.]+) (\([+-]?[\d.]+ to [+-]?[\d.]+\))")
 
 
@@ -67,9 +68,11 @@ def write_page(page: Page, directory: Path, stem: str) -> dict[str, Path]:
     """
     images = {name: svg(drawing) for name, drawing in page.drawings.items()}
     embedded = {name: base64.b64encode(image).decode("ascii") for name, image in images.items()}
+    shown = [section.everything for section in page.sections if section.everything]
     css = Markup(_resource("report.css"))  # ours, and its quotes must stay quotes
+    scripts = {"library": Markup(_resource(_LIBRARY)), "script": Markup(_resource("table.js"))} if shown else {}
     written = {
-        f"{stem}.html": _render("report.html.j2", page, autoescape=True, images=embedded, css=css),
+        f"{stem}.html": _render("report.html.j2", page, autoescape=True, images=embedded, css=css, scripts=scripts),
         f"{stem}.md": _render("report.md.j2", page, autoescape=False),
     }
     for name, text in written.items():
@@ -129,7 +132,7 @@ def _render(name: str, page: Page, *, autoescape: bool, **values: Any) -> str:
     environment = jinja2.Environment(
         autoescape=autoescape, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"cell": _cell, "interval": _interval}
+    environment.filters |= {"cell": _cell, "interval": _interval, "data": _data}
     return environment.from_string(_resource(name)).render(page=page, **values)
 
 
@@ -146,6 +149,12 @@ def _interval(text: str) -> Markup:
     """Return `value (low to high)` as HTML with a quieter bracket, other text as it is."""
     found = _WITH_INTERVAL.fullmatch(text)
     return Markup('<b class="value">{}</b> <small>{}</small>').format(*found.groups()) if found else escape(text)
+
+
+def _data(rows: AllRows) -> Markup:
+    """Return rows as JSON for a script element, which nothing in them can close."""
+    text = json.dumps({"columns": rows.columns, "rows": rows.rows}, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))
 
 
 def _width(text: str) -> int:

@@ -312,6 +312,26 @@ class PredictSettings(Settings):
     model: str = option("models:/virnuc@champion", "models:/NAME@ALIAS or models:/NAME/VERSION.")
     chunk_size: int = chunk_size(0, "Chunk length in bp; 0 takes the model's own.")
     threshold: float = option(0.5, "Lowest viral probability that is called a virus.", minimum=0, maximum=1)
+    false_discoveries: float = option(
+        0.0,
+        "Share of the chunks called virus that may be wrong; the threshold for it is found on the model's validation "
+        "predictions. 0 takes --threshold.",
+        minimum=0,
+        below=1,
+    )
+    prevalence: float = option(
+        0.05, "Share of the chunks that --false-discoveries assumes to be viral.", above=0, below=1
+    )
+    region_threshold: float = option(
+        0.5, "Viral probability of a chunk that speaks neither for nor against a viral region.", above=0, below=1
+    )
+    region_evidence: float = option(
+        12.0,
+        "What the log-odds of a viral region's chunks must sum up to; less gives more and shorter regions, 0 every run "
+        "of viral chunks.",
+        minimum=0,
+    )
+    region_length: int = option(1500, "Length of a viral region in bp at least.", minimum=0)
     batch_tokens: int = batch_tokens()
     device: str = device()
     weights: Mapping[str, str] = weights()
