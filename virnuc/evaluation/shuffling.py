@@ -16,8 +16,9 @@ from virnuc.errors import DataError
 from virnuc.evaluation.controls import shuffle_sequences
 from virnuc.sequences.frames import FRAME_SCHEMA, SHARD_ROWS
 from virnuc.splits.assignment import Split
-from virnuc.storage.files import atomic_path, exclusive
-from virnuc.storage.manifest import Manifest, check_reusable, describe_shard, has_manifest
+from virnuc.storage.directory import OutputDirectory
+from virnuc.storage.files import atomic_path
+from virnuc.storage.manifest import Manifest
 
 
 def has_sequences(split: Split) -> bool:
@@ -31,23 +32,22 @@ def write_shuffled_frames(split: Split, out: Path, seed: int) -> Manifest:
     Raises:
         DataError: the split's sequences and its assignments do not name the same frames.
     """
-    parameters, inputs = {"shuffle_seed": seed, "chunk_size": int(split.table["length"].max())}, {"split": split.digest}
-    with exclusive(out / ".lock"):
-        if has_manifest(out):
-            return check_reusable(out, parameters, inputs, "frames")
+    parameters = {"shuffle_seed": seed, "chunk_size": int(split.table["length"].max())}
+    output = OutputDirectory(out, "frames", parameters, {"split": split.digest})
+    with output.alone() as finished:
+        if finished is not None:
+            return finished
         shuffled = shuffle_sequences(_test_frames(split), seed)
-        written = []
+        written = {}
         for group, frames in shuffled.groupby("group", sort=True):
             for first in range(0, len(frames), SHARD_ROWS):
                 part = frames.iloc[first : first + SHARD_ROWS]
-                path = out / f"{group}-{first // SHARD_ROWS:05d}.parquet"
-                with atomic_path(path) as temporary:
+                name = f"{group}-{first // SHARD_ROWS:05d}.parquet"
+                with atomic_path(out / name) as temporary:
                     pq.write_table(pa.Table.from_pandas(part, schema=FRAME_SCHEMA, preserve_index=False), temporary)
-                written.append(describe_shard(out, path, len(part)))
+                written[name] = len(part)
         counts = {"in": {"frames": len(shuffled)}, "out": {"frames": len(shuffled)}, "dropped": {}}
-        manifest = Manifest("frames", parameters, inputs, counts, tuple(written))
-        manifest.write(out)
-    return manifest
+        return output.complete(written, counts)
 
 
 def _test_frames(split: Split) -> pd.DataFrame:

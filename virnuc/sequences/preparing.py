@@ -12,7 +12,6 @@ together from those records, and the manifest is written last.
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
@@ -41,13 +40,12 @@ from virnuc.sequences.genomes import GENOME_TABLE, TableRow, read_genome_table, 
 from virnuc.sequences.reading import read_records
 from virnuc.sequences.sources import SourceFile, find_sources
 from virnuc.settings import PrepareSettings
+from virnuc.storage.directory import OutputDirectory
 from virnuc.storage.draws import draw
-from virnuc.storage.files import atomic_path, exclusive, remove_leftovers, sha256_file, write_text
-from virnuc.storage.manifest import Manifest, check_reusable, describe_shard, has_manifest
+from virnuc.storage.files import atomic_path, sha256_file, write_text
+from virnuc.storage.manifest import Manifest, has_manifest
 
-_PROGRESS = ".progress"
 _KINDS = ("shards", "uncovered")  # what a record names files of: frames, and chunks without one
-_PROGRESS_VERSION = 3  # of the records there; 3 names the genomes
 
 
 def prepare(settings: PrepareSettings, progress: Progress = silent) -> Manifest:
@@ -71,17 +69,13 @@ def prepare(settings: PrepareSettings, progress: Progress = silent) -> Manifest:
     table = Path(settings.source) / GENOME_TABLE
     named = [*(source.path for source in sources), *([table] if table.is_file() else [])]
     inputs = {path.name: sha256_file(path) for path in named}
-    with exclusive(out / ".lock"):
-        if has_manifest(out):
-            return _check_whole(out, check_reusable(out, parameters, inputs, "frames"))
-        remove_leftovers(out)
-        _check_same_command(out, {"version": _PROGRESS_VERSION} | parameters | inputs)
+    output = OutputDirectory(out, "frames", parameters, inputs)
+    with output.alone() as finished:
+        if finished is not None:
+            return _check_whole(out, finished)
         genomes = read_genome_table(table) if table.is_file() else {}
-        records = list(_process_sources(counted(sources, len(sources), "prepare", progress), genomes, settings, out))
-        manifest = _finish(out, settings, records, parameters, inputs)
-        manifest.write(out)
-        shutil.rmtree(out / _PROGRESS)
-    return manifest
+        records = list(_process_sources(counted(sources, len(sources), "prepare", progress), genomes, settings, output))
+        return _finish(output, settings, records)
 
 
 def _check_whole(out: Path, manifest: Manifest) -> Manifest:
@@ -93,27 +87,18 @@ def _check_whole(out: Path, manifest: Manifest) -> Manifest:
     return manifest
 
 
-def _check_same_command(out: Path, command: dict[str, Any]) -> None:
-    """Refuse to finish with other parameters what was begun with these."""
-    path = out / _PROGRESS / "command.json"
-    text = json.dumps(command, sort_keys=True)
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise DataError(f"{out}: begun with other parameters or sources; give another --out or delete the directory")
-    write_text(path, text)
-
-
 def _process_sources(
-    sources: Iterable[SourceFile], genomes: Mapping[str, TableRow], settings: PrepareSettings, out: Path
+    sources: Iterable[SourceFile], genomes: Mapping[str, TableRow], settings: PrepareSettings, output: OutputDirectory
 ) -> Iterator[dict[str, Any]]:
     """Yield what each source file gave, from its record where a former run finished it."""
     first: Counter[tuple[str, str]] = Counter()
     for source in sources:
-        path = out / _PROGRESS / f"{source.path.name}.json"
+        path = output.progress / f"{source.path.name}.json"
         if path.is_file():
             record = json.loads(path.read_text(encoding="utf-8"))
         else:
             numbers = {kind: first[kind, source.group] for kind in _KINDS}
-            record = _process(source, genomes, numbers, settings, out)
+            record = _process(source, genomes, numbers, settings, output.directory)
             write_text(path, json.dumps(record))
         first.update({(kind, source.group): len(record[kind]) for kind in _KINDS})
         yield record
@@ -178,79 +163,62 @@ class _Shards:
         self._waiting = []
 
 
-def _finish(
-    out: Path,
-    settings: PrepareSettings,
-    records: list[dict[str, Any]],
-    parameters: dict[str, Any],
-    inputs: dict[str, str],
-) -> Manifest:
+def _finish(output: OutputDirectory, settings: PrepareSettings, records: list[dict[str, Any]]) -> Manifest:
+    """Draw, put the tables together and write the manifests."""
+    out = output.directory
     read = [RecordCounts(**row) for record in records for row in record["records"]]
     counted = [counts for counts in read if counts.length]
     shards = [out / name for record in records for name in record["shards"]]
     _check_records(read, settings)
     before = sum(counts.frames for counts in counted)
     if settings.balance:
-        _balance(shards, out, settings.seed)
+        _balance(shards, output.progress / "balance.json", settings.seed)
     _write_parquet(out / GENOMES, pa.Table.from_pylist([asdict(counts) for counts in counted]))
     described = {c.record: TableRow(c.genome, c.organism, c.lineage, c.deposited) for c in counted}
     write_genome_table(out / GENOME_TABLE, described)
-    rows = {path: pq.read_metadata(path).num_rows for path in shards}
+    rows = _rows(out, (path.name for path in shards))
     totals = {name: sum(getattr(counts, name) for counts in counted) for name in _totals()}
-    uncovered = _finish_uncovered(out / UNCOVERED, records, totals, parameters, inputs)
-    return Manifest(
-        kind="frames",
-        parameters=parameters,
-        inputs=inputs,
-        counts={
-            "in": {
-                "records": len(read),
-                "genomes": len({counts.genome for counts in counted}),
-                "bases": totals["length"],
-                "chunks": totals["chunks"],
-            },
-            "out": {"chunks": totals["covered"], "frames": sum(rows.values())},
-            "dropped": {
-                "records_without_sequence": len(read) - len(counted),
-                "chunks_ambiguous_bases": totals["ambiguous_bases"],
-                "chunks_no_open_frame": totals["no_open_frame"],
-                "chunks_no_cds_evidence": totals["no_cds_evidence"],
-                "frames_no_cds_evidence": totals["open_frames"] - before,
-                "frames_balance": before - sum(rows.values()),
-            },
+    uncovered = _finish_uncovered(output, records, totals)
+    counts = {
+        "in": {
+            "records": len(read),
+            "genomes": len({counts.genome for counts in counted}),
+            "bases": totals["length"],
+            "chunks": totals["chunks"],
         },
-        shards=tuple(
-            describe_shard(out, path, count)
-            for path, count in [*rows.items(), *((out / name, len(counted)) for name in (GENOMES, GENOME_TABLE))]
-        ),
-        details={
-            "uncovered_digest": uncovered.digest,
-            "records_by_source_of_genome": dict(Counter(counts.genome_found_in for counts in counted)),
+        "out": {"chunks": totals["covered"], "frames": sum(rows.values())},
+        "dropped": {
+            "records_without_sequence": len(read) - len(counted),
+            "chunks_ambiguous_bases": totals["ambiguous_bases"],
+            "chunks_no_open_frame": totals["no_open_frame"],
+            "chunks_no_cds_evidence": totals["no_cds_evidence"],
+            "frames_no_cds_evidence": totals["open_frames"] - before,
+            "frames_balance": before - sum(rows.values()),
         },
-    )
+    }
+    details = {
+        "uncovered_digest": uncovered.digest,
+        "records_by_source_of_genome": dict(Counter(counts.genome_found_in for counts in counted)),
+    }
+    return output.complete(rows | dict.fromkeys((GENOMES, GENOME_TABLE), len(counted)), counts, details)
 
 
-def _finish_uncovered(
-    out: Path, records: list[dict[str, Any]], totals: dict[str, int], parameters: dict[str, Any], inputs: dict[str, str]
-) -> Manifest:
+def _finish_uncovered(frames: OutputDirectory, records: list[dict[str, Any]], totals: dict[str, int]) -> Manifest:
     """Write the manifest of the chunks without a frame."""
-    rows = {out / name: pq.read_metadata(out / name).num_rows for record in records for name in record["uncovered"]}
-    manifest = Manifest(
-        kind="chunks",
-        parameters={name: parameters[name] for name in ("chunk_size", "evidence")},
-        inputs=inputs,
-        counts={
-            "in": {"chunks": totals["chunks"]},
-            "out": {
-                "chunks": sum(rows.values()),
-                **{reason: totals[reason] for reason in (NO_OPEN_FRAME, NO_CDS_EVIDENCE)},
-            },
-            "dropped": {"chunks_with_frames": totals["covered"], "chunks_ambiguous_bases": totals["ambiguous_bases"]},
-        },
-        shards=tuple(describe_shard(out, path, count) for path, count in rows.items()),
-    )
-    manifest.write(out)
-    return manifest
+    parameters = {name: frames.parameters[name] for name in ("chunk_size", "evidence")}
+    output = OutputDirectory(frames.directory / UNCOVERED, "chunks", parameters, frames.inputs)
+    rows = _rows(output.directory, (name for record in records for name in record["uncovered"]))
+    without = {reason: totals[reason] for reason in (NO_OPEN_FRAME, NO_CDS_EVIDENCE)}
+    counts = {
+        "in": {"chunks": totals["chunks"]},
+        "out": {"chunks": sum(rows.values()), **without},
+        "dropped": {"chunks_with_frames": totals["covered"], "chunks_ambiguous_bases": totals["ambiguous_bases"]},
+    }
+    return output.complete(rows, counts)
+
+
+def _rows(directory: Path, names: Iterable[str]) -> dict[str, int]:
+    return {name: pq.read_metadata(directory / name).num_rows for name in names}
 
 
 def _totals() -> list[str]:
@@ -272,13 +240,12 @@ def _check_records(records: list[RecordCounts], settings: PrepareSettings) -> No
         raise DataError(f"{settings.source}: it gives no {missing}, and a classifier needs both classes{hint}")
 
 
-def _balance(shards: list[Path], out: Path, seed: int) -> None:
+def _balance(shards: list[Path], path: Path, seed: int) -> None:
     """Keep as many frames of the larger class as the smaller has: those whose seeded hash is smallest.
 
-    The highest hash to keep is fixed in a file before the first shard is rewritten, so a restart filters the
+    The highest hash to keep is fixed in the file `path` before the first shard is rewritten, so a restart filters the
     remaining shards alike, and filtering a shard twice changes nothing.
     """
-    path = out / _PROGRESS / "balance.json"
     if not path.is_file():
         hashes: dict[int, list[str]] = {0: [], 1: []}
         for shard in shards:

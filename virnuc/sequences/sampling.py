@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 
 from virnuc.errors import UsageError
 from virnuc.sequences.frames import FRAME_SCHEMA, GENOMES, frame_shards, read_frames
+from virnuc.storage.directory import OutputDirectory
 from virnuc.storage.draws import draw
-from virnuc.storage.files import atomic_path, exclusive
-from virnuc.storage.manifest import Manifest, check_reusable, describe_shard, has_manifest, verified_manifest
+from virnuc.storage.files import atomic_path
+from virnuc.storage.manifest import Manifest, verified_manifest
 
 
 def sample_frames(source: Path, out: Path, rows: int, seed: int) -> Manifest:
@@ -23,9 +24,10 @@ def sample_frames(source: Path, out: Path, rows: int, seed: int) -> Manifest:
     """
     whole = verified_manifest(source, "frames")
     parameters = {**whole.parameters, "sample_rows": rows, "sample_seed": seed}
-    with exclusive(out / ".lock"):
-        if has_manifest(out):
-            return check_reusable(out, parameters, {"frames": whole.digest}, "frames")
+    output = OutputDirectory(out, "frames", parameters, {"frames": whole.digest})
+    with output.alone() as finished:
+        if finished is not None:
+            return finished
         table = pd.concat([read_frames(path).to_pandas() for path in frame_shards(source)], ignore_index=True)
         drawn = _draw(table, rows, seed)
         genomes = pd.read_parquet(source / GENOMES)
@@ -35,18 +37,9 @@ def sample_frames(source: Path, out: Path, rows: int, seed: int) -> Manifest:
                 pq.write_table(pa.Table.from_pandas(frames, schema=FRAME_SCHEMA, preserve_index=False), temporary)
         with atomic_path(out / GENOMES) as temporary:
             genomes[genomes["record"].isin(drawn["record"])].to_parquet(temporary, index=False)
-        manifest = Manifest(
-            kind="frames",
-            parameters=parameters,
-            inputs={"frames": whole.digest},
-            counts={"in": {"frames": len(table)}, "out": {"frames": rows}, "dropped": {"sample": len(table) - rows}},
-            shards=tuple(
-                describe_shard(out, out / name, count)
-                for name, count in [*((name, len(part)) for name, part in shards), (GENOMES, drawn["record"].nunique())]
-            ),
-        )
-        manifest.write(out)
-    return manifest
+        counts = {"in": {"frames": len(table)}, "out": {"frames": rows}, "dropped": {"sample": len(table) - rows}}
+        written = {name: len(part) for name, part in shards} | {GENOMES: drawn["record"].nunique()}
+        return output.complete(written, counts)
 
 
 def _draw(table: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
