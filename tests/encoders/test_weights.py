@@ -136,7 +136,7 @@ class _Command:
 def test_a_pickle_with_a_command_is_refused_and_not_run(tmp_path):
     shutil.copy(CASES["esm2"].directory / "config.json", tmp_path)
     torch.save({"esm.x": _Command(tmp_path / "ran")}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(EncoderError, match="not loaded"):
+    with pytest.raises(EncoderError, match="refused, nothing was run"):
         load_encoder(f"esm:{tmp_path}")
     assert not (tmp_path / "ran").exists()
 

@@ -7,7 +7,6 @@ that an encoder does not need dropped.
 
 from __future__ import annotations
 
-import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
@@ -17,9 +16,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from virnuc.errors import EncoderError
+from virnuc.errors import DataError, EncoderError
 from virnuc.runtime import derived_seed
 from virnuc.storage.files import read_json
+from virnuc.storage.tensors import load_plain
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -130,9 +130,7 @@ def _open(file: Path) -> Iterable[tuple[str, tuple[int, ...], Callable[[], Tenso
         if file.suffix == ".safetensors":
             return _open_safetensors(file)
         return _open_pickled(file)
-    except pickle.UnpicklingError as error:
-        raise EncoderError(f"{file}: holds more than tensors, so it was not loaded (nothing in it was run)") from error
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise EncoderError(f"{file}: cannot be read ({error}); get the file again") from error
 
 
@@ -143,7 +141,10 @@ def _open_safetensors(file: Path) -> list[tuple[str, tuple[int, ...], Callable[[
 
 
 def _open_pickled(file: Path) -> list[tuple[str, tuple[int, ...], Callable[[], Tensor]]]:
-    state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    try:
+        state = load_plain(file, mmap=True)
+    except DataError as error:
+        raise EncoderError(str(error)) from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise EncoderError(f"{file}: not a dict of tensors")
     for key, tensor in state.items():  # a stride of 0 would let a small file claim any number of values

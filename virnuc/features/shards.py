@@ -7,7 +7,6 @@ disk, memory-mapped, until a row is asked for.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from virnuc.errors import DataError
-from virnuc.storage.files import atomic_path
+from virnuc.errors import DataError, UsageError
+from virnuc.storage.tensors import load_plain, save_plain
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,7 @@ def write_shard(path: Path, ids: Sequence[str], data: Tensor, label: int) -> Non
     _check(path, document)
     # A view would drag its whole storage into the file.
     document["data"] = data.detach().to("cpu", torch.float32, copy=True).contiguous()
-    # Given a stream instead of a name, torch does not write the (temporary) name into the file.
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        torch.save(document, stream)
+    save_plain(path, document)
 
 
 def read_shard(path: Path) -> FeatureShard:
@@ -59,13 +56,9 @@ def read_shard(path: Path) -> FeatureShard:
             message names the file and, where there is one, the row.
     """
     try:
-        document = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except pickle.UnpicklingError as error:
-        raise DataError(f"{path}: holds something other than tensors and plain values; it was not loaded") from error
-    except (RuntimeError, ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise DataError(f"{path}: cut short, damaged or not saved by torch.save ({_first_line(error)})") from error
+        document = load_plain(path, mmap=True)
+    except UsageError as error:  # the file is named by a manifest, not by a user
+        raise DataError(str(error)) from error
     _check(path, document)
     return FeatureShard(path, document["ids"], document["data"], int(document["labels"][0]))
 
@@ -107,7 +100,3 @@ def _check_ids(path: Path, ids: Any, rows: int) -> None:
             raise DataError(f"{path}, row {row}: the id is {identifier!r}, not a text")
         if seen.setdefault(identifier, row) != row:
             raise DataError(f"{path}, row {row}: the id {identifier} is already that of row {seen[identifier]}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -14,8 +14,7 @@ from torch import Tensor
 from virnuc.errors import DataError, DimensionError, IncompatibleCheckpointError
 from virnuc.features.feature_set import FeatureSet
 from virnuc.splits.assignment import Split
-from virnuc.storage.files import atomic_path
-from virnuc.storage.tensors import load_plain
+from virnuc.storage.tensors import load_plain, save_plain
 from virnuc.training.classifier import Classifier
 
 CHECKPOINT_VERSION = "2.0.0"
@@ -134,8 +133,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "best_loss": checkpoint.best_loss,
         "metadata": checkpoint.metadata,
     }
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        torch.save(document, stream)
+    save_plain(path, document)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

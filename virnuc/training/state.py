@@ -12,8 +12,8 @@ import torch
 from virnuc.errors import DataError, IncompatibleCheckpointError
 from virnuc.runtime import derived_seed
 from virnuc.settings import TrainSettings
-from virnuc.storage.files import atomic_path, write_text
-from virnuc.storage.tensors import load_plain
+from virnuc.storage.files import write_text
+from virnuc.storage.tensors import load_plain, save_plain
 from virnuc.training.classifier import Classifier
 
 STATE, REPORTED = "training_state.pt", "reported_epoch.txt"
@@ -172,8 +172,7 @@ class Training:
             "finished": self.finished,
             "replicates": [replicate.state() for replicate in self.replicates],
         }
-        with atomic_path(directory / STATE) as temporary, temporary.open("wb") as stream:
-            torch.save(document, stream)
+        save_plain(directory / STATE, document)
 
     def restore(self, directory: Path, shuffle: str) -> bool:
         """Restore what was saved in `directory`, if `shuffle` (or auto) allows it; return whether there was anything.

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from virnuc.errors import DataError, IncompatibleCheckpointError, UsageError
 from virnuc.features.feature_set import VIRNUCPRO_WIDTHS
 from virnuc.storage.files import sha256_file
+from virnuc.storage.tensors import load_plain
 from virnuc.training.checkpoint import Checkpoint, check_weights, load_checkpoint
 
 LEGACY_VERSION = "1.0.0"
@@ -153,19 +152,7 @@ def _completed(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load(path: Path) -> Any:
-    inert: list[Any] = [(_Inert, name) for name in _CLASSES]
-    try:
-        with torch.serialization.safe_globals(inert):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file") from error
-    except pickle.UnpicklingError as error:
-        raise DataError(
-            f"{path}: refused, nothing was run: it names something that a classifier of VirNucPro's has no use for "
-            f"({_culprit(error)})"
-        ) from error
-    except (RuntimeError, ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise DataError(f"{path}: cut short, damaged or not saved by torch.save ({str(error)[:120]!r})") from error
+    return load_plain(path, stand_ins=[(_Inert, name) for name in _CLASSES])
 
 
 def _weights(module: Any) -> dict[str, Tensor]:
@@ -183,9 +170,3 @@ def _attributes(module: Any, kind: str) -> dict[str, Any]:
     if type(module) is not _Inert:
         raise TypeError(type(module).__name__)
     return dict(module.__dict__[kind])
-
-
-def _culprit(error: Exception) -> str:
-    """Return the words of torch's message that name what was refused."""
-    words = str(error).split("GLOBAL ")
-    return words[1].split()[0] if len(words) > 1 else str(error).splitlines()[0][:80]
