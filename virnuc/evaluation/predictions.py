@@ -15,11 +15,11 @@ from virnuc.evaluation.metrics import Labels
 from virnuc.features.feature_set import FeatureSet
 from virnuc.splits.assignment import Split
 from virnuc.training.checkpoint import Checkpoint
+from virnuc.training.classifier import AT_ONCE, classify
 from virnuc.training.data import follow
 
 IDENTITY = ("frame_id", "chunk", "genome", "organism", "lineage", "group", "label", "length")
 PREDICTION_COLUMNS = (*IDENTITY, "logit_nonviral", "logit_viral", "score", "calibrated")
-_BATCH = 4096  # frames scored at once
 
 Scorer = Callable[[Tensor], Tensor]  # features [n, d] float32 to logits [n, 2]: non-viral, viral
 
@@ -78,11 +78,10 @@ def _rows_of(frames: pd.DataFrame, features: FeatureSet) -> np.ndarray:
     return rows
 
 
-@torch.inference_mode()
 def _logits(score: Scorer, features: FeatureSet, rows: np.ndarray, columns: slice | None) -> np.ndarray:
     """Return what `score` gives for some rows of `features`, float64 on the CPU."""
-    batches = [score(features.gather(rows[start : start + _BATCH], columns)) for start in range(0, len(rows), _BATCH)]
-    return torch.cat(batches).double().cpu().numpy()
+    batches = (features.gather(rows[start : start + AT_ONCE], columns) for start in range(0, len(rows), AT_ONCE))
+    return classify(score, batches, len(rows)).numpy()
 
 
 def predict_followers(

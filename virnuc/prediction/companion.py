@@ -17,14 +17,13 @@ import torch
 from virnuc.encoders import Encoder
 from virnuc.errors import DataError
 from virnuc.sequences.translation import reverse_complement
-from virnuc.training.classifier import Classifier
+from virnuc.training.classifier import AT_ONCE, Classifier, classify
 
 FRAMES = "frames"  # a chunk's open frames
 LONGEST_ORF = "longest_orf"  # its longest run of codons without a stop
 COMPANION = "companion"  # its DNA, by the companion
 MEAN = "mean"  # the mean of the two above
 FALLBACKS = (LONGEST_ORF, COMPANION, MEAN)  # how a chunk without an open frame can be scored, the simplest first
-_CLASSIFIED_AT_ONCE = 4096  # strands
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,6 @@ class Companion:
     classifier: Classifier
     temperature: float = 1.0  # divides the logits
 
-    @torch.inference_mode()
     def logits(self, encoder: Encoder, chunks: Sequence[str], batch_tokens: int, device: str) -> np.ndarray:
         """Return the logits of each chunk, the mean over its two strands, as float64 `[n, 2]`.
 
@@ -45,8 +43,7 @@ class Companion:
         vectors = encoder.embed(strands, batch_tokens=batch_tokens)  # [2 n, dna] float32
         if not torch.isfinite(vectors).all():
             raise DataError("the DNA encoder gave NaN or infinite values; check its weights with doctor")
-        batches = vectors.split(_CLASSIFIED_AT_ONCE)
-        logits = torch.cat([self.classifier(batch.to(device)).double().cpu() for batch in batches])
+        logits = classify(self.classifier, vectors.split(AT_ONCE), len(vectors), device)
         return logits.reshape(len(chunks), 2, 2).mean(dim=1).numpy()
 
     def probabilities(self, encoder: Encoder, chunks: Sequence[str], batch_tokens: int, device: str) -> np.ndarray:

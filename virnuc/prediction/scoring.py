@@ -21,10 +21,9 @@ from virnuc.prediction.chunks import NO_OPEN_FRAME, SCORED, Piece, cut
 from virnuc.prediction.companion import COMPANION, FALLBACKS, FRAMES, LONGEST_ORF, MEAN, Companion
 from virnuc.sequences.translation import FRAME_NAMES
 from virnuc.settings import PredictSettings
-from virnuc.training.classifier import Classifier
+from virnuc.training.classifier import AT_ONCE, Classifier, classify
 
 BATCH_TOKENS = PredictSettings.batch_tokens
-CLASSIFIED_AT_ONCE = 4096  # pieces
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,6 @@ class Scorer:
             viral[piece.chunk, FRAME_NAMES.index(piece.frame)] = score
         return table, viral
 
-    @torch.inference_mode()
     def _probabilities(self, pieces: Sequence[Piece], batch_tokens: int) -> np.ndarray:
         """Return non-viral and viral probability of each piece, as float64 `[n, 2]`."""
         if not pieces:
@@ -113,8 +111,7 @@ class Scorer:
         features = torch.cat(halves, dim=1)  # [n, d] float32
         if not torch.isfinite(features).all():
             raise DataError("an encoder gave NaN or infinite values; check its weights with doctor")
-        batches = features.split(CLASSIFIED_AT_ONCE)
-        logits = torch.cat([self.classifier(batch.to(self.device)).double().cpu() for batch in batches])
+        logits = classify(self.classifier, features.split(AT_ONCE), len(features), self.device)
         return torch.softmax(logits / self.temperature, dim=1).numpy()
 
 
