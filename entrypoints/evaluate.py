@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from entrypoints.command import say, stage
-from virnuc.errors import DataError
-from virnuc.settings import EvaluateSettings, ExtractSettings
+from virnuc.settings import EvaluateSettings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +31,7 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     from model_registry.evidence import read_checkpoint, read_replicates
     from virnuc.evaluation.evaluation import EVALUATION_VERSION
     from virnuc.evaluation.evaluation import evaluate as evaluate_model
+    from virnuc.evaluation.seen import pretraining_genomes
     from virnuc.features.mixture import open_features
     from virnuc.splits.assignment import Split
     from virnuc.tracking import model_version, version_uri
@@ -45,6 +45,7 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     tracker.dataset("split", split.directory, split.digest, "testing")
     shuffled = _shuffled(settings, features, split, tracker)
     uncovered = _uncovered(settings, version_uri(version), split, tracker)
+    names = [str(encoder["name"]) for encoder in features.encoders.values()]
     done = evaluate_model(
         checkpoint.build(),
         features,
@@ -54,15 +55,14 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
         shuffled=shuffled,
         uncovered=uncovered,
         replicates={seed: other.build() for seed, other in read_replicates(version, checkpoint).items()},
-        pretrained=_pretrained(settings, features),
+        pretrained=pretraining_genomes(names, settings.weights),
     )
-    weights = {encoder["name"]: encoder["weights"] for encoder in features.encoders.values()}
+    tracker.weights(features.encoders)
     tracker.tags(
         {
             "model": version_uri(version),
             "evaluation_version": EVALUATION_VERSION,
             "split_unit": split.metadata["unit"],
-            "weights": ",".join(f"{name}={kind}" for name, kind in weights.items()),
         }
     )
     _log(done, checkpoint, features, tracker)
@@ -79,45 +79,16 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     return tracker.run_id
 
 
-def _pretrained(settings: EvaluateSettings, features: FeatureSet) -> dict[str, set[str]]:
-    """Return the genomes that each encoder was trained on, where they are recorded beside its weights."""
-    from virnuc.evaluation.seen import pretraining_genomes
-
-    names = [str(encoder["name"]) for encoder in features.encoders.values()]
-    known = {name: pretraining_genomes(name, settings.weights) for name in names}
-    return {name: genomes for name, genomes in known.items() if genomes}
-
-
 def _shuffled(settings: EvaluateSettings, features: FeatureSet, split: Split, tracker: Tracker) -> FeatureSet | None:
     """Return features of the shuffled test frames; None, with the reason on the terminal, if they cannot be made."""
     from entrypoints.progress import bars
-    from virnuc.evaluation.shuffling import write_shuffled_frames
-    from virnuc.features.extraction import extract
-    from virnuc.features.feature_set import FeatureSet
+    from virnuc.evaluation.shuffling import embed_shuffled, obstacle
 
-    if reason := _obstacle(settings, features, split):
+    if reason := obstacle(settings, features, split):
         tracker.tags({"shuffled_control": f"left out: {reason}"})
         say(f"evaluate   no control of shuffled sequences: {reason}")
         return None
-    place = Path(settings.out) / f"shuffled-{split.digest[:12]}-{settings.seed}"
-    write_shuffled_frames(split, place / "frames", settings.seed)
-    names = {kind: str(encoder["name"]) for kind, encoder in features.encoders.items()}
-    wanted = ExtractSettings(
-        frames=str(place / "frames"),
-        dna_encoder=names["dna"],
-        protein_encoder=names["protein"],
-        precision=_precision(features),
-        device=settings.device,
-        weights=settings.weights,
-        revisions=_revisions(settings, features),
-        out=str(place / "features"),
-    )
-    extract(wanted, bars("frame"))
-    shuffled = FeatureSet.open(place / "features" / "+".join(names.values()))
-    for kind, encoder in features.encoders.items():
-        if shuffled.encoders[kind]["weight_digest"] != encoder["weight_digest"]:
-            raise DataError(f"{encoder['name']} has other weights here than in {features.directory}; give --weights")
-    return shuffled
+    return embed_shuffled(settings, features, split, bars("frame"))
 
 
 def _uncovered(settings: EvaluateSettings, uri: str, split: Split, tracker: Tracker) -> pd.DataFrame | None:
@@ -144,41 +115,11 @@ def _uncovered(settings: EvaluateSettings, uri: str, split: Split, tracker: Trac
     return scored
 
 
-def _obstacle(settings: EvaluateSettings, features: FeatureSet, split: Split) -> str | None:
-    """Return why the shuffled frames cannot be embedded, with the parameter that would help; None if they can."""
-    from virnuc.encoders import ENCODERS
-    from virnuc.evaluation.shuffling import has_sequences
-
-    if not settings.shuffled:
-        return "not asked for"
-    if not has_sequences(split):
-        return "the split keeps no sequences"
-    known = {*ENCODERS, *settings.weights}
-    for encoder in features.encoders.values():
-        name = encoder["name"]
-        if "weight_digest" not in encoder:
-            return f"the weights of {name} are not recorded"
-        if name not in known:
-            return f"the weights of {name} came from a directory; give it with --weights {name}=DIR"
-    return None
-
-
-def _precision(features: FeatureSet) -> str:
-    """Return the precision of the features; an encoder without weights has none."""
-    chosen = [encoder["precision"] for encoder in features.encoders.values() if encoder["weights"] != "none"]
-    return str(chosen[0]) if chosen else "fp32"
-
-
-def _revisions(settings: EvaluateSettings, features: FeatureSet) -> dict[str, str]:
-    """Return the hub revisions of the features' encoders, of those whose weights come from the hub again."""
-    recorded = {encoder["name"]: encoder.get("revision") for encoder in features.encoders.values()}
-    return {name: revision for name, revision in recorded.items() if revision and name not in settings.weights}
-
-
 def _log(done: Evaluation, checkpoint: Checkpoint, features: FeatureSet, tracker: Tracker) -> None:
     import pandas as pd
 
     from model_registry.evidence import AGREEMENT, PREDICTIONS, REPLICATE_PREDICTIONS, VALIDATION_PREDICTIONS
+    from virnuc.evaluation.sides import agreement
     from virnuc.reports.figures import evaluation_drawings
 
     tracker.metrics({name: value for name, value in done.metrics.items() if value == value})
@@ -189,24 +130,11 @@ def _log(done: Evaluation, checkpoint: Checkpoint, features: FeatureSet, tracker
         tracker.frame(table, f"predictions_{size}bp.parquet")
     for name, table in done.tables.items():
         tracker.frame(table, f"tables/by_{name}.csv")
-    tracker.json({"checkpoint": checkpoint.metadata, "features": _described(features)}, AGREEMENT)
+    tracker.json(agreement(checkpoint.metadata, features), AGREEMENT)
     for name, drawing in evaluation_drawings(done, checkpoint.metadata["model_type"]).items():
         tracker.figure(drawing.figure, f"figures/{name}.png")
     rows = [f"| {name} | {done.metrics[f'test/{name}']:.4f} |" for name in SHOWN]
     tracker.describe("\n".join(["| test metric | value |", "|---|---|", *rows]))
-
-
-def _described(features: FeatureSet) -> dict[str, Any]:
-    """Return the properties of the features that must agree with the checkpoint."""
-    return {
-        "model_type": features.encoders["protein"]["name"],
-        "dna_dim": features.dna_dim,
-        "protein_dim": features.protein_dim,
-        "merged_dim": features.dimension,
-        "encoders": features.encoders,
-        "digest": features.digest,
-        "frames_digest": features.manifest.inputs.get("frames"),
-    }
 
 
 if __name__ == "__main__":

@@ -29,13 +29,13 @@ def extract(settings: ExtractSettings, tracker: Tracker) -> Manifest:
     manifest = extract_features(settings, bars("frame"))
     out = Path(settings.out) / f"{manifest.details['dna']['name']}+{manifest.details['protein']['name']}"
     tracker.dataset("features", out, manifest.digest, "output")
-    for kind in ("dna", "protein"):
-        facts = {f"{kind}/{key}": str(value)[:500] for key, value in manifest.details[kind].items()}
-        tracker.parameters(facts)
-    weights = {manifest.details[kind]["name"]: manifest.details[kind]["weights"] for kind in ("dna", "protein")}
-    tracker.tags({"encoders": "+".join(weights), "weights": ",".join(f"{k}={v}" for k, v in weights.items())})
+    encoders = {kind: manifest.details[kind] for kind in ("dna", "protein")}
+    for kind, facts in encoders.items():
+        tracker.parameters({f"{kind}/{key}": str(value)[:500] for key, value in facts.items()})
+    tracker.weights(encoders)
+    tracker.tags({"encoders": out.name})
     dims = f"{manifest.details['dna_dim']} + {manifest.details['protein_dim']}"
-    random = [name for name, kind in weights.items() if kind == "random"]
+    random = [encoder["name"] for encoder in encoders.values() if encoder["weights"] == "random"]
     say(f"extract    {manifest.rows:,} vectors of {dims} values in {out}")
     if random:
         say(f"extract    WARNING: random weights in {', '.join(random)}: for timing only, accuracies are meaningless")

@@ -66,8 +66,8 @@ def _train(
 
     tracker.dataset("features", features.directory, features.digest, "training")
     tracker.dataset("split", split.directory, split.digest, "training")
-    weights = {encoder["name"]: encoder["weights"] for encoder in features.encoders.values()}
-    tracker.tags({"model": name, "weights": ",".join(f"{k}={v}" for k, v in weights.items())})
+    tracker.weights(features.encoders)
+    tracker.tags({"model": name})
     with (
         _runs_of_replicates(settings, tracker) as runs,
         _EpochLog(runs) as log,

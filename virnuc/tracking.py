@@ -86,6 +86,10 @@ class Tracker:
         for name, value in values.items():
             self.client.set_tag(self.run_id, f"virnuc.{name}", str(value))
 
+    def weights(self, encoders: Mapping[str, Mapping[str, Any]]) -> None:
+        """Set the tag that says of each encoder where its weights are from, by name."""
+        self.tags({"weights": ",".join(f"{encoder['name']}={encoder['weights']}" for encoder in encoders.values())})
+
     def describe(self, markdown: str) -> None:
         """Set the run's description, which the UI renders."""
         self.client.set_tag(self.run_id, "mlflow.note.content", markdown)

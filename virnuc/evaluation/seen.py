@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -50,19 +50,20 @@ def with_seen(predictions: pd.DataFrame, split: Split, part: str, pretrained: Ma
     return table
 
 
-def pretraining_genomes(encoder: str, weights: Mapping[str, str]) -> set[str]:
-    """Return the genomes that a shipped encoder, or one in a directory, was trained on; empty where none are recorded.
+def pretraining_genomes(encoders: Iterable[str], weights: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return the genomes that encoders, shipped or in a directory, were trained on, of those where they are recorded.
 
     Args:
-        encoder: Its name.
+        encoders: Their names.
         weights: Directories of weights by encoder name, as given to the stage.
     """
-    given = weights.get(encoder, "")
-    directory = Path(given) if given else find_encoder(encoder).directory
-    if directory is None or not (directory / PRETRAINING).is_file():
-        return set()
-    recorded = json.loads((directory / PRETRAINING).read_text(encoding="utf-8"))
-    return set(map(str, recorded.get("genomes", ())))
+    found = {}
+    for encoder in encoders:
+        directory = Path(weights[encoder]) if weights.get(encoder) else find_encoder(encoder).directory
+        if directory is not None and (directory / PRETRAINING).is_file():
+            recorded = json.loads((directory / PRETRAINING).read_text(encoding="utf-8"))
+            found[encoder] = set(map(str, recorded.get("genomes", ())))
+    return {encoder: genomes for encoder, genomes in found.items() if genomes}
 
 
 def relative_metrics(predictions: pd.DataFrame) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The test frames with their letters in random order, as a directory of frames that `extract` can embed.
+"""The control of shuffled sequences: the test frames with their letters in random order, embedded as the frames were.
 
 What a classifier can still tell about such frames comes from their composition; the rest comes from their order.
 """
@@ -12,9 +12,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from virnuc.encoders import ENCODERS
 from virnuc.errors import DataError
 from virnuc.evaluation.controls import shuffle_sequences
+from virnuc.features.extraction import extract
+from virnuc.features.feature_set import FeatureSet
+from virnuc.runtime import Progress
 from virnuc.sequences.frames import FRAME_SCHEMA, SHARD_ROWS
+from virnuc.settings import EvaluateSettings, ExtractSettings
 from virnuc.splits.assignment import Split
 from virnuc.storage.directory import OutputDirectory
 from virnuc.storage.files import atomic_path
@@ -24,6 +29,51 @@ from virnuc.storage.manifest import Manifest
 def has_sequences(split: Split) -> bool:
     """Return whether the split keeps the test frames' sequences; one that was made from features does not."""
     return (split.directory / "viral" / "frames.fna").is_file()
+
+
+def obstacle(settings: EvaluateSettings, features: FeatureSet, split: Split) -> str:
+    """Return why the shuffled frames cannot be embedded, with the parameter that would help; empty if they can."""
+    if not settings.shuffled:
+        return "not asked for"
+    if not has_sequences(split):
+        return "the split keeps no sequences"
+    for encoder in features.encoders.values():
+        name = encoder["name"]
+        if "weight_digest" not in encoder:
+            return f"the weights of {name} are not recorded"
+        if name not in ENCODERS and name not in settings.weights:
+            return f"the weights of {name} came from a directory; give it with --weights {name}=DIR"
+    return ""
+
+
+def embed_shuffled(settings: EvaluateSettings, features: FeatureSet, split: Split, progress: Progress) -> FeatureSet:
+    """Return features of the shuffled test frames, made by the encoders of `features` below `settings.out`.
+
+    Raises:
+        DataError: an encoder has other weights here than those that made `features`.
+    """
+    place = Path(settings.out) / f"shuffled-{split.digest[:12]}-{settings.seed}"
+    write_shuffled_frames(split, place / "frames", settings.seed)
+    encoders = features.encoders
+    names = {kind: str(encoder["name"]) for kind, encoder in encoders.items()}
+    precisions = [str(encoder["precision"]) for encoder in encoders.values() if encoder["weights"] != "none"]
+    revisions = {name: encoders[kind].get("revision") for kind, name in names.items() if name not in settings.weights}
+    wanted = ExtractSettings(
+        frames=str(place / "frames"),
+        dna_encoder=names["dna"],
+        protein_encoder=names["protein"],
+        precision=precisions[0] if precisions else "fp32",
+        device=settings.device,
+        weights=settings.weights,
+        revisions={name: revision for name, revision in revisions.items() if revision},
+        out=str(place / "features"),
+    )
+    extract(wanted, progress)
+    shuffled = FeatureSet.open(place / "features" / "+".join(names.values()))
+    for kind, encoder in encoders.items():
+        if shuffled.encoders[kind]["weight_digest"] != encoder["weight_digest"]:
+            raise DataError(f"{encoder['name']} has other weights here than in {features.directory}; give --weights")
+    return shuffled
 
 
 def write_shuffled_frames(split: Split, out: Path, seed: int) -> Manifest:

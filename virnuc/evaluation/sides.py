@@ -11,6 +11,21 @@ import pandas as pd
 from virnuc.evaluation.crossed import Drop
 from virnuc.evaluation.intervals import Interval
 from virnuc.evaluation.speed import BenchmarkResult
+from virnuc.features.feature_set import FeatureSet
+
+
+def agreement(checkpoint: Mapping[str, Any], features: FeatureSet) -> dict[str, dict[str, Any]]:
+    """Return what a checkpoint's metadata and the features that it is tested on say of the same facts."""
+    found = {
+        "model_type": features.encoders["protein"]["name"],
+        "dna_dim": features.dna_dim,
+        "protein_dim": features.protein_dim,
+        "merged_dim": features.dimension,
+        "encoders": features.encoders,
+        "digest": features.digest,
+        "frames_digest": features.manifest.inputs.get("frames"),
+    }
+    return {"checkpoint": dict(checkpoint), "features": found}
 
 
 @dataclass(frozen=True)
