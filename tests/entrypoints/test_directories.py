@@ -77,26 +77,26 @@ def experiment(made_there):
         yield made_there
 
 
-def runs_of(experiment, stage):
-    client = MlflowClient(f"sqlite:///{directory}/mlflow.db")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+def runs_of(stage):
+    client = MlflowClient()
+    experiments = [found.experiment_id for found in client.search_experiments()]
     return client.search_runs(experiments, f"tags.`virnuc.stage` = '{stage}'", order_by=["attributes.start_time ASC"])
 
 
 def test_it_runs_to_the_verdict(experiment):
-    (compared,) = runs_of(experiment, "compare")
+    (compared,) = runs_of("compare")
     assert compared.data.tags["virnuc.verdict"] in ("PASS", "FAIL")
 
 
 def test_every_model_has_its_control_of_shuffled_sequences(experiment):
-    for evaluated in runs_of(experiment, "evaluate"):
+    for evaluated in runs_of("evaluate"):
         assert "test/control/shuffled_accuracy" in evaluated.data.metrics
 
 
 def test_the_revision_is_recorded_by_features_and_benchmark(experiment):
     (features,) = (experiment / "data" / "features").glob("*+esm2_8m")
     assert read_manifest(features, "features").details["protein"]["revision"] == OTHER
-    (timed,) = runs_of(experiment, "benchmark")
+    (timed,) = runs_of("benchmark")
     assert timed.data.params["bench/candidate_revision"] == OTHER
 
 
@@ -107,7 +107,7 @@ def test_another_revision_never_finishes_or_reuses_these_features(experiment):
 
 
 def test_the_benchmark_knows_the_encoder_by_its_recorded_name(experiment):
-    (timed,) = runs_of(experiment, "benchmark")
+    (timed,) = runs_of("benchmark")
     assert timed.data.tags["virnuc.baseline"] == load_encoder(PROTEIN.encoder).name
 
 
