@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable
-from importlib import metadata, util
 from typing import TYPE_CHECKING
 
 from entrypoints.command import say, stage
-from virnuc.errors import DataError, VirnucError
+from virnuc.errors import DataError
 from virnuc.settings import DoctorSettings
 
 if TYPE_CHECKING:
     from model_registry.health import Check
-
-MIN_TORCH = (2, 5)  # scaled_dot_product_attention with the backends used here
 
 
 @stage(DoctorSettings, tracked=False)
@@ -23,11 +18,10 @@ def doctor(settings: DoctorSettings) -> list[Check]:
 
     Exit code 4 if a check fails; a warning says what to expect.
     """
+    from model_registry.checks import examine
     from model_registry.health import FAIL
 
-    checks: list[Check] = []
-    for examine in (_python, _torch, _device, _attention, _transformers, _encoders, _verification, _store, _champion):
-        checks += _guarded(examine, settings)
+    checks = examine(settings)
     width = max(len(check.name) for check in checks)
     for check in checks:
         say(f"{check.outcome:4}  {check.name:{width}}  {check.detail}")
@@ -35,142 +29,6 @@ def doctor(settings: DoctorSettings) -> list[Check]:
     if failed:
         raise DataError(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}")
     return checks
-
-
-def _guarded(examine: Callable[[DoctorSettings], list[Check]], settings: DoctorSettings) -> list[Check]:
-    """Return the results of a check; an error in the check itself counts as a failure."""
-    from model_registry.health import FAIL, Check
-
-    try:
-        return examine(settings)
-    except Exception as error:  # any error is a finding
-        name = examine.__name__.removeprefix("_")
-        return [Check(name, FAIL, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")]
-
-
-def _python(settings: DoctorSettings) -> list[Check]:
-    from model_registry.health import FAIL, PASS, Check
-
-    found = platform.python_version_tuple()
-    outcome = PASS if (int(found[0]), int(found[1])) >= (3, 11) else FAIL
-    return [Check("Python", outcome, f"{platform.python_version()} (3.11 or newer is needed)")]
-
-
-def _torch(settings: DoctorSettings) -> list[Check]:
-    import torch
-
-    from model_registry.health import FAIL, PASS, Check
-
-    release = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    return [Check("torch", PASS if release >= MIN_TORCH else FAIL, f"{torch.__version__} (2.5 or newer is needed)")]
-
-
-def _device(settings: DoctorSettings) -> list[Check]:
-    import torch
-
-    from model_registry.health import PASS, WARN, Check
-    from virnuc.runtime import choose_device, choose_precision
-
-    device = choose_device(settings.device)
-    precision = choose_precision("auto", device.name)
-    detail = f"{device.name} ({device.reason}); precision {precision.name} ({precision.reason})"
-    if torch.device(device.name).type == "cpu":
-        return [Check("device", WARN, f"{detail}; enough for the demo; the published encoders would take weeks")]
-    return [
-        Check("device", PASS, f"{detail}; {torch.cuda.get_device_properties(device.name).total_memory / 1e9:.0f} GB")
-    ]
-
-
-def _attention(settings: DoctorSettings) -> list[Check]:
-    """Compare SDPA with attention written out, on the device: results and time."""
-    import time
-
-    import torch
-
-    from model_registry.health import FAIL, PASS, WARN, Check
-    from virnuc.runtime import choose_device
-
-    device = choose_device(settings.device).name
-    q, k, v = torch.randn(3, 8, 16, 256, 64, generator=torch.Generator().manual_seed(0)).to(device)
-
-    def plain() -> torch.Tensor:
-        return (q @ k.transpose(-1, -2) / 64**0.5).softmax(-1) @ v
-
-    def fused() -> torch.Tensor:
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v)
-
-    seconds = []
-    for attend in (fused, plain):
-        attend()
-        started = time.perf_counter()
-        for _ in range(5):
-            result = attend()
-        result.sum().item()  # waits for the device
-        seconds.append(time.perf_counter() - started)
-    distance = (fused() - plain()).abs().max().item()
-    if distance > 1e-4:
-        return [Check("SDPA", FAIL, f"differs from plain attention by {distance:.1e}; install another torch build")]
-    ratio = seconds[1] / seconds[0]
-    return [
-        Check("SDPA", PASS if ratio > 1 else WARN, f"equal within {distance:.0e}; {ratio:.1f} times as fast as plain")
-    ]
-
-
-def _transformers(settings: DoctorSettings) -> list[Check]:
-    from model_registry.health import PASS, WARN, Check
-
-    checks = [Check("transformers", PASS, metadata.version("transformers"))]
-    if util.find_spec("esm"):
-        checks.append(Check("fair-esm", WARN, "installed but not needed: weights are loaded from the hub's layout"))
-    return checks
-
-
-def _encoders(settings: DoctorSettings) -> list[Check]:
-    from model_registry.health import FAIL, PASS, Check
-    from virnuc.encoders import load_encoder
-
-    checks = []
-    for name in settings.encoders:
-        try:
-            facts = load_encoder(name, weights=settings.weights, revisions=settings.revisions).provenance
-            origin = f"{facts.weights} weights" + (f" of revision {facts.revision}" if facts.revision else "")
-            detail = f"{origin}, {facts.dimension} values, {facts.parameters:,} parameters"
-            checks.append(Check(f"encoder {facts.name}", PASS, detail))
-        except VirnucError as error:
-            checks.append(Check(f"encoder {name}", FAIL, " ".join(str(error).split())))
-    return checks
-
-
-def _verification(settings: DoctorSettings) -> list[Check]:
-    """Compare encoders with a second implementation, on the CPU and on the chosen GPU."""
-    from model_registry.health import FAIL, PASS, Check
-    from virnuc.encoders.verification import verify_source
-    from virnuc.runtime import choose_device, choose_precision
-
-    device = choose_device(settings.device).name
-    precision = choose_precision("auto", device).name
-    checks = []
-    for name in settings.verify:
-        try:
-            found = verify_source(name, settings.weights, settings.revisions, device, precision)
-        except VirnucError as error:
-            checks.append(Check(f"verify {name}", FAIL, " ".join(str(error).split())))
-            continue
-        checks += [Check(f"verify {one.encoder}", PASS if one.passed else FAIL, str(one)) for one in found]
-    return checks
-
-
-def _store(settings: DoctorSettings) -> list[Check]:
-    from model_registry.health import PASS, Check
-    from virnuc.tracking import store_is_writable
-
-    return [Check("MLflow store", PASS, f"{store_is_writable()} is writable")]
-
-
-def _champion(settings: DoctorSettings) -> list[Check]:
-    from model_registry.health import check_champion
-
-    return check_champion(weights=settings.weights)
 
 
 if __name__ == "__main__":
