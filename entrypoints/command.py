@@ -117,7 +117,7 @@ class Stage(Generic[S, R]):
 def stage(settings: type[S], *, tracked: bool = True) -> Callable[[Callable[..., R]], Stage[S, R]]:
     """Make a stage from a function of its settings and a tracker.
 
-    With `tracked=False` no run is opened: the function gets its settings alone and opens a run itself, if it wants any.
+    With `tracked=False` no run is opened: the function gets only its settings, and may open a run itself.
     """
 
     def decorate(body: Callable[..., R]) -> Stage[S, R]:

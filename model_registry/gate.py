@@ -45,7 +45,7 @@ class Policy:
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise UsageError(f"{path}: no such file; --policy wants a policy.yaml") from error
+            raise UsageError(f"{path}: no such file; --policy needs a policy.yaml") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
         if not isinstance(values, dict) or sorted(map(str, values)) != sorted(["version", *_LIMITS]):
@@ -77,7 +77,7 @@ class RuleResult:
 
 @dataclass(frozen=True)
 class CandidateVerdict:
-    """The gate's word on one candidate."""
+    """The verdict on one candidate."""
 
     candidate: str  # name and version
     outcome: str  # PASS, FAIL or NO VERDICT
@@ -87,7 +87,7 @@ class CandidateVerdict:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The gate's word on all candidates of a comparison."""
+    """The verdicts on all candidates of a comparison."""
 
     policy: Policy
     candidates: tuple[CandidateVerdict, ...]

@@ -61,7 +61,7 @@ class Sample:
 def benchmark(settings: BenchmarkSettings, progress: Progress = silent) -> BenchmarkResult:
     """Time two encoders of one kind on a sample of frames.
 
-    A side that does not fit into memory is reported, and the other is timed all the same.
+    If one side does not fit into memory, that is reported and the other is still timed.
 
     Raises:
         UsageError: an unknown encoder, two of different kinds, or a directory that does not exist.
@@ -71,7 +71,9 @@ def benchmark(settings: BenchmarkSettings, progress: Progress = silent) -> Bench
     names = {"baseline": settings.baseline, "candidate": settings.candidate}
     kinds = {find_encoder(name).kind for name in names.values()}
     if len(kinds) > 1:
-        raise UsageError(f"{settings.baseline} and {settings.candidate} do not read the same: one DNA, one proteins")
+        raise UsageError(
+            f"{settings.baseline} and {settings.candidate} cannot be compared: one reads DNA, the other proteins"
+        )
     device = choose_device(settings.device).name
     precisions = _precisions(settings.precision, device)
     frames_digest = verified_manifest(Path(settings.frames), "frames").digest
@@ -243,7 +245,7 @@ def _precisions(wanted: tuple[str, ...], device: str) -> dict[str, str]:
 
 
 def _warm_up(encoder: Encoder, tokens: Tokens, settings: BenchmarkSettings, device: str) -> int:
-    """Embed the sample's first batches, again and again if there are few; return how many batches it were."""
+    """Embed the first batches of the sample, repeatedly if there are few; return the number of batches."""
     batches = list(plan_batches(tokens.lengths, settings.batch_tokens))
     wanted, most = settings.warmup, None
     if torch.device(device).type == "cpu":

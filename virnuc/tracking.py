@@ -1,6 +1,7 @@
 """The only module of this package that knows MLflow: where the store is, runs, and models by their URI.
 
-A stage hands plain values to a `Tracker`. A run ends as FINISHED, FAILED or, after SIGTERM or Ctrl-C, KILLED.
+A stage hands plain values to a `Tracker`. A run ends as FINISHED, FAILED or, after SIGTERM or Ctrl-C, KILLED. It is
+longer than other files because no other module of this package may import mlflow.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ class Tracker:
 
 
 class NullTracker:
-    """Takes all that a `Tracker` takes and keeps nothing."""
+    """Has the methods of a `Tracker` and logs nothing."""
 
     run_id = ""
 

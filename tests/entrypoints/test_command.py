@@ -40,7 +40,7 @@ def place(tmp_path_factory):
 def test_missing_and_empty_directories(place):
     assert refused("prepare", place, "--source", "nothing") == (
         2,
-        "prepare: nothing: no such directory; --source wants one with files like viral.1.genomic.gbff.gz",
+        "prepare: nothing: no such directory; --source needs one with files like viral.1.genomic.gbff.gz",
     )
     (place / "empty").mkdir()
     code, line = refused("prepare", place, "--source", "empty")

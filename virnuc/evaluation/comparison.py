@@ -44,7 +44,7 @@ def compare(
         baseline: The slow side; None if there is none to compare with.
         candidates: At least one; each needs its predictions.
         controls: Composition encoders, shown beside the sides and never judged.
-        missing: Why there is no baseline, in words for the report.
+        missing: Why there is no baseline, as the report says it.
 
     Raises:
         DataError: a logged metric is not what its predictions give, or a candidate was never evaluated.
@@ -129,11 +129,11 @@ class _Sampled:
 
     @property
     def right(self) -> np.ndarray:
-        """Whether each frame is called rightly by the registered training, bool [n]."""
+        """Whether the registered training classifies each frame correctly, bool [n]."""
         return ((self.frames["score"] >= THRESHOLD) == (self.frames["label"] == 1)).to_numpy()
 
     def right_by_replicate(self, names: Sequence[str]) -> pd.DataFrame:
-        """Return 1 where a replicate calls a frame rightly and 0 elsewhere; a column a replicate."""
+        """Return 1 where a replicate classifies a frame correctly, else 0; a column for each replicate."""
         viral = (self.frames["label"] == 1).to_numpy()[:, None]
         scores = self.scores[list(names)] if set(names) <= set(self.scores) else self.frames[["score"]]
         return pd.DataFrame(((scores >= THRESHOLD).to_numpy() == viral).astype(int), columns=list(names))
@@ -190,7 +190,7 @@ def _with_gain(pair: Pair, candidate: _Sampled, control: _Sampled | None) -> Pai
 
 
 def _problems(baseline: _Sampled, candidate: _Sampled) -> tuple[str, ...]:
-    """Return why two sides cannot be paired, each with the way to repair it."""
+    """Return why two sides cannot be paired, and how to repair each problem."""
     old, new = baseline.side.evidence, candidate.side.evidence
     repair = f"run evaluate with {new.identity} on the split of {old.identity}"
     if old.split_digest != new.split_digest:

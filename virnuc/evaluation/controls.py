@@ -1,4 +1,4 @@
-"""Controls: what a model reaches when what it should have learned from has been taken away."""
+"""Controls: what a model reaches without the information that it should have learned from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The accuracy drop between two models that were each trained several times, with what its two sources of chance cost.
+"""The accuracy drop between two models that were each trained several times, and its uncertainty from two sources.
 
 The same test genomes are met by every replicate, so both are drawn with replacement and crossed: a draw weighs genomes
 (within each class) and replicates (in pairs of one seed), and the drop is the mean over both (A. B. Owen, The

@@ -1,9 +1,9 @@
 """Intervals that know that frames of one genome resemble each other.
 
 The uncertainty of a metric comes from a bootstrap that draws whole genomes with replacement, within each class, because
-the split fixes how many genomes of each class are tested. A bootstrap of rows would take a genome's hundred frames for
-a hundred independent witnesses and give intervals that are far too narrow; `benchmarks/intervals.py` measures by how
-much.
+the split fixes how many genomes of each class are tested. A bootstrap of rows would treat a genome's hundred frames
+as a hundred independent observations and give intervals that are far too narrow; `benchmarks/intervals.py` measures how
+narrow.
 
 A draw is a row of integer weights, one a genome. Every metric of a draw follows from the weighted sums of a few
 numbers a genome, so 2,000 draws are one matrix product; only the two areas under curves walk over the sorted rows.
@@ -83,8 +83,8 @@ def draw_genomes(
     """Draw genomes with replacement, within each class, `resamples` times.
 
     The draws depend on the genomes' names, sizes and classes and on the seed, not on the order of the rows, so that
-    two models tested on the same genomes are resampled alike. `per_row` draws rows instead: the wrong way, kept so
-    that it can be shown to fail.
+    two models tested on the same genomes are resampled alike. `per_row` draws rows instead. That is
+    wrong, and `benchmarks/intervals.py` shows by how much.
     """
     if per_row:
         codes, count = np.arange(len(genomes)), len(genomes)

@@ -1,4 +1,4 @@
-"""What a test frame has met before: its genome in a training, or a protein like its own among the training frames."""
+"""What training has already seen of a test frame: its genome, or a protein similar to its own."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Both sides run in turns, so each run of one has a run of the other beside it in time, and a ratio. What decides is the
 lower end of these ratios: the one-sided 90 % bound of their median by Wilcoxon's signed ranks (Hodges and Lehmann,
-1963), which one run that a neighbour on the machine slowed down does not carry with it, and two of five do.
+1963). One run slowed down by other work on the machine does not move it; two of five do.
 """
 
 from __future__ import annotations
@@ -162,17 +162,17 @@ def lower_end(ratios: Sequence[float]) -> float:
     """
     count = len(ratios)
     means = sorted(math.sqrt(one * other) for one, other in itertools.combinations_with_replacement(ratios, 2))
-    ways = [1] + [0] * (count * (count + 1) // 2)  # of choosing ranks with this sum
+    counts = [1] + [0] * (count * (count + 1) // 2)  # of sets of ranks with this sum
     for rank in range(1, count + 1):
-        for total in range(len(ways) - 1, rank - 1, -1):
-            ways[total] += ways[total - rank]
+        for total in range(len(counts) - 1, rank - 1, -1):
+            counts[total] += counts[total - rank]
     allowed = (1 - CONFIDENCE) * 2**count
-    below = sum(1 for total in itertools.accumulate(ways) if total <= allowed)
+    below = sum(1 for total in itertools.accumulate(counts) if total <= allowed)
     return means[max(below, 1) - 1]
 
 
 def unfairness(speed: BenchmarkResult, features: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return why a benchmark does not fit the features of its two sides, in words; empty if it does.
+    """Return why a benchmark does not fit the features of its two sides; empty if it does.
 
     Args:
         speed: With both sides.

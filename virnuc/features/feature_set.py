@@ -69,7 +69,7 @@ class FeatureSet:
             DimensionError: the shards have different widths, or not the manifest's.
         """
         if not directory.is_dir():
-            raise UsageError(f"{directory}: no such directory; --features wants one that extract wrote")
+            raise UsageError(f"{directory}: no such directory; --features needs one that extract wrote")
         manifest = read_manifest(directory, "features") if has_manifest(directory) else None
         paths = _virnucpro_files(directory) if manifest is None else [directory / s.path for s in manifest.shards]
         shards = tuple(_map(read_shard(path)) for path in paths)

@@ -1,4 +1,4 @@
-"""The parameters of the stages that do one thing each."""
+"""The parameters of the stages that do one thing each: declarations alone, which are read best in one file."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from virnuc.splits.sources import Source, parts_of_records, records_alone
 from virnuc.splits.units import LEFT_OUT, PARTS
 
 _MAX_CATEGORIES = 50  # listed by name; the distance is over all of them
-_LARGE_CLUSTER = 0.1  # share of the frames from which on a cluster is worth a word
+_LARGE_CLUSTER = 0.1  # a cluster with a larger share of the frames is mentioned
 
 
 def describe_split(source: Source, settings: SplitSettings, leakage: dict[str, Any]) -> dict[str, Any]:
@@ -72,10 +72,10 @@ def _caveats(metadata: dict[str, Any], alone: int) -> list[str]:
     if alone:
         found.append(
             f"{alone:,} records count as a genome each, because nothing says which genome they are of; parts of one "
-            "genome may lie on both sides (a table of genomes, --genomes, mends that)."
+            "genome may lie on both sides. A table of genomes (--genomes) can correct that."
         )
     if groups := metadata["groups_without_a_test_unit"]:
-        found.append(f"No test frame is of {', '.join(groups)}: too few units of unit {metadata['unit']}.")
+        found.append(f"No test frame comes from {', '.join(groups)}: too few units there (unit {metadata['unit']}).")
     if shared := metadata["leakage"]["frames_sharing_a_genome"]:
         found.append(f"{shared:,} test frames share a genome with training; every accuracy on them is too good.")
     if left := metadata["left_out"]:

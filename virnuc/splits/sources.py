@@ -35,7 +35,7 @@ def is_frames(directory: Path) -> bool:
         UsageError: there is no such directory.
     """
     if not directory.is_dir():
-        raise UsageError(f"{directory}: no such directory; --source wants frames or a feature set")
+        raise UsageError(f"{directory}: no such directory; --source needs frames or a feature set")
     return (directory / MANIFEST).is_file() and read_manifest(directory, "frames", "features").kind == "frames"
 
 

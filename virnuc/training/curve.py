@@ -1,7 +1,7 @@
 """The learning curve: the same training on a growing share of the training genomes.
 
-Whether more genomes would help is what it answers. A smaller share is part of a larger one, every share is validated on
-the same frames, and each is a training that can be interrupted like any other.
+It shows whether more genomes would help. A smaller share is part of a larger one, every share is validated on the same
+frames, and each is a training that can be interrupted like any other.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 def graphed_steps(stack: Stack, part: Subset, plan: Plan) -> GraphedSteps | None:
-    """Return the captured steps; None, with a warning, if they change the weights in another way than plain steps."""
+    """Return the captured steps; None, with a warning, if they do not change the weights as plain steps do."""
     steps = GraphedSteps(stack, part, plan)
     if steps.faithful():
         return steps

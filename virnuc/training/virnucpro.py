@@ -141,7 +141,7 @@ def _completed(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: its metadata does not say what it was trained on ({error!r})") from error
     if not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) for name in names.values()):
-        raise DataError(f"{path}: its metadata names encoders that cannot be: {names}")
+        raise DataError(f"{path}: its metadata has encoder names that are not possible: {names}")
     if names["protein"] != metadata["model_type"] or width != metadata["input_dim"]:
         raise IncompatibleCheckpointError(
             f"{path}: its metadata contradicts itself: {metadata['model_type']} with {metadata['input_dim']} values a "
