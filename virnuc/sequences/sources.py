@@ -42,9 +42,7 @@ def find_sources(directory: Path) -> list[SourceFile]:
             a file `viruses.fa` must not become non-viral by its name.
     """
     if not directory.is_dir():
-        raise UsageError(
-            f"{directory}: no such directory; give --source a directory with files like viral.1.genomic.gbff.gz"
-        )
+        raise UsageError(f"{directory}: no such directory; --source needs one with files like viral.1.genomic.gbff.gz")
     paths = sorted(path for path in directory.iterdir() if path.is_file() and _is_sequence_file(path))
     if not paths:
         raise DataError(f"{directory}: no sequence files ({', '.join(SUFFIXES)}, plain or .gz)")
