@@ -250,11 +250,11 @@ def test_killed_at_any_moment_and_started_again_it_gives_the_same_bytes(scorer, 
             process.send_signal(signal.SIGKILL)
             kills += 1
         process.communicate()
-    parts = list((out / ".parts").glob("part-*.parquet"))
+    parts = list((out / ".progress").glob("part-*.parquet"))
     assert kills >= 2 and (parts or (out / "manifest.json").is_file())
     predict([source], scorer, "m", out)
     assert tables(out) == tables(tmp_path / "undisturbed")
-    assert not (out / ".parts").exists()
+    assert not (out / ".progress").exists()
     assert [path.name for path in out.iterdir() if path.name.endswith(".partial")] == []
 
 
@@ -265,9 +265,10 @@ def test_an_unfinished_run_is_not_finished_with_other_sequences(scorer, tmp_path
         predict([good], scorer, "m", tmp_path / "out", progress=stop_after(3))
     with pytest.raises(DataError, match="begun with other sequences"):
         predict([written(tmp_path / "b.fa", fasta(records[1:]))], scorer, "m", tmp_path / "out")
-    with pytest.raises(DataError, match="begun with another model"):
+    with pytest.raises(DataError, match="begun with other parameters"):
         predict([good], scorer, "n", tmp_path / "out")
-    assert json.loads((Path(tmp_path) / "out" / ".parts" / "command.json").read_text())["model"] == "m"
+    begun = json.loads((Path(tmp_path) / "out" / ".progress" / "command.json").read_text())
+    assert begun["parameters"]["model"] == "m"
 
 
 def stop_after(calls):

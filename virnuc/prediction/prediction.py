@@ -1,6 +1,6 @@
 """The `predict` stage: a stream of sequences to tables of calls, in bounded memory, resumable.
 
-The stream of chunks is cut into parts of a fixed number. A part is scored, written whole under `.parts/` with a
+The stream of chunks is cut into parts of a fixed number. A part is scored, written whole under `.progress/` with a
 digest of its chunks, and never scored again: after it was killed, a run reads the input again, compares digests and
 continues with the first missing part. Because a part is always scored as a whole, the bytes of the result do not
 depend on when a run was killed. At the end the parts are joined into the tables; the manifest is written last.
@@ -13,14 +13,11 @@ explains every column. `summary.html` and `summary.md` show them in figures.
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -36,12 +33,12 @@ from virnuc.prediction.summary import About, write_summary
 from virnuc.prediction.tables import LETTERS, PART, write_tables
 from virnuc.runtime import Progress, silent
 from virnuc.sequences.translation import FRAME_NAMES
-from virnuc.storage.files import atomic_path, exclusive, remove_leftovers, write_text
-from virnuc.storage.manifest import Manifest, check_reusable, describe_shard, has_manifest
+from virnuc.storage.directory import OutputDirectory
+from virnuc.storage.files import atomic_path
+from virnuc.storage.manifest import Manifest, check_reusable
 
 CHUNKS_AT_ONCE = 2048  # 1 Mbp at 500 bp
 BATCHES_IN_PART = 8
-_PARTS = ".parts"
 _INPUT_DIGEST = b"input"
 
 
@@ -97,25 +94,21 @@ def predict(
 
     check_inputs(sources)
     stream = _Stream(read_records(sources), scorer.chunk_size)
-    with exclusive(out / ".lock"):
-        if has_manifest(out):
-            shutil.rmtree(out / _PARTS, ignore_errors=True)
+    output = OutputDirectory(out, "calls", parameters, inputs=None)
+    with output.alone() as manifest:
+        if manifest is not None:
             digests = [_digest(part) for part in stream.parts()]
             return check_reusable(out, parameters, _inputs(digests), "calls")
-        remove_leftovers(out)
-        _check_same_command(out, parameters)
         digests = []
         for number, part in enumerate(stream.parts()):
             digests.append(_digest(part))
-            path = out / _PARTS / f"part-{number:06d}.parquet"
+            path = output.progress / f"part-{number:06d}.parquet"
             if not _is_done(path, digests[-1]):
                 _write_part(path, _score(part, scorer, threshold, batch_tokens, advance), digests[-1])
             else:
                 advance(part)
-        manifest = _finish(out, len(digests), parameters, _inputs(digests), stream.counts, about or About())
-        manifest.write(out)
-        shutil.rmtree(out / _PARTS)
-    return manifest
+        output = replace(output, inputs=_inputs(digests))
+        return _finish(output, len(digests), stream.counts, about or About())
 
 
 class _Stream:
@@ -206,20 +199,11 @@ def _inputs(digests: list[str]) -> dict[str, str]:
     return {"sequences": hashlib.sha256("".join(digests).encode()).hexdigest()}
 
 
-def _check_same_command(out: Path, parameters: Mapping[str, Any]) -> None:
-    """Raise a DataError if `out` was begun with another model or other parameters."""
-    path, text = out / _PARTS / "command.json", json.dumps(parameters, sort_keys=True)
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise DataError(f"{out}: begun with another model or other parameters; give another --out or delete it")
-    write_text(path, text)
-
-
-def _finish(
-    out: Path, parts: int, parameters: dict[str, Any], inputs: dict[str, str], read: dict[str, int], about: About
-) -> Manifest:
-    """Write tables and summary from the finished parts and return the manifest."""
-    paths = [out / _PARTS / f"part-{number:06d}.parquet" for number in range(parts)]
-    if len(list((out / _PARTS).glob("part-*.parquet"))) > parts:
+def _finish(output: OutputDirectory, parts: int, read: dict[str, int], about: About) -> Manifest:
+    """Write tables, summary and manifest from the finished parts."""
+    out, parameters = output.directory, output.parameters
+    paths = [output.progress / f"part-{number:06d}.parquet" for number in range(parts)]
+    if len(list(output.progress.glob("part-*.parquet"))) > parts:
         raise DataError(f"{out}: begun with more sequences; give another --out or delete the directory")
     rule, chunk_size = RegionRule(**parameters["regions"]), about.chunk_size or parameters["chunk_size"]
     rows = write_tables(out, paths, parameters["threshold"], rule, chunk_size)
@@ -230,11 +214,4 @@ def _finish(
     written["regions"] = rows["regions.tsv"]
     counts = {"in": read, "out": written, "dropped": {}}
     write_summary(out, counts, parameters, about)
-    return Manifest(
-        kind="calls",
-        parameters=parameters,
-        inputs=inputs,
-        counts=counts,
-        shards=tuple(describe_shard(out, out / name, count) for name, count in rows.items()),
-        details={"model": dict(about.facts), "caveats": list(about.caveats)},
-    )
+    return output.complete(rows, counts, {"model": dict(about.facts), "caveats": list(about.caveats)})

@@ -168,7 +168,7 @@ def _make(output: OutputDirectory, source: Source, settings: SplitSettings) -> N
         _link_test_shards(out, Path(settings.source), table)
     elif sequences is not None:
         written |= _write_test_sequences(out, table.assign(**{name: sequences[name] for name in sequences}))
-    if "uncovered" in output.inputs:
+    if "uncovered" in (output.inputs or ()):
         written[CHUNKS] = _write_uncovered(out, Path(settings.source), source)
     counts = {
         "in": {"frames": len(table)},

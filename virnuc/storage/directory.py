@@ -39,7 +39,7 @@ class OutputDirectory:
     directory: Path
     kind: str
     parameters: Mapping[str, Any]
-    inputs: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] | None = field(default_factory=dict)  # None: known only when all is read
 
     @property
     def progress(self) -> Path:
@@ -91,7 +91,7 @@ class OutputDirectory:
         manifest = Manifest(
             kind=self.kind,
             parameters=dict(self.parameters),
-            inputs=dict(self.inputs),
+            inputs=dict(self.inputs or {}),
             counts=counts,
             shards=tuple(describe_shard(self.directory, self.directory / name, count) for name, count in rows.items()),
             details=details or {},
@@ -109,8 +109,9 @@ class OutputDirectory:
 
     def _begin(self) -> Manifest | None:
         if has_manifest(self.directory):
+            shutil.rmtree(self.progress, ignore_errors=True)  # of a process killed right after it wrote the manifest
             return check_reusable(self.directory, self.parameters, self.inputs, self.kind)
-        command: dict[str, Any] = {"parameters": dict(self.parameters), "inputs": dict(self.inputs)}
+        command: dict[str, Any] = {"parameters": dict(self.parameters), "inputs": dict(self.inputs or {})}
         if FORMAT_VERSIONS[self.kind] > 1:
             command["format_version"] = FORMAT_VERSIONS[self.kind]
         path, text = self.progress / "command.json", json.dumps(command, sort_keys=True)

@@ -119,14 +119,17 @@ def verified_manifest(directory: Path, *kinds: str) -> Manifest:
     return manifest
 
 
-def check_reusable(directory: Path, parameters: Mapping[str, Any], inputs: Mapping[str, str], kind: str) -> Manifest:
-    """Return the manifest of a finished `directory` if it was made with these parameters and inputs.
+def check_reusable(
+    directory: Path, parameters: Mapping[str, Any], inputs: Mapping[str, str] | None, kind: str
+) -> Manifest:
+    """Return the manifest of a finished `directory` if it was made with these parameters and inputs (None: any).
 
     Raises:
         DataError: it was made with others; the message names the first difference.
     """
     manifest = read_manifest(directory, kind)
-    for label, old, new in (("made with", manifest.parameters, parameters), ("made from", manifest.inputs, inputs)):
+    same = manifest.inputs if inputs is None else inputs
+    for label, old, new in (("made with", manifest.parameters, parameters), ("made from", manifest.inputs, same)):
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) != new.get(key):
                 raise DataError(
