@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from virnuc.features.feature_set import FeatureSet
-    from virnuc.prediction.fallback import CompanionSource
     from virnuc.prediction.scorer import FallbackRecord
     from virnuc.splits.assignment import Split
     from virnuc.tracking import Tracker
@@ -204,23 +203,27 @@ def _register(
     result: TrainingResult, settings: TrainSettings, features: FeatureSet, split: Split, tracker: Tracker
 ) -> ModelVersion:
     from model_registry.card import update_card
+    from model_registry.evidence import companion_source
     from model_registry.packaging import log_scoring_model
     from virnuc.evaluation.predictions import temperature_of
     from virnuc.runtime import choose_device
-    from virnuc.tracking import version_uri
+    from virnuc.tracking import model_version, version_uri
     from virnuc.training.checkpoint import load_checkpoint
     from virnuc.training.data import chunk_size_of
 
     chunk_size, recorded = chunk_size_of(features, split)
     if not recorded:
         say(f"train      WARNING: the chunks' length is not recorded; the model will take {chunk_size} bp")
+    companion = companion_source(settings.companion, split) if settings.companion else None
+    if companion is not None:
+        tracker.tags({"companion_run": model_version(companion.origin).run_id})
     version = log_scoring_model(
         result.model,
         f"virnuc-{result.name}",
         chunk_size=chunk_size,
         weights=settings.weights,
         temperature=temperature_of(load_checkpoint(result.model), features, split),
-        companion=_companion(settings, split, tracker),
+        companion=companion,
         seed=settings.seed,
         device=choose_device(settings.device).name,
         on_fallback=lambda record: _log_fallback(record, result.name, tracker),
@@ -230,23 +233,6 @@ def _register(
     tracker.client.set_registered_model_alias(version.name, "challenger", version.version)
     update_card(version_uri(version))
     return version
-
-
-def _companion(settings: TrainSettings, split: Split, tracker: Tracker) -> CompanionSource | None:
-    """Return the companion to be tried and the chunks to try it on."""
-    import pandas as pd
-
-    from model_registry.evidence import read_checkpoint
-    from virnuc.prediction.fallback import CompanionSource
-    from virnuc.sequences.frames import CHUNK_SCHEMA
-    from virnuc.tracking import model_version, version_uri
-
-    if not settings.companion:
-        return None
-    version = model_version(settings.companion)
-    tracker.tags({"companion_run": version.run_id})
-    chunks = pd.DataFrame(columns=CHUNK_SCHEMA.names) if split.lacks_chunks else split.uncovered("val")
-    return CompanionSource(read_checkpoint(version), version_uri(version), chunks, split.lacks_chunks)
 
 
 def _log_fallback(record: FallbackRecord, name: str, tracker: Tracker) -> None:
