@@ -17,7 +17,7 @@ from virnuc.training import find_training, train
 from virnuc.training.state import STATE
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["virnuc.training", "samples"])
+processes.set_forkserver_preload(["virnuc.training", "tests.shared.samples"])
 
 
 def die():
