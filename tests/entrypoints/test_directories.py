@@ -31,6 +31,7 @@ def inside(directory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
         patch.setattr(constants, "HF_HUB_CACHE", str(directory / "hub"))
+        patch.setenv("HF_HUB_CACHE", str(directory / "hub"))  # for the process that measures memory
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{directory}/mlflow.db")
         mlflow.set_tracking_uri(f"sqlite:///{directory}/mlflow.db")
         yield
