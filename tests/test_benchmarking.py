@@ -63,6 +63,13 @@ def result(frames):
     return benchmark(settings(frames))
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """No measurement of peaks, for tests that are about something else: it takes most of the time."""
+    monkeypatch.setattr(benchmarking, "gemm_peak", lambda precision, device: 1e11)
+    monkeypatch.setattr(benchmarking, "peak_in_fresh_process", lambda job: 0.5)
+
+
 def test_both_sides_have_the_same_keys_and_the_ratio_is_of_their_medians(result):
     metrics = result.metrics
     wanted = {f"bench/{side}_{key}" for side in ("baseline", "candidate") for key in SIDE_KEYS}
@@ -106,7 +113,7 @@ def test_the_lower_end_is_the_bound_of_wilcoxons_signed_ranks(ratios, low):
         assert lower_end(ratios) == pytest.approx(means[2])
 
 
-def test_sides_are_timed_in_turns_and_never_held_together(frames, monkeypatch):
+def test_sides_are_timed_in_turns_and_never_held_together(frames, monkeypatch, quick):
     loaded, order = [], []
     load, take = benchmarking.load_encoder, benchmarking.seconds
 
@@ -146,20 +153,20 @@ def test_a_sample_is_seeded_and_in_order(frames):
     assert len(draw_sample(frames, 1000, 1).ids) == 60
 
 
-def test_different_precisions_are_marked_everywhere(frames):
+def test_different_precisions_are_marked_everywhere(frames, quick):
     mixed = benchmark(settings(frames, precision=("fp32", "bf16")))
     assert mixed.parameters["bench/same_precision"] == "no"
     assert "(differs)" in speed_report(mixed)
     assert "does not compare the models" in speed_report(mixed)
 
 
-def test_random_weights_are_marked(frames):
+def test_random_weights_are_marked(frames, quick):
     timed = benchmark(settings(frames, candidate="esm2_8m", weights={"esm2_8m": "random"}, sample=3))
     assert timed.parameters["bench/candidate_weights"] == "random"
     assert "Random weights" in speed_report(timed)
 
 
-def test_one_side_that_does_not_fit_leaves_the_other(frames, monkeypatch):
+def test_one_side_that_does_not_fit_leaves_the_other(frames, monkeypatch, quick):
     load = benchmarking.load_encoder
 
     def small_machine(name, **options):
@@ -178,7 +185,7 @@ def test_one_side_that_does_not_fit_leaves_the_other(frames, monkeypatch):
 
 
 def test_encoders_of_two_kinds_are_not_compared(frames):
-    with pytest.raises(UsageError, match="one DNA, one proteins"):
+    with pytest.raises(UsageError, match="one reads DNA, the other proteins"):
         benchmark(settings(frames, candidate="tetranucleotide"))
 
 

@@ -170,7 +170,7 @@ class _Loaded:
             tokens=len(self.tokens.flat),
             flops=self.encoder.flops(self.tokens),
             gemm_flops_per_s=gemm_peak(provenance.precision, self.job.device),
-            peak_memory_gb=_peak_of(self.job) if torch.device(self.job.device).type == "cpu" else 0.0,
+            peak_memory_gb=peak_in_fresh_process(self.job) if torch.device(self.job.device).type == "cpu" else 0.0,
             warmup_batches=self.warmed,
         )
 
@@ -196,7 +196,7 @@ def _release(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-def _peak_of(job: _Job) -> float:
+def peak_in_fresh_process(job: _Job) -> float:
     """Return the peak memory of a fresh process that loads the encoder and embeds the largest batch, in GB."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_embed_largest_batch, job).result()

@@ -158,7 +158,7 @@ def test_a_hostile_checkpoint_is_refused_and_runs_nothing(place, pickled):
     ("changes", "words"),
     [
         ({"encoders": {"dna": {"name": "dnabert_s"}}}, "does not say what it was trained on"),
-        ({"encoders": {"dna": {"name": "../x"}, "protein": {"name": "fastesm650"}}}, "encoder names that are not possible"),
+        ({"encoders": {"dna": {"name": "../x"}, "protein": {"name": "fastesm650"}}}, "names that are not possible"),
         ({"model_type": "esm2_3b"}, "contradicts itself"),
         ({"modality": "dna"}, "contradicts itself"),
     ],
