@@ -41,10 +41,9 @@ def read_config(path: Path, stage: str) -> dict[str, Any]:
 def _load(path: Path) -> dict[str, Any]:
     import yaml
 
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # every scalar stays a text
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: no YAML: {' '.join(str(error).split())}") from error
+    from virnuc.storage.files import read_yaml
+
+    document = read_yaml(path, yaml.BaseLoader)  # every scalar stays a text
     if not isinstance(document or {}, dict):
         raise UsageError(f"{path}: write NAME: VALUE on each line")
     return document or {}

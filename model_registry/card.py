@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 from model_registry.history import past_comparisons
 from virnuc.errors import DataError
 from virnuc.prediction.scorer import CONFIG, read_config, read_fallback
-from virnuc.reports.rendering import HTML
+from virnuc.reports.rendering import HTML, escape_markdown
 from virnuc.tracking import find_finished, find_runs, get_run, model_version, version_uri
 
 SCORER = "scorer"  # name of the artifact that `packaging` logs
@@ -25,6 +25,7 @@ PROMOTED_FROM, OVERRIDE, OVERRIDE_RULES = "virnuc.promoted_from", "virnuc.overri
 _VIEW = {"workflowType": "machine_learning"}  # of MLflow's two, the one that shows models
 _MAX_LETTERS = 5000  # letters that a registry keeps
 _TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=False)  # Markdown
+_TEMPLATES.filters["text"] = escape_markdown
 
 
 def update_card(model_uri: str) -> str:

@@ -22,6 +22,7 @@ from model_registry.rules import RULES
 from virnuc.errors import UsageError
 from virnuc.evaluation.sides import Comparison
 from virnuc.reports.verdict import Origin, document
+from virnuc.storage.files import read_yaml
 
 PASS, FAIL, NO_VERDICT = "PASS", "FAIL", "NO VERDICT"
 POLICY_VERSION = 2
@@ -42,12 +43,7 @@ class Policy:
         Raises:
             UsageError: there is no such file, or it does not hold exactly the known limits within their ranges.
         """
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise UsageError(f"{path}: no such file; --policy needs a policy.yaml") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+        values = read_yaml(path, yaml.SafeLoader)
         if not isinstance(values, dict) or sorted(map(str, values)) != sorted(["version", *_LIMITS]):
             raise UsageError(f"{path}: a policy has exactly these keys: version, {', '.join(_LIMITS)}")
         if values.pop("version") != POLICY_VERSION:

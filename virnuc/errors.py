@@ -7,8 +7,28 @@ else. A message is one line that says what is wrong, where, and what to do next.
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
 from os import PathLike
+
+_PASSWORD_IN_URI = re.compile(r"(?<=://)([^\s/:@'\"]*):[^\s'\"]*@")
+_SECRET_VALUE = re.compile(r"((?:password|passwd|secret|token|api_?key)=)[^\s&;'\"]+", re.IGNORECASE)
+_SECRET_VARIABLE = re.compile("PASSWORD|SECRET|TOKEN|CREDENTIAL|ACCESS_KEY")
+_SHORTEST_SECRET = 6  # letters; a shorter value of a variable would mask ordinary words
+
+
+def masked(text: str) -> str:
+    """Return a text without passwords: for all that leaves for a terminal, a store or a report.
+
+    Masked are the password of a URI, what follows `password=` and its like, and the values of environment variables
+    whose names say that they are secret.
+    """
+    text = _SECRET_VALUE.sub(r"\1***", _PASSWORD_IN_URI.sub(r"\1:***@", text))
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST_SECRET and _SECRET_VARIABLE.search(name):
+            text = text.replace(value, "***")
+    return text
 
 
 class VirnucError(Exception):

@@ -29,7 +29,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from virnuc.errors import DataError, GateRefusal, Terminated, UsageError
+from virnuc.errors import DataError, GateRefusal, Terminated, UsageError, masked
 from virnuc.settings import Settings
 from virnuc.storage.files import exclusive
 
@@ -69,7 +69,7 @@ class Tracker:
 
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Log plain values as parameters."""
-        mlflow.log_params(dict(values), run_id=self.run_id)
+        mlflow.log_params({name: masked(str(value)) for name, value in values.items()}, run_id=self.run_id)
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics in one call."""
@@ -85,7 +85,7 @@ class Tracker:
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags `virnuc.<name>`."""
         for name, value in values.items():
-            self.client.set_tag(self.run_id, f"virnuc.{name}", str(value))
+            self.client.set_tag(self.run_id, f"virnuc.{name}", masked(str(value)))
 
     def weights(self, encoders: Mapping[str, Mapping[str, Any]]) -> None:
         """Set the tag that says of each encoder where its weights are from, by name."""
@@ -93,7 +93,7 @@ class Tracker:
 
     def describe(self, markdown: str) -> None:
         """Set the run's description, which the UI renders."""
-        self.client.set_tag(self.run_id, "mlflow.note.content", markdown)
+        self.client.set_tag(self.run_id, "mlflow.note.content", masked(markdown))
 
     def figure(self, figure: Figure, path: str) -> None:
         """Log a figure as the artifact `path`."""
@@ -101,7 +101,7 @@ class Tracker:
 
     def text(self, text: str, path: str) -> None:
         """Log a text as the artifact `path`."""
-        self.client.log_text(self.run_id, text, path)
+        self.client.log_text(self.run_id, masked(text), path)
 
     def json(self, document: dict[str, Any], path: str) -> None:
         """Log plain values as the artifact `path`."""
@@ -240,7 +240,7 @@ def model_version(uri: str) -> ModelVersion:
         known = [model.name for model in client.search_registered_models()]
         nearest = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else "run train first"
-        raise DataError(f"{uri}: no model of that name is registered in {mlflow.get_tracking_uri()}; {hint}") from error
+        raise DataError(f"{uri}: no model of that name is registered in {_store()}; {hint}") from error
     try:
         if match["alias"]:
             return client.get_model_version_by_alias(name, match["alias"])
@@ -273,7 +273,7 @@ def version_uri(version: ModelVersion) -> str:
 def store_is_writable() -> str:
     """Open the store, which writes a tag of the experiment, and return its URI."""
     open_store()
-    return str(mlflow.get_tracking_uri())
+    return _store()
 
 
 def get_run(run_id: str | None) -> Run:
@@ -285,9 +285,7 @@ def get_run(run_id: str | None) -> Run:
     try:
         return MlflowClient().get_run(run_id or "")
     except MlflowException as error:
-        raise DataError(
-            f"the store {mlflow.get_tracking_uri()} has no run {run_id or 'behind this version'}; it was deleted"
-        ) from error
+        raise DataError(f"the store {_store()} has no run {run_id or 'behind this version'}; it was deleted") from error
 
 
 def download(run_id: str, path: str, destination: Path) -> Path:
@@ -300,6 +298,11 @@ def download(run_id: str, path: str, destination: Path) -> Path:
         return Path(MlflowClient().download_artifacts(run_id, path, str(destination)))
     except (MlflowException, OSError) as error:
         raise DataError(f"run {run_id} has no artifact {path}; it was deleted or never finished") from error
+
+
+def _store() -> str:
+    """Return the URI of the store without its password, for messages."""
+    return masked(mlflow.get_tracking_uri())
 
 
 def open_store() -> None:

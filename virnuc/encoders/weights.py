@@ -148,6 +148,6 @@ def _open_pickled(file: Path) -> list[tuple[str, tuple[int, ...], Callable[[], T
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise EncoderError(f"{file}: not a dict of tensors")
     for key, tensor in state.items():  # a stride of 0 would let a small file claim any number of values
-        if tensor.layout is not torch.strided or tensor.untyped_storage().nbytes() < tensor.nbytes:
+        if tensor.is_meta or tensor.layout is not torch.strided or tensor.untyped_storage().nbytes() < tensor.nbytes:
             raise EncoderError(f"{file}: {key} claims more values than the file holds")
     return [(key, tuple(tensor.shape), lambda tensor=tensor: tensor) for key, tensor in state.items()]  # type: ignore[misc]

@@ -78,7 +78,7 @@ def _check_label(path: Path, labels: Any) -> None:
 
 
 def _check_data(path: Path, data: Any) -> None:
-    if not isinstance(data, Tensor) or data.layout is not torch.strided:
+    if not isinstance(data, Tensor) or data.layout is not torch.strided or data.is_meta:
         raise DataError(f"{path}: data is not a dense tensor")
     if data.dtype is not torch.float32:
         raise DataError(f"{path}: data is {str(data.dtype).removeprefix('torch.')}, but float32 is needed")
@@ -96,7 +96,9 @@ def _check_ids(path: Path, ids: Any, rows: int) -> None:
         raise DataError(f"{path}: {len(ids)} ids for {rows} rows; it cannot be known which row is whose")
     seen: dict[str, int] = {}
     for row, identifier in enumerate(ids):
-        if not isinstance(identifier, str) or not identifier:
+        if (
+            not isinstance(identifier, str) or not identifier or not identifier.isprintable()
+        ):  # as a lone surrogate is not
             raise DataError(f"{path}, row {row}: the id is {identifier!r}, not a text")
         if seen.setdefault(identifier, row) != row:
             raise DataError(f"{path}, row {row}: the id {identifier} is already that of row {seen[identifier]}")

@@ -86,6 +86,8 @@ def _parse(source: str) -> Iterator[tuple[str, str]]:
 
 
 def _open(source: str, stack: ExitStack) -> BinaryIO:
+    if source == STANDARD_INPUT and sys.stdin is None:
+        raise UsageError("standard input is closed; give files with --input")
     raw = sys.stdin.buffer
     if source != STANDARD_INPUT:
         raw = stack.enter_context(Path(source).open("rb"))  # noqa: SIM115  # the stack is the context manager

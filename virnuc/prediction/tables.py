@@ -38,6 +38,8 @@ TABLES = (
     *(REGIONS_BED, VIRAL_FASTA, FRAMES_TXT, HIGHEST_CSV),
 )
 _LINE = 80  # letters of a line of FASTA
+_NAMES = ("Sequence_ID", "Modified_ID", "sequence", "file", "region")  # columns whose texts come from elsewhere
+_FORMULAS = ("=", "+", "-", "@")
 
 
 def write_tables(out: Path, parts: list[Path], threshold: float, rule: RegionRule, chunk_size: int) -> dict[str, int]:
@@ -169,6 +171,11 @@ def _fasta(path: Path, stack: ExitStack) -> BinaryIO:
     return cast(BinaryIO, stack.enter_context(zipped))
 
 
+def _as_text(names: pd.Series) -> pd.Series:
+    """Return names with an apostrophe before those that a spreadsheet would take for formulas."""
+    return names.where(~names.str.startswith(_FORMULAS), "'" + names)
+
+
 class _Text:
     """A table as tab-separated text: rows are appended to a temporary file, which is put in place at the end."""
 
@@ -179,7 +186,8 @@ class _Text:
 
     def write(self, table: pd.DataFrame, header: bool = True) -> None:
         """Append rows, below the columns' names if they are the first."""
-        table.to_csv(
+        texts = {name: _as_text(table[name]) for name in _NAMES if name in table}
+        table.assign(**texts).to_csv(
             self._stream,
             sep="\t",
             header=header and not self._headed,

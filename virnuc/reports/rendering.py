@@ -132,7 +132,7 @@ def _render(name: str, page: Page, *, autoescape: bool, **values: Any) -> str:
     environment = jinja2.Environment(
         autoescape=autoescape, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"cell": _cell, "interval": _interval, "data": _data}
+    environment.filters |= {"cell": _cell, "interval": _interval, "data": _data, "text": escape_markdown}
     return environment.from_string(_resource(name)).render(page=page, **values)
 
 
@@ -140,9 +140,14 @@ def _resource(name: str) -> str:
     return resources.files("virnuc.reports").joinpath(name).read_text(encoding="utf-8")
 
 
+def escape_markdown(text: object) -> str:
+    """Return a text on one line in which Markdown sees no link, image, code or HTML."""
+    return re.sub(r"([\\`\[\]*~])", r"\\\1", " ".join(str(text).split())).replace("<", "&lt;")
+
+
 def _cell(text: str) -> str:
     """Return text for a cell of a Markdown table."""
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    return escape_markdown(text).replace("|", "\\|")
 
 
 def _interval(text: str) -> Markup:

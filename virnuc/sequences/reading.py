@@ -147,7 +147,7 @@ def checked_dna(sequence: str, path: Path, record: str) -> str:
     Raises:
         ParseError: it has a letter that is no IUPAC base.
     """
-    dna = sequence.upper().replace("U", "T")
+    dna = sequence.upper().replace("U", "T") if sequence.isascii() else sequence  # upper case of ß is SS
     wrong = _NOT_DNA.search(dna)
     if wrong:
         raise ParseError(f"{wrong.group()!r} at base {wrong.start() + 1} is not an IUPAC base", path, record)

@@ -300,6 +300,8 @@ class PromoteSettings(Settings):
         """Check that it is either a promotion or a rollback."""
         super().__post_init__()
         _check(self.rollback != bool(self.candidate), "give either --candidate models:/NAME/VERSION or --rollback yes")
+        usable = re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,99}", self.alias) and self.alias.lower() != "latest"
+        _check(bool(usable) and not self.alias.startswith("previous"), f"--alias {self.alias!r}: use another word")
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from virnuc.errors import DataError
+import yaml
+
+from virnuc.errors import DataError, UsageError
 
 _MOST_BYTES_OF_JSON = 50_000_000
+_MOST_BYTES_OF_YAML = 1_000_000
 
 
 @contextmanager
@@ -60,6 +63,30 @@ def read_json(path: Path, error: type[DataError] = DataError) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise error(f"{path}: not a JSON object")
     return document
+
+
+def read_yaml(path: Path, loader: type[yaml.SafeLoader] | type[yaml.BaseLoader]) -> Any:
+    """Read a YAML file that is not trusted.
+
+    Raises:
+        UsageError: the file is missing, no file, larger than 1 MB, not YAML, nested too deep, or gives a key twice.
+    """
+
+    class Distinct(loader):  # type: ignore[valid-type,misc]
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value]
+            if twice := next((key for key in keys if keys.count(key) > 1), None):
+                raise yaml.YAMLError(f"{twice} is there twice")
+            return dict(super().construct_mapping(node, deep))
+
+    try:
+        if path.stat().st_size > _MOST_BYTES_OF_YAML:
+            raise UsageError(f"{path}: too large for such a file")
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=Distinct)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file") from error
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:200]})") from error
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -180,5 +180,5 @@ def check_weights(path: Path, state: Any, metadata: Any) -> None:
         if not isinstance(tensor, Tensor) or tensor.shape != wanted[name].shape:
             shape = list(getattr(tensor, "shape", []))
             raise DimensionError(f"{path}: {name} has shape {shape}, but its metadata says {list(wanted[name].shape)}")
-        if not torch.isfinite(tensor).all():
+        if tensor.is_meta or not torch.isfinite(tensor).all():
             raise DataError(f"{path}: {name} holds NaN or infinite values")

@@ -1,0 +1,85 @@
+"""Faults of the machine and of the store end in one line with a cause and a next step; secrets are in none of them."""
+
+import errno
+
+import mlflow
+import pytest
+from click.testing import CliRunner
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from entrypoints.command import say, stage
+from virnuc.errors import DataError, masked
+from virnuc.settings import DoctorSettings
+from virnuc.tracking import model_version, tracked_run
+
+SECRET = "postgresql://virnuc:hunter2secret@db.example.org/mlflow"
+
+
+def ended(raised):
+    """Run a stage that raises; return its exit code and what it printed."""
+
+    def faulty(settings):
+        """Raise."""
+        say(f"store {SECRET}")
+        raise raised
+
+    done = CliRunner().invoke(stage(DoctorSettings, tracked=False)(faulty).command, [])
+    return done.exit_code, done.output
+
+
+def locked():
+    """An error as MLflow raises it: the database's own is its cause."""
+    error = MlflowException("(sqlite3.OperationalError) database is locked")
+    error.__cause__ = RuntimeError(f"in {SECRET}")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/data/x"), "/data/x: the disk is full; make room"),
+        (OSError(errno.EROFS, "Read-only file system", "/data/x"), "/data/x: the disk is read-only"),
+        (PermissionError(errno.EACCES, "Permission denied", "/data/x"), "/data/x: no permission"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), "a/b: a file is where a directory is needed"),
+        (FileExistsError(errno.EEXIST, "File exists", "a"), "a: a file is where a directory is needed"),
+        (locked(), "another process holds the store's database; try again"),
+        (MlflowException("Max retries exceeded with url: /api"), "the store's server does not answer; start it"),
+    ],
+)
+def test_a_fault_outside_has_a_cause_and_a_next_step(raised, words):
+    code, output = ended(raised)
+    assert code == 1
+    assert words in output.splitlines()[-1]
+    assert "Traceback" not in output and "please report it" not in output
+
+
+@pytest.mark.parametrize("raised", [DataError(f"no run in {SECRET}"), RuntimeError(f"cannot open {SECRET}")])
+def test_a_password_is_in_no_message_and_no_traceback(raised):
+    code, output = ended(raised)
+    assert code in (1, 4)
+    assert "hunter2secret" not in output
+    assert "postgresql://virnuc:***@db.example.org/mlflow" in output
+
+
+def test_a_password_is_in_no_tag_parameter_or_description(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "correct-horse")
+    with pytest.raises(DataError), tracked_run("doctor", DoctorSettings()) as tracker:
+        tracker.describe(f"see {SECRET}")
+        tracker.parameters({"mirror": SECRET})
+        raise DataError(f"{SECRET} said: correct-horse, password=other&x=1")
+    data = MlflowClient().get_run(tracker.run_id).data
+    kept = str(data.tags) + str(data.params)
+    assert "virnuc:***@db.example.org" in kept and "password=***&x=1" in kept
+    assert not any(secret in kept for secret in ("hunter2secret", "correct-horse", "other"))
+
+
+def test_a_store_is_named_without_its_password(store, monkeypatch):
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: SECRET)
+    with pytest.raises(DataError, match=r"registered in postgresql://virnuc:\*\*\*@db"):
+        model_version("models:/nothing/1")
+
+
+@pytest.mark.parametrize("text", ["models:/virnuc@champion", "http://host:80/path", "a@b.org: c", "token of 5 letters"])
+def test_what_is_no_secret_stays(text):
+    assert masked(text) == text
