@@ -1,6 +1,7 @@
 """Faults of the machine and of the store end in one line with a cause and a next step; secrets are in none of them."""
 
 import errno
+import signal
 
 import mlflow
 import pytest
@@ -24,7 +25,11 @@ def ended(raised):
         say(f"store {SECRET}")
         raise raised
 
-    done = CliRunner().invoke(stage(DoctorSettings, tracked=False)(faulty).command, [])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        done = CliRunner().invoke(stage(DoctorSettings, tracked=False)(faulty).command, [])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
     return done.exit_code, done.output
 
 
