@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from filelock import FileLock
 
 from tests.shared import PROJECT
 
@@ -68,8 +69,11 @@ def made(tmp_path_factory, empty_store):
     from tests.shared.experiment import build
 
     kept, place = dict(os.environ), Path.cwd()
+    several = "PYTEST_XDIST_WORKER" in kept  # one of the processes makes it for all
+    home = (tmp_path_factory.getbasetemp().parent if several else tmp_path_factory.getbasetemp()) / "experiment"
     try:
-        return build(tmp_path_factory.mktemp("experiment"), empty_store)
+        with FileLock(f"{home}.lock"):
+            return build(home, empty_store)
     finally:
         os.chdir(place)
         os.environ.clear()

@@ -106,11 +106,16 @@ class Experiment:
 
 
 def build(home: Path, empty_store: Path) -> Experiment:
-    """Make the experiment in a fresh SQLite store."""
-    made = Experiment(home)
+    """Make the experiment in a fresh SQLite store, unless another process has made it there."""
+    made, finished = Experiment(home), home / "finished"
+    if finished.exists():
+        return made
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir()
     os.chdir(home)
     copy_policy(home)
     fill(made, f"sqlite:///{shutil.copy(empty_store, home / 'mlflow.db')}")
+    finished.touch()
     return made
 
 
