@@ -1,6 +1,8 @@
 """Wrong input through the commands themselves: exit code and one line that says what to do."""
 
+import contextlib
 import gzip
+import io
 import os
 import re
 import shutil
@@ -8,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 
+import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -23,18 +27,33 @@ def start(stage, directory, *arguments):
     )
 
 
+def run(stage, directory, *arguments):
+    """Give a command in this process; return its exit code and what it wrote to stderr."""
+    errors, handler = io.StringIO(), signal.getsignal(signal.SIGTERM)
+    command = getattr(import_module(f"entrypoints.{stage}"), stage).command
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as ended:
+        patch.chdir(directory)
+        mlflow.set_tracking_uri(f"sqlite:///{directory}/mlflow.db")
+        patch.setenv("MLFLOW_TRACKING_URI", mlflow.get_tracking_uri())
+        command.main(list(map(str, arguments)))
+    mlflow.set_tracking_uri(None)
+    signal.signal(signal.SIGTERM, handler)
+    return ended.value.code, errors.getvalue()
+
+
 def refused(stage, directory, *arguments):
-    process = start(stage, directory, *arguments)
-    _, errors = process.communicate(timeout=120)
+    code, errors = run(stage, directory, *arguments)
     lines = [line for line in errors.splitlines() if line.startswith(f"{stage}: ")]
     assert "Traceback" not in errors
     assert len(lines) == 1, errors
-    return process.returncode, lines[0]
+    return code, lines[0]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("commands")
+def place(tmp_path_factory, empty_store):
+    directory = tmp_path_factory.mktemp("commands")
+    shutil.copy(empty_store, directory / "mlflow.db")
+    return directory
 
 
 def test_missing_and_empty_directories(place):
@@ -88,7 +107,7 @@ def test_a_wrong_encoder_name_is_answered_with_the_nearest_right_one(place, fram
         ("benchmark", ["--weights", "nonsense"], "write NAME=VALUE, several joined by commas"),
     ],
 )
-def test_values_that_cannot_be_meant(place, stage, arguments, expected):
+def test_wrong_values(place, stage, arguments, expected):
     code, line = refused(stage, place, *arguments)
     assert code == 2
     assert expected in line
@@ -111,9 +130,8 @@ def test_features_and_a_split_that_do_not_belong_together(place, frames, genomes
         ("prepare", ["--source", small_source(genomes, tmp_path / "source"), "--out", tmp_path / "small"]),
         ("extract", ["--frames", tmp_path / "small", *encoders, "--out", features]),
     ):
-        process = start(stage, place, *arguments)
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+        code, errors = run(stage, place, *arguments)
+        assert code == 0, errors
     code, line = refused(
         "train", place, "--features", features / "+".join(encoders[1::2]), "--split", tmp_path / "split"
     )

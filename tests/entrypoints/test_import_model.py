@@ -172,7 +172,7 @@ def test_a_checkpoint_that_contradicts_itself(virnucpro, place, changes, words):
         import_model.run(ImportModelSettings(checkpoint="changed.pth"))
 
 
-def test_values_that_cannot_be_meant(place):
+def test_wrong_values(place):
     for wrong in ({}, {"checkpoint": "a", "metrics": "b"}, {"metrics": "b"}, {"checkpoint": "a", "encoder": "esm2_3b"}):
         with pytest.raises(UsageError):
             ImportModelSettings(**wrong)
