@@ -203,8 +203,7 @@ def _register(
     result: TrainingResult, settings: TrainSettings, features: FeatureSet, split: Split, tracker: Tracker
 ) -> ModelVersion:
     from model_registry.card import update_card
-    from model_registry.evidence import companion_source
-    from model_registry.packaging import log_scoring_model
+    from model_registry.packaging import companion_source, log_scoring_model
     from virnuc.evaluation.predictions import temperature_of
     from virnuc.runtime import choose_device
     from virnuc.tracking import model_version, version_uri

@@ -26,10 +26,7 @@ from virnuc.evaluation.metrics import Floats, Labels
 from virnuc.evaluation.predictions import chunk_predictions, labels_of, margins
 from virnuc.evaluation.sides import Comparison, SideEvidence
 from virnuc.evaluation.speed import BenchmarkResult
-from virnuc.prediction.fallback import CompanionSource
-from virnuc.sequences.frames import CHUNK_SCHEMA
 from virnuc.settings import TrainSettings
-from virnuc.splits.assignment import Split
 from virnuc.tracking import Tracker, download, find_finished, get_run, model_version, version_uri, versions_of
 from virnuc.training.checkpoint import REPLICATES, Checkpoint, load_checkpoint
 
@@ -56,13 +53,6 @@ def read_checkpoint(version: ModelVersion) -> Checkpoint:
         raise DataError(f"{version_uri(version)}: its run {version.run_id} has no checkpoint; train it again")
     with tempfile.TemporaryDirectory() as temporary:
         return load_checkpoint(download(run.info.run_id, path, Path(temporary)))
-
-
-def companion_source(uri: str, split: Split) -> CompanionSource:
-    """Return the companion that `uri` names, and the validation chunks of `split` to try it on."""
-    version = model_version(uri)
-    chunks = pd.DataFrame(columns=CHUNK_SCHEMA.names) if split.lacks_chunks else split.uncovered("val")
-    return CompanionSource(read_checkpoint(version), version_uri(version), chunks, split.lacks_chunks)
 
 
 def read_replicates(version: ModelVersion, own: Checkpoint) -> dict[int, Checkpoint]:

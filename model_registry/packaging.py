@@ -16,13 +16,16 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 import virnuc
 from model_registry.card import SCORER
+from model_registry.evidence import read_checkpoint
 from virnuc.errors import DataError
 from virnuc.prediction.calls import THRESHOLD
 from virnuc.prediction.chunks import STATUSES
 from virnuc.prediction.fallback import CompanionSource, add_companion
 from virnuc.prediction.scorer import CONFIG, DIGEST_TAG, PROBE, FallbackRecord, read_config, save_scorer, scorer_digest
 from virnuc.prediction.scoring import BATCH_TOKENS
-from virnuc.tracking import model_version
+from virnuc.sequences.frames import CHUNK_SCHEMA
+from virnuc.splits.assignment import Split
+from virnuc.tracking import model_version, version_uri
 from virnuc.training.checkpoint import load_checkpoint
 
 REQUIREMENTS = (
@@ -102,6 +105,13 @@ def log_scoring_model(
     client.set_logged_model_tags(model.model_id, {DIGEST_TAG: digest})  # read where the model is served
     client.set_model_version_tag(registered_name, version, DIGEST_TAG, digest)
     return client.get_model_version(registered_name, version)
+
+
+def companion_source(uri: str, split: Split) -> CompanionSource:
+    """Return the companion that `uri` names, and the validation chunks of `split` to try it on."""
+    version = model_version(uri)
+    chunks = pd.DataFrame(columns=CHUNK_SCHEMA.names) if split.lacks_chunks else split.uncovered("val")
+    return CompanionSource(read_checkpoint(version), version_uri(version), chunks, split.lacks_chunks)
 
 
 def download_scorer(model_uri: str, directory: Path) -> Path:
