@@ -95,7 +95,7 @@ def evaluate(
     metrics = metrics_of(predictions) | intervals_of(predictions, seed)
     metrics |= {"test/calibrated/temperature": temperature} | _threshold_metrics(validation, predictions, seed)
     metrics |= _under("test/calibration", calibration_error(predictions, draws_of(predictions, seed)))
-    metrics |= _controls(predictions, seed)
+    metrics |= _under("test/control", permuted_labels(predictions, seed))
     if shuffled is not None:
         metrics |= control_metrics("shuffled", frame_predictions(score, shuffled, split, part, columns))
     metrics |= _split_metrics(split, predictions, uncovered)
@@ -201,10 +201,6 @@ def _threshold_metrics(validation: pd.DataFrame, predictions: pd.DataFrame, seed
         given = at_threshold(predictions, threshold, prevalence, draws)
         found |= _under(f"test/{section}/threshold", {"value": threshold} | given)
     return found
-
-
-def _controls(predictions: pd.DataFrame, seed: int) -> dict[str, float]:
-    return _under("test/control", permuted_labels(predictions, seed))
 
 
 def _split_metrics(split: Split, predictions: pd.DataFrame, uncovered: pd.DataFrame | None) -> dict[str, float]:
