@@ -17,7 +17,7 @@ from tests.shared import PROJECT
 from tests.shared.golden import CASES
 from tests.shared.hub import OTHER, PINNED, fill_hub_cache
 from virnuc.encoders import load_encoder
-from virnuc.errors import DataError, EncoderError, GateRefusal
+from virnuc.errors import DataError, GateRefusal, UsageError
 from virnuc.settings import EvaluateSettings, ExtractSettings, FeatureSource, PipelineSettings
 from virnuc.storage.manifest import read_manifest
 
@@ -119,7 +119,7 @@ def test_evaluate_alone_says_which_directory_it_wants(experiment, capsys):
         "features": (FeatureSource(f"data/features/{dna}+{protein}"),),
         "out": "elsewhere",
     }
-    with pytest.raises(EncoderError, match=f"give it with --weights {dna}=DIR$"):
+    with pytest.raises(UsageError, match=f"give it with --weights {dna}=DIR$"):
         evaluate.run(EvaluateSettings(**options))
     asked = evaluate.run(EvaluateSettings(**options, uncovered=0))
     message = f"the weights of {dna} came from a directory; give it with --weights {dna}=DIR"
