@@ -11,17 +11,51 @@ GPUS = {0: (7, 0), 1: (8, 0)}  # V100, A100
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Two GPUs, as far as our own decisions ask torch of them."""
+    """Two GPUs, as far as our own decisions ask torch of them; the devices that were made current."""
+    chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(GPUS))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # torch counts emulation
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "V100")
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: GPUS[torch.device(device).index or 0])
+    return chosen
 
 
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(gpus):
     assert runtime.choose_device("cuda:1").name == "cuda:1"
     with pytest.raises(UsageError, match=r"--device cuda:7: .* this machine has cpu, cuda:0, cuda:1$"):
         runtime.choose_device("cuda:7")
+
+
+def test_the_chosen_device_is_made_current(gpus):
+    for wanted in ("cuda:1", "cuda:1,cuda:0", "cpu"):
+        runtime.choose_device(wanted)
+    assert gpus == [torch.device("cuda:1")] * 2
+
+
+def test_float32_is_float32_and_attention_is_not_cudnns():
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    runtime.choose_device("cpu")
+    assert runtime.describe_hardware("cpu")["float32_products"] == "highest"
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_cuda_is_all_visible_gpus_where_several_are_used(gpus):
+    assert runtime.choose_devices("cuda") == runtime.choose_devices("auto") == ["cuda:0", "cuda:1"]
+    assert runtime.choose_devices("cuda:1, cpu") == ["cuda:1", "cpu"]
+    with pytest.raises(UsageError, match="name each device once"):
+        runtime.choose_devices("cuda:1,cuda:1")
+    with pytest.raises(UsageError, match="no such device"):
+        runtime.choose_devices("cuda:0,cuda:2")
+
+
+def test_torchs_cache_counts_as_free_memory(gpus, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 70)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 30)
+    assert runtime.available_memory("cuda:1") == 50
 
 
 def test_without_a_gpu_the_processor_is_all_there_is(monkeypatch):

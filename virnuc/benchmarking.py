@@ -169,7 +169,10 @@ class _Loaded:
             frames=len(self.tokens),
             tokens=len(self.tokens.flat),
             flops=self.encoder.flops(self.tokens),
-            gemm_flops_per_s=gemm_peak(provenance.precision, self.job.device),
+            gemm_flops_per_s=max(
+                gemm_peak(provenance.precision, self.job.device),
+                gemm_peak(provenance.precision, self.job.device, self.encoder.products),
+            ),
             peak_memory_gb=peak_in_fresh_process(self.job) if torch.device(self.job.device).type == "cpu" else 0.0,
             warmup_batches=self.warmed,
         )
@@ -206,7 +209,9 @@ def _embed_largest_batch(job: _Job) -> float:
     reset_peak_memory(job.device)
     encoder = job.load()
     tokens = encoder.tokenise(job.sequences, job.ids)
-    largest = max(plan_batches(tokens.lengths, job.settings.batch_tokens), key=lambda rows: tokens.lengths[rows].sum())
+    largest = max(
+        plan_batches(tokens.lengths, lambda: job.settings.batch_tokens), key=lambda rows: tokens.lengths[rows].sum()
+    )
     encoder.embed_tokens(tokens.take(largest), batch_tokens=job.settings.batch_tokens)
     return peak_memory_gb(job.device)
 
@@ -246,7 +251,7 @@ def _precisions(wanted: tuple[str, ...], device: str) -> dict[str, str]:
 
 def _warm_up(encoder: Encoder, tokens: Tokens, settings: BenchmarkSettings, device: str) -> int:
     """Embed the first batches of the sample, repeatedly if there are few; return the number of batches."""
-    batches = list(plan_batches(tokens.lengths, settings.batch_tokens))
+    batches = list(plan_batches(tokens.lengths, lambda: settings.batch_tokens))
     wanted, most = settings.warmup, None
     if torch.device(device).type == "cpu":
         wanted, most = min(wanted, _CPU_WARMUP[0]), _CPU_WARMUP[1]

@@ -35,11 +35,39 @@ class Choice:
 
 
 def choose_device(wanted: str = "auto") -> Choice:
-    """Return the device to compute on: a name that torch knows, or what `auto` finds.
+    """Return the device to compute on, the first that `wanted` names, and make it ready for this thread.
+
+    It becomes the current device: streams and graphs are made on that one, whatever the tensors' is. Products of
+    float32 are computed in float32 (no TF32), and attention by the flash, memory-efficient or plain kernels: cuDNN's
+    builds a plan for each new shape, and there are thousands.
 
     Raises:
         UsageError: the device is unknown or not present.
     """
+    choice = _find_device(wanted.split(",")[0].strip())
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    if torch.device(choice.name).type == "cuda":
+        torch.cuda.set_device(torch.device(choice.name))
+    return choice
+
+
+def choose_devices(wanted: str) -> list[str]:
+    """Return all devices that `wanted` names: every visible GPU for `cuda` and `auto`, or those of a list.
+
+    Raises:
+        UsageError: one is unknown or not present, or named twice.
+    """
+    if wanted in ("auto", "cuda"):
+        kind = torch.device(_find_device(wanted).name).type
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())] if kind == "cuda" else ["cpu"]
+    names = [_find_device(name.strip()).name for name in wanted.split(",")]
+    if len(set(names)) < len(names):
+        raise UsageError(f"--device {wanted}: name each device once")
+    return names
+
+
+def _find_device(wanted: str) -> Choice:
     if wanted == "auto":
         if torch.cuda.is_available():
             return Choice("cuda", f"auto: {torch.cuda.get_device_name()} is present")
@@ -146,6 +174,7 @@ def describe_hardware(device: str) -> dict[str, str]:
         "device": device,
         "threads": str(torch.get_num_threads()),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "float32_products": torch.get_float32_matmul_precision(),  # highest: without TF32
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": metadata.version("transformers"),

@@ -5,6 +5,7 @@ import torch
 
 from tests.shared.golden import CASES
 from virnuc.encoders import EncoderProvenance, load_encoder
+from virnuc.encoders.batching import is_out_of_memory
 from virnuc.encoders.language_model import LanguageModelEncoder
 from virnuc.encoders.network import Network
 from virnuc.encoders.packing import mean_of_sequences
@@ -60,6 +61,28 @@ def test_full_memory_halves_the_batch_and_changes_nothing():
     halved = encoder.embed(SEQUENCES, batch_tokens=1000)
     assert max(network.sizes) > 60
     torch.testing.assert_close(halved, encoder_of(Echo()).embed(SEQUENCES))
+
+
+def test_a_reduced_budget_is_kept_and_grows_until_little_is_left_to_learn():
+    network = Echo(memory=600)
+    encoder = encoder_of(network)
+    network.sizes.clear()
+    sequences = ["A" * 48] * 3000  # of 50 tokens
+    vectors = encoder.embed(sequences, batch_tokens=1000)
+    failed = [size for size in network.sizes if size > 600]
+    assert 1 <= len(failed) <= 3  # every batch of 1,000 failed before
+    assert max(size for size in network.sizes[-20:]) > 500
+    network.sizes.clear()
+    assert torch.equal(encoder.embed(sequences, batch_tokens=1000), vectors)
+    assert max(network.sizes) <= 600  # learned before, and kept
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("full"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling ...")]
+)
+def test_full_memory_has_several_names(error):
+    assert is_out_of_memory(error)
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
 def test_a_single_frame_that_does_not_fit_is_named():

@@ -56,7 +56,7 @@ def test_no_sequences_give_no_vectors():
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 200))
 def test_batches_hold_each_row_once_within_the_budget(lengths, budget):
     lengths = np.array(lengths, dtype=np.int64)
-    batches = list(plan_batches(lengths, budget))
+    batches = list(plan_batches(lengths, lambda: budget))
     assert sorted(row for batch in batches for row in batch.tolist()) == list(range(len(lengths)))
     assert all(len(batch) == 1 or lengths[batch].sum() <= budget for batch in batches)
     assert np.all(np.diff([lengths[row] for batch in batches for row in batch]) <= 0)

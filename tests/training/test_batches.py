@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,8 +66,17 @@ def test_shuffle_follows_the_memory(sample, monkeypatch):
     parts = match(sample.features, sample.split, "merged")
     size = (len(parts.train) + len(parts.val)) * sample.features.dimension * 4
     monkeypatch.setattr("virnuc.training.batches.available_memory", lambda: size * 2)
-    assert choose_shuffle("auto", parts).name == FULL
-    assert choose_shuffle("block", parts).name == BLOCK
+    assert choose_shuffle("auto", parts, torch.device("cpu")).name == FULL
+    assert choose_shuffle("block", parts, torch.device("cpu")).name == BLOCK
     monkeypatch.setattr("virnuc.training.batches.available_memory", lambda: size)
-    choice = choose_shuffle("auto", parts)
+    choice = choose_shuffle("auto", parts, torch.device("cpu"))
     assert choice.name == BLOCK and "memory available" in choice.reason
+
+
+def test_shuffle_is_full_where_a_gpu_holds_the_features(sample, monkeypatch):
+    parts, gpu = match(sample.features, sample.split, "merged"), torch.device("cuda:0")
+    monkeypatch.setattr("virnuc.training.batches.available_memory", lambda: 0)
+    monkeypatch.setattr("virnuc.training.data.available_memory", lambda device: parts.nbytes * 2)
+    assert choose_shuffle("auto", parts, gpu).name == FULL
+    monkeypatch.setattr("virnuc.training.data.available_memory", lambda device: parts.nbytes)
+    assert choose_shuffle("auto", parts, gpu).name == BLOCK

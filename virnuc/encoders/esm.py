@@ -8,6 +8,7 @@ frequencies come from the file: published values are float16-rounded, and comput
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -78,12 +79,18 @@ class _Rotary(nn.Module):
         super().__init__()
         self.register_buffer("inv_freq", torch.empty(layers, half))
 
+    @cached_property
+    def _distinct(self) -> tuple[Tensor, list[int]]:
+        """The rows that differ, and which of them is each layer's: found once, as it waits for the device."""
+        distinct, index = torch.unique(self.inv_freq, dim=0, return_inverse=True)
+        return distinct, index.tolist()
+
     def tables(self, positions: Tensor, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
         """Return cosine and sine for each layer, [tokens, 1, 1, half]; layers with equal frequencies share them."""
-        distinct, index = torch.unique(self.inv_freq, dim=0, return_inverse=True)
+        distinct, layers = self._distinct
         angles = [(positions[:, None] * row)[:, None, None] for row in distinct]
         made = [(angle.cos().to(dtype), angle.sin().to(dtype)) for angle in angles]
-        return [made[row] for row in index.tolist()]
+        return [made[row] for row in layers]
 
 
 def _rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -125,6 +125,11 @@ class Encoder(ABC):
         """Return the floating-point operations that embedding `tokens` takes; 0 for one that only counts."""
         return 0
 
+    @property
+    def products(self) -> tuple[tuple[int, int], ...]:
+        """Inputs and outputs of its linear layers, each size once."""
+        return ()
+
 
 def name_sequences(sequences: Sequence[str], ids: Sequence[str] | None) -> Sequence[str]:
     """Return the names to use in messages; raise a DataError for an empty sequence.

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from virnuc.encoders.batching import Arriving, TokenBudget, is_out_of_memory, to_device
 from virnuc.encoders.interface import DEFAULT_BATCH_TOKENS, Encoder, EncoderProvenance, Tokens
 from virnuc.encoders.network import Network
 from virnuc.encoders.packing import Packing
@@ -35,7 +36,7 @@ class LanguageModelEncoder(Encoder):
             EncoderError: the probe's embedding is not finite.
         """
         self.network, self.device = network.eval(), torch.device(device)
-        self._tokeniser = tokeniser
+        self._tokeniser, self._budget = tokeniser, TokenBudget()
         self.provenance = provenance
         vector = self.embed([PROBES[provenance.kind]], ids=["probe"])[0, :_PROBE_VALUES]
         self.provenance = replace(provenance, probe=tuple(round(value, 4) for value in vector.tolist()))
@@ -51,23 +52,28 @@ class LanguageModelEncoder(Encoder):
         """Return the floating-point operations that embedding `tokens` takes, a multiply-add counted as two."""
         return self.network.flops(tokens.lengths)
 
+    @property
+    def products(self) -> tuple[tuple[int, int], ...]:
+        """Inputs and outputs of its linear layers, each size once."""
+        return tuple(sorted(self.network.products))
+
     @torch.inference_mode()
     def embed_tokens(
         self, tokens: Tokens, *, batch_tokens: int = DEFAULT_BATCH_TOKENS, progress: Progress = silent
     ) -> Tensor:
         """Return the vectors of tokenised sequences, [n, dimension] float32 on the CPU, in their order.
 
-        On a GPU the next batch is prepared and queued before the previous one is copied back.
+        On a GPU the next batch is prepared and queued while the previous one is computed and copied back.
 
         Raises:
             EncoderError: an embedding is not finite.
             MemoryShortageError: a single sequence does not fit into memory.
         """
         vectors = torch.empty(len(tokens), self.dimension)
-        waiting: tuple[np.ndarray, Tensor] | None = None
-        done = 0
-        for rows in plan_batches(tokens.lengths, self.tokens_at_once(batch_tokens)):
-            computed = self._compute(tokens, rows)
+        waiting: tuple[np.ndarray, Arriving] | None = None
+        done, wanted = 0, self.tokens_at_once(batch_tokens)
+        for rows in plan_batches(tokens.lengths, lambda: self._budget.allowed(wanted)):
+            computed = Arriving(self._compute(tokens, rows))
             if waiting is not None:
                 self._store(vectors, tokens, *waiting)
                 done += len(waiting[0])
@@ -83,11 +89,13 @@ class LanguageModelEncoder(Encoder):
         return min(batch_tokens, self.network.cpu_batch_tokens) if self.device.type == "cpu" else batch_tokens
 
     def _compute(self, tokens: Tokens, rows: np.ndarray) -> Tensor:
-        """Embed one batch; when memory is full, its halves one after the other."""
+        """Embed one batch; when memory is full, its halves one after the other, and later ones are smaller."""
         try:
-            return self._forward(tokens, rows)
+            computed = self._forward(tokens, rows)
+            self._budget.fit()
+            return computed
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if len(rows) == 1:
                 row = int(rows[0])
@@ -96,6 +104,7 @@ class LanguageModelEncoder(Encoder):
                     f"{self.device} alone; cut it into shorter chunks or use another device"
                 ) from error
         # Outside the handler, so that the failed attempt's tensors are gone.
+        self._budget.overflow(int(tokens.lengths[rows].sum()))
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         middle = len(rows) // 2
@@ -104,10 +113,10 @@ class LanguageModelEncoder(Encoder):
     def _forward(self, tokens: Tokens, rows: np.ndarray) -> Tensor:
         batch = tokens.take(rows)
         packing = Packing.of_lengths(batch.lengths, self.device)
-        return self.network(torch.from_numpy(batch.flat).to(self.device, torch.int64), packing)
+        return self.network(to_device(batch.flat.astype(np.int64), self.device), packing)
 
-    def _store(self, vectors: Tensor, tokens: Tokens, rows: np.ndarray, computed: Tensor) -> None:
-        computed = computed.cpu()
+    def _store(self, vectors: Tensor, tokens: Tokens, rows: np.ndarray, arriving: Arriving) -> None:
+        computed = arriving.wait()
         finite = torch.isfinite(computed).all(dim=1)
         if not bool(finite.all()):
             row = int(rows[int(torch.nonzero(~finite)[0])])
@@ -116,7 +125,3 @@ class LanguageModelEncoder(Encoder):
                 f"{self.provenance.precision}; use another precision or check the weights"
             )
         vectors[torch.from_numpy(rows)] = computed
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -98,14 +98,15 @@ class MosaicBertNetwork(Network):
         self.types = nn.Embedding(shape.types, shape.width)
         self.first_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
         self.layer = nn.ModuleList(_Layer(shape) for _ in range(shape.layers))
-        self._slopes = alibi_slopes(shape.heads)
+        self._slopes: Tensor | None = None  # on the device, from the first batch on
 
     def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
         """Map token ids [tokens] to the mean over tokens, [sequences, width] float32."""
         states = self.first_norm(self.words(tokens) + self.types.weight[0])
-        slopes = torch.tensor(self._slopes, device=states.device)
+        if self._slopes is None:
+            self._slopes = torch.tensor(alibi_slopes(self.shape.heads), device=states.device)
         for layer in self.layer:
-            states = layer(states, packing, slopes)
+            states = layer(states, packing, self._slopes)
         return mean_of_sequences(states, packing, skip_ends=False)
 
     def flops(self, lengths: np.ndarray) -> int:

@@ -38,6 +38,7 @@ class Network(nn.Module):
 
     dimension: int
     vocabulary: int  # number of token ids
+    products: frozenset[tuple[int, int]] = frozenset()  # inputs and outputs of its linear layers, once filled
     # A CPU is fastest while a batch's activations stay in its cache; more tokens at once gain nothing there.
     cpu_batch_tokens = 1024
 
@@ -103,6 +104,8 @@ def fill(network: Network, checkpoint: EncoderWeights, precision: str, device: s
             digest.update(checkpoint.fingerprint(key, tensor))
             getattr(module, slot.parameter).data[slot.part or ...].copy_(tensor)
         if isinstance(module, Linear):
+            outputs, inputs = module.weight.shape
+            network.products |= {(inputs, outputs)}
             network.set_submodule(name, for_inference(module, precision))
     return digest.hexdigest()
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from virnuc.encoders.batching import to_device
+
 _MAX_BIASES = 2**26  # values of ALiBi at a time: bounds the memory of one very long sequence
 
 
@@ -46,7 +48,7 @@ class Packing:
         changes = [0, *(np.flatnonzero(np.diff(lengths)) + 1).tolist(), len(lengths)]
         runs = tuple(Run(int(starts[first]), last - first, int(lengths[first])) for first, last in pairwise(changes))
         positions = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
-        return cls(runs, torch.from_numpy(positions).to(device))
+        return cls(runs, to_device(positions, device))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, slopes: Tensor | None = None) -> Tensor:

@@ -7,7 +7,7 @@ length, longest first, so that equal lengths stand together and a memory that is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -77,12 +77,12 @@ def pack_token_lists(token_lists: Sequence[Sequence[int]], names: Sequence[str])
     return Tokens(flat, starts, names)
 
 
-def plan_batches(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Yield the rows of each batch: longest first, at most `batch_tokens` tokens, never fewer than one row."""
+def plan_batches(lengths: np.ndarray, batch_tokens: Callable[[], int]) -> Iterator[np.ndarray]:
+    """Yield the rows of each batch: longest first, at most `batch_tokens()` tokens, never fewer than one row."""
     order = np.argsort(-lengths, kind="stable")
     first, total = 0, 0
     for position, row in enumerate(order):
-        if total and total + lengths[row] > batch_tokens:
+        if total and total + lengths[row] > batch_tokens():
             yield order[first:position]
             first, total = position, 0
         total += int(lengths[row])

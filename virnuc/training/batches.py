@@ -12,10 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from virnuc.runtime import Choice, available_memory, derived_seed
-from virnuc.training.data import Subset, TrainingData
+from virnuc.training.data import Subset, TrainingData, fits_on
 
 FULL, BLOCK = "full", "block"
 _READ_BYTES = {FULL: 16 * 2**20, BLOCK: 128 * 2**20}  # of vectors in one read; several are in memory at once
@@ -59,10 +60,12 @@ class Plan:
         return _cut(rows, self.batch)
 
 
-def choose_shuffle(wanted: str, parts: TrainingData) -> Choice:
-    """Return `full` or `block`, and why: every order of the frames is possible where memory can cache them all."""
+def choose_shuffle(wanted: str, parts: TrainingData, device: torch.device) -> Choice:
+    """Return `full` or `block`, and why: every order of the frames is possible where a memory holds them all."""
     if wanted != "auto":
         return Choice(wanted, "asked for")
+    if fits_on(parts, device):
+        return Choice(FULL, f"auto: {parts.nbytes / 2**30:.1f} GiB of features are kept on {device}")
     available = available_memory()
     sizes = f"{parts.nbytes / 2**30:.1f} GiB of features, {available / 2**30:.1f} GiB of memory available"
     return Choice(FULL if parts.nbytes <= _CACHE_SHARE * available else BLOCK, f"auto: {sizes}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from virnuc.errors import DataError
 from virnuc.features.feature_set import FeatureSet
-from virnuc.runtime import derived_seed
+from virnuc.runtime import available_memory, derived_seed
 from virnuc.splits.assignment import Split
 
 _COPIED_AT_ONCE = 16_384  # frames
@@ -170,12 +170,17 @@ def chunk_size_of(features: FeatureSet, split: Split) -> tuple[int, bool]:
     return recorded or ASSUMED_CHUNK_SIZE, bool(recorded)
 
 
+def fits_on(parts: TrainingData, device: torch.device) -> bool:
+    """Return whether a GPU has room for all vectors; never for a CPU, which reads them from disk through its cache."""
+    return device.type == "cuda" and parts.nbytes <= _DEVICE_SHARE * available_memory(str(device))
+
+
 def place_if_it_fits(parts: TrainingData, device: torch.device) -> TrainingData:
     """Return the parts with their vectors on a GPU that has room for them; else as they are, to be streamed."""
     if device.type != "cuda":
         return parts
-    free, _ = torch.cuda.mem_get_info(device)
-    fits = parts.nbytes <= _DEVICE_SHARE * free
+    free = available_memory(str(device))
+    fits = fits_on(parts, device)
     how = "kept on the GPU" if fits else "streamed to the GPU"
     _log.info("%.1f GiB of features %s, which has %.1f GiB free", parts.nbytes / 2**30, how, free / 2**30)
     return replace(parts, train=parts.train.place(device), val=parts.val.place(device)) if fits else parts

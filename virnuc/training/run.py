@@ -115,7 +115,7 @@ def train(
         training = _begin(features, split, settings, parts.train.width, share)
         training.run_id = run_id
         if not training.restore(directory, settings.shuffle):
-            shuffle = choose_shuffle(settings.shuffle, parts)
+            shuffle = choose_shuffle(settings.shuffle, parts, training.device)
             _log.info("shuffle %s (%s)", shuffle.name, shuffle.reason)
             training.shuffle = shuffle.name
             training.save(directory)
@@ -152,7 +152,7 @@ def _run(
     directory: Path,
 ) -> None:
     """Train until each replicate's last epoch or early stopping, saving everything after each epoch."""
-    parts = place_if_it_fits(parts, next(training.replicates[0].model.parameters()).device)
+    parts = place_if_it_fits(parts, training.device)
     plan = Plan.make(parts.train, settings.batch_size, training.shuffle)
     while active := training.active:
         trainer = Trainer(active, parts.train, plan, settings.readers, progress)

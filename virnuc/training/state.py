@@ -110,13 +110,12 @@ class Replicate:
         self.finished = self.stopping.exhausted or self.epoch == epochs
 
     def state(self) -> dict[str, Any]:
-        """Return everything as plain values and tensors; the best weights only where they are not the present ones."""
+        """Return everything as plain values and tensors on the CPU; the best weights only where they are not these."""
         return {
             "seed": self.seed,
             "epoch": self.epoch,
             "finished": self.finished,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **self.weights(),
             "scheduler": self.scheduler.state_dict(),
             "stopping": asdict(self.stopping),
             "best": {} if self.stopping.best_epoch == self.epoch else self.best,
@@ -145,6 +144,11 @@ class Training:
     fingerprint: dict[str, Any]  # what decides the result: settings, digests of features and split, device
     shuffle: str = ""  # full or block, as chosen at the start
     run_id: str = ""  # the caller's, kept for it
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.replicates[0].model.parameters()).device
 
     @property
     def epoch(self) -> int:

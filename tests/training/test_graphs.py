@@ -1,0 +1,32 @@
+"""When a captured graph counts as training like plain steps; the graph itself needs a GPU, see test_gpu."""
+
+import torch
+
+from virnuc.settings import TrainSettings
+from virnuc.training.graphs import change_alike
+from virnuc.training.stack import Stack
+from virnuc.training.state import Replicate
+
+
+def trained(sample, batches, dropout_seed=0):
+    """The state of a classifier after steps on some batches of real rows, and before them."""
+    own = Replicate.begin(1, TrainSettings(hidden_dim=16), sample.features.dimension, torch.device("cpu"))
+    before = {name: tensor.clone() for name, tensor in own.model.state_dict().items()}
+    stack = Stack([own.model], [own.optimizer])
+    stack.seed_dropout([dropout_seed])
+    labels = torch.from_numpy(sample.features.labels.astype("int64"))
+    for rows in batches:
+        stack.step(sample.features.gather(rows.numpy()), labels[rows])
+    return before, {name: tensor.clone() for name, tensor in own.model.state_dict().items()}
+
+
+def test_only_the_same_steps_count_as_alike(sample):
+    rows = torch.randperm(len(sample.features), generator=torch.Generator().manual_seed(0))
+    batches, others = rows[:128].split(32), rows[128:256].split(32)
+    before, plain = trained(sample, batches)
+    assert change_alike(before, plain, trained(sample, [batch.flip(0) for batch in batches], 0)[1]) is False  # dropout
+    assert change_alike(before, plain, trained(sample, batches)[1])
+    assert not change_alike(before, plain, before)  # an empty graph
+    assert not change_alike(before, plain, trained(sample, others)[1])
+    assert not change_alike(before, plain, trained(sample, batches[:1] * 4)[1])  # a counter that does not advance
+    assert not change_alike(before, plain, trained(sample, batches, dropout_seed=1)[1])
