@@ -18,15 +18,15 @@ def extract(settings: ExtractSettings, tracker: Tracker) -> Manifest:
     """Embed every frame: its DNA by one encoder, its protein by another, both joined.
 
     Finished shards are skipped, so a stopped extraction resumes where it was, and several processes can share the
-    work. Each encoder's half is computed once, whichever feature sets use it.
+    work: one for each GPU, or --workers of them on a CPU. Each encoder's half is computed once, whichever feature sets use it.
     """
     from entrypoints.progress import bars
-    from virnuc.features.extraction import extract as extract_features
+    from virnuc.features.workers import extract_together
     from virnuc.storage.manifest import read_manifest
 
     frames = read_manifest(Path(settings.frames), "frames")
     tracker.dataset("frames", Path(settings.frames), frames.digest, "input")
-    manifest = extract_features(settings, bars("frame"))
+    manifest = extract_together(settings, bars("frame"))
     out = Path(settings.out) / f"{manifest.details['dna']['name']}+{manifest.details['protein']['name']}"
     tracker.dataset("features", out, manifest.digest, "output")
     encoders = {kind: manifest.details[kind] for kind in ("dna", "protein")}

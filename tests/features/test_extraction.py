@@ -1,6 +1,7 @@
 """`extract`: what comes out is what the encoders give, whatever happened on the way."""
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +23,7 @@ from virnuc.errors import DataError, EncoderError, UsageError
 from virnuc.features.extraction import extract
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.shards import read_shard
+from virnuc.features.workers import extract_together
 from virnuc.sequences.frames import FRAME_SCHEMA, read_frames
 from virnuc.sequences.sampling import sample_frames
 from virnuc.settings import BenchmarkSettings, ExtractSettings, SplitSettings
@@ -297,6 +300,24 @@ def test_two_processes_share_the_work_and_write_each_shard_once(frames, tmp_path
     processes = [_start(frames, shared) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
     assert content(shared) == content(alone)
+
+
+def test_workers_give_the_same_bytes_and_a_killed_ones_shards_are_made_again(frames, tmp_path):
+    alone, together = (settings(frames, tmp_path / name, protein_encoder="esm2_tiny") for name in ("one", "two"))
+    extract(alone)
+    seen = []
+
+    def kill_one(*step):
+        if not seen:
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        seen.append(step)
+
+    manifest = extract_together(replace(together, device="cpu", workers=2), kill_one)
+    assert content(tmp_path / "two") == content(tmp_path / "one")
+    assert manifest.counts["out"] == {"vectors": 150}
+    assert {what for what, _, _ in seen} == {"tetranucleotide", "esm2_tiny", "merge"}
+    assert all(done <= total == 150 for _, done, total in seen)
+    assert not multiprocessing.active_children()
 
 
 def test_the_dna_half_has_one_identity_whatever_protein_encoder_stands_beside_it(frames, tmp_path):

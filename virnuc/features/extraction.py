@@ -22,7 +22,7 @@ from virnuc.encoders import Encoder, EncoderProvenance, Tokens, find_encoder, lo
 from virnuc.encoders.verification import source_of, verify
 from virnuc.errors import DataError, EncoderError, MemoryShortageError, UsageError
 from virnuc.features.shards import read_shard, write_shard
-from virnuc.runtime import Progress, silent
+from virnuc.runtime import Progress, choose_device, silent
 from virnuc.sequences.frames import frame_shards, read_frames
 from virnuc.settings import ExtractSettings
 from virnuc.storage.directory import Claim, OutputDirectory
@@ -127,7 +127,7 @@ def _embed_all(
         _fill(output, encoder, shards, settings.batch_tokens, progress)
         details = {
             "provenance": facts,
-            "device": settings.device,
+            "device": torch.device(choose_device(settings.device).name).type,
             "batch_tokens": encoder.tokens_at_once(settings.batch_tokens),
         }
         rows = {shard.half: shard.rows for shard in shards}

@@ -215,7 +215,7 @@ MIN_CHUNK_SIZE = 30  # bp
 chunk_size = partial(option, minimum=MIN_CHUNK_SIZE)
 seed = partial(option, 42, minimum=0, below=2**63)
 out = partial(option, decisive=False)
-device = partial(option, "auto", "Device to compute on: auto, cpu, cuda or cuda:N.")
+device = partial(option, "auto", help="Device to compute on: auto, cpu, cuda or cuda:N; of several the first.")
 precision = partial(
     option, "fp32", "Precision of the encoder; auto takes what is fast on the device and says why.", choices=PRECISIONS
 )

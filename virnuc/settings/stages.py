@@ -57,7 +57,10 @@ class ExtractSettings(Settings):
     protein_encoder: str = option("fastesm650", "Encoder of the frames' proteins.")
     precision: str = precision()
     batch_tokens: int = batch_tokens()
-    device: str = device()
+    device: str = device(
+        help="Devices to compute on, a process for each: auto, cpu, cuda (all that are visible), or cuda:N,cuda:M."
+    )
+    workers: int = option(1, "Processes on a CPU, which share its threads.", minimum=1, decisive=False)
     weights: Mapping[str, str] = weights()
     revisions: Mapping[str, str] = revisions()
     out: str = out("data/features", "Directory for all feature sets; this one goes into <dna>+<protein>.")
