@@ -18,7 +18,8 @@ def extract(settings: ExtractSettings, tracker: Tracker) -> Manifest:
     """Embed every frame: its DNA by one encoder, its protein by another, both joined.
 
     Finished shards are skipped, so a stopped extraction resumes where it was, and several processes can share the
-    work: one for each GPU, or --workers of them on a CPU. Each encoder's half is computed once, whichever feature sets use it.
+    work: one for each GPU, or --workers of them on a CPU. Each encoder's half is computed once, whichever feature sets
+    use it.
     """
     from entrypoints.progress import bars
     from virnuc.features.workers import extract_together

@@ -40,7 +40,9 @@ def extract_together(settings: ExtractSettings, progress: Progress = silent) -> 
         for number, device in enumerate(devices):
             ours, theirs = context.Pipe(duplex=False)
             own = replace(settings, device=device, workers=1)
-            process = context.Process(target=_work, args=(own, share, theirs), name=f"worker {number} on {device}")
+            process: BaseProcess = context.Process(
+                target=_work, args=(own, share, theirs), name=f"worker {number} on {device}"
+            )
             process.start()
             theirs.close()
             workers[ours] = process
