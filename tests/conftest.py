@@ -13,6 +13,7 @@ from filelock import FileLock
 from tests.shared import PROJECT
 
 hypothesis.settings.register_profile("any machine", deadline=None)  # a busy machine is no failure
+hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=20_000)  # see tests/fuzz
 hypothesis.settings.load_profile("any machine")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")

@@ -118,9 +118,9 @@ def _weight_files(directory: Path) -> list[Path]:
     names = read_json(found, EncoderError).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise EncoderError(f"{found}: has no weight_map from keys to files")
-    files = sorted(set(names.values()))
+    files, present = sorted(set(names.values())), {path.name for path in directory.iterdir() if path.is_file()}
     for name in files:
-        if Path(name).name != name or not (directory / name).is_file():
+        if name not in present:
             raise EncoderError(f"{found}: names {name}, which is not a file beside it; get the missing shard")
     return [directory / name for name in files]
 

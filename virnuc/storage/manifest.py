@@ -22,6 +22,7 @@ FORMAT_VERSIONS = {"frames": 3, "chunks": 3, "split": 3, "embeddings": 2, "featu
 _OF_A_MACHINE = ("device", "batch_tokens")  # among the details: the same content may be made with others
 _STAGES = {"frames": "prepare", "chunks": "prepare", "split": "split", "embeddings": "extract", "features": "extract"}
 MANIFEST = "manifest.json"
+_LONGEST_NAME = 255  # bytes that a file system takes
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,11 @@ def _parse(path: Path) -> Manifest:
     if manifest.format_version not in (known - 1, known):
         raise DataError(_outdated(path, manifest))
     for shard in manifest.shards:
-        if Path(shard.path).is_absolute() or ".." in Path(shard.path).parts:
+        parts = Path(shard.path).parts
+        if Path(shard.path).is_absolute() or ".." in parts:
             raise DataError(f"{path}: names a file outside its directory: {shard.path}")
+        if not shard.path.isprintable() or any(len(part.encode()) > _LONGEST_NAME for part in parts):
+            raise DataError(f"{path}: names a file that cannot be: {shard.path[:80]!r}")
     if digest != manifest.digest:
         raise DataError(f"{path}: its digest does not match its content, so it was edited; run the stage again")
     return manifest
