@@ -27,9 +27,29 @@ def import_model(settings: ImportModelSettings, tracker: Tracker) -> ModelVersio
     """
     from virnuc.storage.files import sha256_file
 
+    path = Path(settings.metrics or settings.checkpoint)
+    imported = {
+        "imported_sha256": sha256_file(path) if path.is_file() else "",
+        "imported_as": f"{settings.encoder} {settings.chunk_size}",
+    }
+    if before := _imported_before(imported):
+        say(f"import     this file is {before.name} version {before.version} already")
+        return before
     version = _register_metrics(settings, tracker) if settings.metrics else _register_model(settings, tracker)
-    tracker.tags({"imported_sha256": sha256_file(Path(settings.metrics or settings.checkpoint))})
+    tracker.tags(imported)
     return version
+
+
+def _imported_before(imported: dict[str, str]) -> ModelVersion | None:
+    """Return the version that an earlier import of the same file made; None if there is none, or no longer."""
+    from mlflow.tracking import MlflowClient
+
+    from virnuc.tracking import find_finished
+
+    for run in find_finished("import_model", imported):
+        for version in MlflowClient().search_model_versions(f"run_id = '{run.info.run_id}'"):
+            return version
+    return None
 
 
 def _register_model(settings: ImportModelSettings, tracker: Tracker) -> ModelVersion:

@@ -15,7 +15,7 @@ from virnuc.encoders.verification import verify_source
 from virnuc.errors import VirnucError
 from virnuc.runtime import choose_device, choose_precision
 from virnuc.settings import DoctorSettings
-from virnuc.tracking import store_is_writable
+from virnuc.tracking import abandoned_runs, store_is_writable
 
 MIN_TORCH = (2, 5)  # scaled_dot_product_attention with the backends used here
 
@@ -123,7 +123,11 @@ def _verification(settings: DoctorSettings) -> list[Check]:
 
 
 def _store(settings: DoctorSettings) -> list[Check]:
-    return [Check("MLflow store", PASS, f"{store_is_writable()} is writable")]
+    checks = [Check("MLflow store", PASS, f"{store_is_writable()} is writable")]
+    if left := [f"{run.data.tags['virnuc.stage']} {run.info.run_id}" for run in abandoned_runs()]:
+        detail = f"RUNNING, but their process was killed: {', '.join(left)}; the next run of the stage ends them"
+        checks.append(Check("runs", WARN, detail))
+    return checks
 
 
 def _champion(settings: DoctorSettings) -> list[Check]:

@@ -12,7 +12,6 @@ matters, which leaves a window of one request.
 from __future__ import annotations
 
 import os
-import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from virnuc.errors import VirnucError
+from virnuc.storage.processes import machine
 
 LOCK_MODEL = "virnuc-promotion-lock"
 STALE_AFTER = 300.0  # s; a promotion takes about one
@@ -73,7 +73,7 @@ def promotion_lock(client: MlflowClient, who: str, wait: float = WAIT) -> Iterat
 
 def _acquire(held: HeldLock, who: str) -> bool:
     """Create the lock, or remove it if whoever held it is gone; return whether it is ours now."""
-    tags = {"token": held.token, "who": who, "since": str(time.time()), "host": _host(), "pid": str(os.getpid())}
+    tags = {"token": held.token, "who": who, "since": str(time.time()), "host": machine(), "pid": str(os.getpid())}
     try:
         held.client.create_registered_model(LOCK_MODEL, tags, "held while virnuc's champion changes")
     except MlflowException as error:
@@ -98,11 +98,6 @@ def _holder(client: MlflowClient) -> dict[str, str]:
 
 
 def _is_gone(holder: dict[str, str]) -> bool:
-    if holder["host"] == _host() and not Path(f"/proc/{holder['pid']}").exists():
+    if holder["host"] == machine() and not Path(f"/proc/{holder['pid']}").exists():
         return True
     return time.time() - float(holder["since"]) > STALE_AFTER
-
-
-def _host() -> str:
-    """Name the space in which a process number means something: this machine and its container."""
-    return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"

@@ -1,11 +1,15 @@
 """Finding runs and versions in a real store, whatever letters their tags and names have."""
 
+import subprocess
+import sys
+
 import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
 from virnuc.errors import DataError
-from virnuc.tracking import find_finished, find_runs, model_version, versions_of
+from virnuc.settings import DoctorSettings
+from virnuc.tracking import abandoned_runs, find_finished, find_runs, model_version, tracked_run, versions_of
 
 ODD = [
     "esm:/data/O'Brien/esm2",
@@ -36,6 +40,20 @@ def test_runs_come_from_every_experiment_newest_first_and_only_finished_ones_if_
         ids.append(run.info.run_id)
     assert [run.info.run_id for run in find_runs("evaluate", {"model": "m"})] == ids[::-1]
     assert [run.info.run_id for run in find_finished("evaluate", {"model": "m"})] == [ids[2], ids[0]]
+
+
+def test_the_run_of_a_killed_process_is_listed_and_ended_by_the_next_of_its_stage(store):
+    code = (
+        "import os; from virnuc.settings import DoctorSettings; from virnuc.tracking import tracked_run; "
+        "held = tracked_run('split', DoctorSettings()); held.__enter__(); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    (left,) = abandoned_runs()
+    with tracked_run("prepare", DoctorSettings()):
+        assert [run.info.run_id for run in abandoned_runs()] == [left.info.run_id]  # of another stage, or going on
+    with tracked_run("split", DoctorSettings()):
+        assert MlflowClient().get_run(left.info.run_id).info.status == "KILLED"
+    assert abandoned_runs() == []
 
 
 def test_versions_are_found_by_names_with_any_letters(store):

@@ -32,6 +32,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from virnuc.errors import DataError, GateRefusal, Terminated, UsageError, masked
 from virnuc.settings import Settings
 from virnuc.storage.files import exclusive
+from virnuc.storage.processes import has_ended, this_process
 
 EXPERIMENT = "virnuc"
 CONFIG = "config.yaml"  # the artifact that has a run's settings
@@ -152,6 +153,8 @@ def child_runs(parent: Tracker, stage: str, tags: Mapping[str, Mapping[str, Any]
         run = client.create_run(experiment, tags={MLFLOW_PARENT_RUN_ID: parent.run_id}, run_name=name)
         children[name] = Tracker(run.info.run_id)
         children[name].tags({"stage": stage, **tags[name]})
+    for name in tags:
+        children[name].tags({"process": this_process()})
     status = "FAILED"
     try:
         yield [children[name] for name in tags]
@@ -168,12 +171,13 @@ def child_runs(parent: Tracker, stage: str, tags: Mapping[str, Mapping[str, Any]
 def tracked_run(stage: str, settings: Settings, name: str | None = None) -> Iterator[Tracker]:
     """Open the run of a stage: the one that `mlflow run` made, a child of the active one, or a new one."""
     open_store()
+    close_abandoned(stage)
     nested = mlflow.active_run() is not None
     given = os.environ.get("MLFLOW_RUN_ID")
     run = mlflow.start_run(nested=nested, run_name=None if given and not nested else name or stage)
     tracker = Tracker(run.info.run_id)
     with _ending_run(tracker):
-        tracker.tags({"stage": stage, **_code_version()})
+        tracker.tags({"stage": stage, "process": this_process(), **_code_version()})
         tracker.settings(settings)
         yield tracker
 
@@ -198,7 +202,22 @@ def continued_run(run_id: str) -> Iterator[Tracker]:
     mlflow.start_run(run_id=run_id, nested=mlflow.active_run() is not None)
     tracker = Tracker(run_id)
     with _ending_run(tracker):
+        tracker.tags({"process": this_process()})
         yield tracker
+
+
+def abandoned_runs(stage: str = "") -> list[Run]:
+    """Return the runs, of one stage or of all, that are RUNNING in the store while their process has ended."""
+    query = _where({"tags.`virnuc.stage`": stage} if stage else {}, "attributes.status = 'RUNNING'")
+    found = mlflow.search_runs(filter_string=query, search_all_experiments=True, output_format="list")
+    processes = {run.info.run_id: run.data.tags.get("virnuc.process", "") for run in found}
+    return [run for run in found if processes[run.info.run_id] and has_ended(processes[run.info.run_id])]
+
+
+def close_abandoned(stage: str) -> None:
+    """End as KILLED the runs of a stage whose process was killed before it could do so."""
+    for run in abandoned_runs(stage):
+        MlflowClient().set_terminated(run.info.run_id, "KILLED")
 
 
 def find_runs(stage: str, tags: Mapping[str, str], condition: str = "") -> list[Run]:

@@ -121,6 +121,23 @@ def test_a_checkpoint_of_another_machine_scores_as_there(virnucpro, place):
     assert again.data.metrics["test/replicates/count"] == 1
 
 
+def test_one_file_imported_twice_is_one_version(place):
+    (place / "metrics.json").write_text('{"accuracy": 0.9321}')
+    settings = ImportModelSettings(metrics="metrics.json", encoder="esm2_3b")
+    first, again = import_model.run(settings), import_model.run(settings)
+    assert (first.name, first.version) == (again.name, again.version)
+    (place / "metrics.json").write_text('{"accuracy": 0.9}')
+    assert int(import_model.run(settings).version) == int(first.version) + 1
+
+
+def test_a_negative_variance_is_refused_before_anything_is_registered(place, pickled):
+    pickled.bn1.running_var[2] = -1.0
+    torch.save(pickled, place / "virnucpro.pth")
+    with pytest.raises(DataError, match=r"bn1\.running_var holds negative variances"):
+        import_model.run(ImportModelSettings(checkpoint="virnucpro.pth"))
+    assert not MlflowClient().search_registered_models()
+
+
 def test_metrics_from_elsewhere_are_shown_and_decide_nothing(virnucpro, place):
     (place / "metrics.json").write_text('{"accuracy": 0.9321, "mcc": 0.8642}')
     import_model.run(ImportModelSettings(metrics="metrics.json", encoder="esm2_3b"))
@@ -161,6 +178,10 @@ def test_a_hostile_checkpoint_is_refused_and_runs_nothing(place, pickled):
         ({"encoders": {"dna": {"name": "../x"}, "protein": {"name": "fastesm650"}}}, "names that are not possible"),
         ({"model_type": "esm2_3b"}, "contradicts itself"),
         ({"modality": "dna"}, "contradicts itself"),
+        ({"chunk_sizes": [-500]}, "chunk sizes that are not possible"),
+        ({"dropout": "much"}, "a dropout that are not possible"),
+        ({"replicates": [{"seed": "x"}]}, "seeds or a dropout"),
+        ({"replicates": 5}, "does not say what it was trained on"),
     ],
 )
 def test_a_checkpoint_that_contradicts_itself(virnucpro, place, changes, words):

@@ -182,3 +182,5 @@ def check_weights(path: Path, state: Any, metadata: Any) -> None:
             raise DimensionError(f"{path}: {name} has shape {shape}, but its metadata says {list(wanted[name].shape)}")
         if tensor.is_meta or not torch.isfinite(tensor).all():
             raise DataError(f"{path}: {name} holds NaN or infinite values")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise DataError(f"{path}: {name} holds negative variances")

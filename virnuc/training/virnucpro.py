@@ -19,6 +19,7 @@ from torch import Tensor
 
 from virnuc.errors import DataError, IncompatibleCheckpointError, UsageError
 from virnuc.features.feature_set import VIRNUCPRO_WIDTHS
+from virnuc.settings import MIN_CHUNK_SIZE
 from virnuc.storage.files import sha256_file
 from virnuc.storage.tensors import load_plain
 from virnuc.training.checkpoint import Checkpoint, check_weights, load_checkpoint
@@ -137,7 +138,9 @@ def _completed(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
     try:
         names = {kind: encoders[kind]["name"] for kind in ("dna", "protein")}
         width = {"merged": merged, "dna": dna, "protein": merged - dna}[modality]
-        sizes = [int(size) for size in metadata.get("chunk_sizes", ())]
+        sizes = list(metadata.get("chunk_sizes", ()))
+        seeds = [metadata.get("seed", 0), *(record["seed"] for record in metadata.get("replicates", ()))]
+        dropout = metadata.get("dropout", 0.5)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: its metadata does not say what it was trained on ({error!r})") from error
     if not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+", name) for name in names.values()):
@@ -147,6 +150,12 @@ def _completed(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
             f"{path}: its metadata contradicts itself: {metadata['model_type']} with {metadata['input_dim']} values a "
             f"frame, but {names['protein']} with {width}"
         )
+    if not all(type(size) is int and (size == 0 or size >= MIN_CHUNK_SIZE) for size in sizes):
+        raise DataError(f"{path}: its metadata has chunk sizes that are not possible: {sizes}")
+    if not all(type(seed) is int for seed in seeds) or type(dropout) not in (int, float) or not 0 <= dropout < 1:
+        raise DataError(f"{path}: its metadata has seeds or a dropout that are not possible: {seeds}, {dropout}")
+    if not all(isinstance(encoders[kind].get("weights", ""), str) for kind in names):
+        raise DataError(f"{path}: its metadata has weights of encoders that are not possible")
     known = {kind: {"weights": "unrecorded", **encoders[kind]} for kind in names}
     return {**metadata, "encoders": known, "modality": modality, "chunk_sizes": sizes}
 
