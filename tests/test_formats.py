@@ -1,0 +1,47 @@
+"""Directories and files of the formats that are current, kept as they were written: they must stay readable."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.shared import PROJECT
+from virnuc.errors import DataError
+from virnuc.features.feature_set import FeatureSet
+from virnuc.prediction.scorer import check_probe, load_scorer
+from virnuc.sequences.frames import frame_shards, read_chunks, read_frames, uncovered_shards
+from virnuc.splits.assignment import Split
+from virnuc.storage.manifest import verified_manifest
+from virnuc.training.checkpoint import load_checkpoint
+
+KEPT = PROJECT / "tests" / "data" / "formats"
+
+
+def test_frames():
+    manifest = verified_manifest(KEPT / "frames", "frames")
+    rows = [len(read_frames(path)) for path in frame_shards(KEPT / "frames")]
+    assert sum(rows) == manifest.counts["out"]["frames"] > 0
+    verified_manifest(KEPT / "frames" / "uncovered", "chunks")
+    assert sum(len(read_chunks(path)) for path in uncovered_shards(KEPT / "frames")) > 0
+
+
+def test_features_and_split():
+    features, split = FeatureSet.open(KEPT / "features"), Split.open(KEPT / "split")
+    assert (len(features), features.dimension, features.dna_dim) == (48, 12, 4)
+    assert sorted(features.ids.to_pylist()) == sorted(split.table["frame_id"])
+    assert json.loads((KEPT / "split" / "manifest.json").read_text())["inputs"] == {"features": features.digest}
+
+
+def test_checkpoint_and_scorer():
+    checkpoint, scorer = load_checkpoint(KEPT / "model_dipeptide.pth"), load_scorer(KEPT / "scorer")
+    assert (checkpoint.epoch, checkpoint.metadata["input_dim"], scorer.chunk_size) == (1, 656, 300)
+    assert check_probe(scorer, KEPT / "scorer") == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["frames", "features", "split"])
+def test_a_newer_format_says_which_is_read(tmp_path, name):
+    shutil.copytree(KEPT / name, tmp_path / name)
+    path = tmp_path / name / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
+    with pytest.raises(DataError, match=r"format version 99, newer than \d; install a newer virnuc"):
+        verified_manifest(tmp_path / name, name)
