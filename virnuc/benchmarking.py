@@ -108,13 +108,8 @@ class _Job:
 
     def load(self) -> Encoder:
         """Load the encoder."""
-        return load_encoder(
-            self.name,
-            weights=self.settings.weights,
-            device=self.device,
-            precision=self.precision,
-            revisions=self.settings.revisions,
-        )
+        chosen = {"weights": self.settings.weights, "revisions": self.settings.revisions}
+        return load_encoder(self.name, device=self.device, precision=self.precision, **chosen)
 
 
 def _in_turns(jobs: Mapping[str, _Job], progress: Progress) -> tuple[dict[str, SideResult], dict[str, str]]:
@@ -227,9 +222,7 @@ class Cost:
 def estimate_cost(frames: int, frames_per_s: Mapping[str, float], dimensions: Mapping[str, int]) -> Cost:
     """Return what `frames` frames cost, from measured speeds and the widths of both encoders, each by kind."""
     hours = sum(frames / speed for speed in frames_per_s.values()) / 3600
-    row = (
-        2 * 4 * sum(dimensions.values()) + 2 * _ID_BYTES
-    )  # float32; each vector lies in its half and in the merged set
+    row = 2 * 4 * sum(dimensions.values()) + 2 * _ID_BYTES  # float32; each vector is in its half and in the merged set
     return Cost(hours, frames * row / 1e9)
 
 

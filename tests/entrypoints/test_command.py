@@ -158,7 +158,7 @@ def test_sigterm_ends_the_run_as_killed(place, genomes, tmp_path):
 
 
 def test_two_processes_make_a_fresh_store_at_once(tmp_path, genomes):
-    arguments = ["--source", genomes]
+    arguments = ["--source", small_source(genomes, tmp_path / "source")]
     processes = [start("prepare", tmp_path, *arguments, "--out", tmp_path / name) for name in ("a", "b")]
     for process in processes:
         _, errors = process.communicate(timeout=120)
