@@ -36,6 +36,7 @@ def compare(settings: CompareSettings, tracker: Tracker) -> dict[str, Any]:
     from virnuc.tracking import get_run
 
     policy = Policy.read(Path(settings.policy))
+    _check_aliases(settings)
     comparison = gather(settings.baseline, settings.candidate, settings.controls, settings.benchmark)
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     origin = Origin(now, tracker.run_id, command_of(get_run(tracker.run_id)))
@@ -52,6 +53,33 @@ def compare(settings: CompareSettings, tracker: Tracker) -> dict[str, Any]:
     if document["outcome"] != PASS:
         raise GateRefusal(document["answer"])
     return document
+
+
+def _check_aliases(settings: CompareSettings) -> None:
+    """Raise a DataError if aliases name versions that were trained on different splits: they do not belong together."""
+    from virnuc.tracking import model_version, version_uri, versions_of
+
+    try:
+        slow = model_version(settings.baseline)
+    except DataError:
+        return  # the report says that it is missing
+    split = slow.tags.get("virnuc.split_digest")
+    for uri in settings.candidate:
+        fast = model_version(uri)
+        other = fast.tags.get("virnuc.split_digest")
+        if "@" not in settings.baseline + uri or not split or not other or split == other:
+            continue
+        pairs = ((slow.name, other, "baseline", "candidate", fast), (fast.name, split, "candidate", "baseline", slow))
+        commands = [
+            f"virnuc compare --{asked} {version_uri(version)} --{given} {version_uri(known)}"
+            for name, digest, asked, given, known in pairs
+            for version in versions_of(name)
+            if version.tags.get("virnuc.split_digest") == digest
+        ]
+        raise DataError(
+            f"{settings.baseline} was trained on split {split[:8]} and {uri} on {other[:8]}; "
+            + (f"compare versions of one split: {commands[0]}" if commands else "train both on one split")
+        )
 
 
 def _log_verdicts(
@@ -71,7 +99,7 @@ def _log_verdicts(
     _log(document, files, {"verdict": document["outcome"], "candidates": candidates}, tracker)
     for pair, verdict in zip(comparison.pairs, document["verdicts"], strict=True):
         side = pair.candidate.evidence
-        with tracked_run("compare", replace(settings, candidate=(side.uri,)), f"compare {side.encoder}") as child:
+        with tracked_run("compare", replace(settings, candidate=(side.uri,)), f"{side.encoder} compare") as child:
             own = replace(comparison, pairs=(pair,))
             _log_verdict(own, {**document, "verdicts": [verdict], "run": child.run_id}, files, child)
 
@@ -79,6 +107,7 @@ def _log_verdicts(
 def _log_verdict(comparison: Comparison, document: dict[str, Any], files: Iterable[Path], tracker: Tracker) -> None:
     """Log the verdict on one candidate, with what a promotion looks for, and write it on the candidate's version."""
     from model_registry.history import PastComparison, record_comparison
+    from virnuc.tracking import model_version, tag_version
 
     candidate, (verdict,) = comparison.pairs[0].candidate.evidence, document["verdicts"]
     baseline = comparison.baseline.evidence if comparison.baseline else None
@@ -103,6 +132,7 @@ def _log_verdict(comparison: Comparison, document: dict[str, Any], files: Iterab
         tracker.run_id, document["created"], verdict["outcome"], tags["baseline"], policy["digest"], policy["project"]
     )
     record_comparison(candidate.uri, past)
+    tag_version(model_version(candidate.uri), {"verdict": verdict["outcome"]})
 
 
 def _log(document: dict[str, Any], files: Iterable[Path], tags: dict[str, str], tracker: Tracker) -> None:

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from virnuc.tracking import Tracker
     from virnuc.training.checkpoint import Checkpoint
 
+# What a person compares; all else that is measured is in the artifact metrics.json.
+COMPARED = (
+    *("accuracy", "precision", "recall", "specificity", "f1", "mcc", "roc_auc", "pr_auc"),
+    *("interval/accuracy_low", "interval/accuracy_high", "chunk/accuracy", "calibrated/ece"),
+    *("macro/accuracy_by_genome", "macro/accuracy_by_group", "replicates/accuracy_mean", "replicates/accuracy_sd"),
+    *("control/shuffled_accuracy", "control/permuted_p", "coverage/accuracy_of_all_chunks"),
+    *("leak/frames_sharing_a_genome", "leak/frames_in_pretraining"),
+)
 SHOWN = ("accuracy", "precision", "recall", "f1", "roc_auc", "mcc")
 
 
@@ -42,7 +50,7 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     checkpoint = read_checkpoint(version)
     checkpoint.check_compatible(features, split)
     tracker.dataset("features", features.directory, features.digest, "testing")
-    tracker.dataset("split", split.directory, split.digest, "testing")
+    tested_on = tracker.dataset("split", split.directory, split.digest, "testing")
     shuffled = _shuffled(settings, features, split, tracker)
     uncovered = _uncovered(settings, version_uri(version), split, tracker)
     names = [str(encoder["name"]) for encoder in features.encoders.values()]
@@ -66,6 +74,7 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
         }
     )
     _log(done, checkpoint, features, tracker)
+    tracker.of_model(version, {f"test/{name}": done.metrics[f"test/{name}"] for name in SHOWN}, tested_on)
     update_card(version_uri(version))
     figures = ", ".join(f"{name} {done.metrics[f'test/{name}']:.4f}" for name in SHOWN)
     if uncovered is not None:
@@ -118,11 +127,15 @@ def _uncovered(settings: EvaluateSettings, uri: str, split: Split, tracker: Trac
 def _log(done: Evaluation, checkpoint: Checkpoint, features: FeatureSet, tracker: Tracker) -> None:
     import pandas as pd
 
-    from model_registry.evidence import AGREEMENT, PREDICTIONS, REPLICATE_PREDICTIONS, VALIDATION_PREDICTIONS
+    from model_registry.evidence import AGREEMENT, METRICS, PREDICTIONS, REPLICATE_PREDICTIONS, VALIDATION_PREDICTIONS
     from virnuc.evaluation.sides import agreement
     from virnuc.reports.figures import evaluation_drawings
 
-    tracker.metrics({name: value for name, value in done.metrics.items() if value == value})
+    known = {name: value for name, value in done.metrics.items() if value == value}
+    tracker.json(known, METRICS)
+    tracker.tags({"metrics": METRICS})
+    compared = [f"test/{name}" for name in COMPARED] + [f"test/{size}bp/accuracy" for size in done.by_size]
+    tracker.metrics({name: known[name] for name in compared if name in known})
     tracker.frame(done.predictions, PREDICTIONS)
     tracker.frame(done.validation, VALIDATION_PREDICTIONS)
     tracker.frame(pd.concat([done.predictions[["frame_id"]], done.replicates], axis=1), REPLICATE_PREDICTIONS)
@@ -130,9 +143,12 @@ def _log(done: Evaluation, checkpoint: Checkpoint, features: FeatureSet, tracker
         tracker.frame(table, f"predictions_{size}bp.parquet")
     for name, table in done.tables.items():
         tracker.frame(table, f"tables/by_{name}.csv")
+    strata = [table.assign(by=name) for name, table in done.tables.items()]
+    if strata:
+        tracker.table(pd.concat(strata)[["by", *strata[0].columns.drop("by")]], "strata.json")
     tracker.json(agreement(checkpoint.metadata, features), AGREEMENT)
     for name, drawing in evaluation_drawings(done, checkpoint.metadata["model_type"]).items():
-        tracker.figure(drawing.figure, f"figures/{name}.png")
+        tracker.figure(drawing.figure, f"{name}.png")  # at the root, where the compare page finds it
     rows = [f"| {name} | {done.metrics[f'test/{name}']:.4f} |" for name in SHOWN]
     tracker.describe("\n".join(["| test metric | value |", "|---|---|", *rows]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,6 +56,8 @@ def run_experiment(settings: PipelineSettings, tracker: Tracker) -> dict[str, An
     """
     check_encoders_and_policy(settings)
     experiment = Experiment(settings, tracker)
+    sides = f"{settings.candidate} vs {settings.baseline}"
+    tracker.rename(f"{sides}, {settings.chunk_size} bp, {settings.unit}")
     prepare.run(settings.of_stage(PrepareSettings, source=settings.source, out=experiment.place("frames")))
     models = experiment.models()
     return experiment.judge(models, experiment.timed())
@@ -153,10 +156,10 @@ class Experiment:
         )
         try:
             document = compare.run(wanted)
-        except GateRefusal as refusal:
-            self._conclude("FAIL", str(refusal))
+        except GateRefusal:
+            self._conclude()
             raise
-        self._conclude("PASS", document["answer"])
+        self._conclude()
         if self.settings.promote:
             promote.run(self.settings.of_stage(PromoteSettings, candidate=candidate))
         else:
@@ -170,7 +173,7 @@ class Experiment:
             self.settings.of_stage(
                 ExtractSettings, frames=self.place("frames"), dna_encoder=dna, protein_encoder=protein, out=out
             ),
-            f"extract {dna} {protein}",
+            f"{protein} extract, {dna}",
         )
         names = manifest.details["dna"]["name"], manifest.details["protein"]["name"]
         directories = {
@@ -199,7 +202,7 @@ class Experiment:
                 out=self.place("evaluations"),
                 **({"shuffled": False, "uncovered": 0} if random else {}),
             ),
-            f"evaluate {uri.removeprefix('models:/')}",
+            f"{uri.removeprefix('models:/virnuc-')} evaluate",
         )
 
     def _train(self, features: _Extracted, modality: str = "merged", companion: str = "") -> str:
@@ -220,14 +223,32 @@ class Experiment:
         assert version is not None  # registered, as TrainSettings.register says
         return version_uri(version)
 
-    def _conclude(self, verdict: str, answer: str) -> None:
-        """Leave the verdict on the parent run, and say where everything is."""
-        self.tracker.tags({"verdict": verdict})
-        self.tracker.describe(answer)
-        out = Path(self.settings.out)
+    def _conclude(self) -> None:
+        """Leave verdict, figures and report on the parent run, and say where everything is."""
+        from virnuc.reports.rendering import HTML, MARKDOWN, VERDICT
+
+        settings, reports = self.settings, Path(self.settings.out)
+        document = json.loads((reports / VERDICT).read_text(encoding="utf-8"))
+        (verdict,) = document["verdicts"]
+        sides = {"baseline": settings.baseline, "candidate": settings.candidate, "dna_encoder": settings.dna_encoder}
+        self.tracker.tags({"verdict": verdict["outcome"], **sides, "chunk_size": settings.chunk_size})
+        self.tracker.metrics(_headline(document, verdict))
+        for name in (HTML, MARKDOWN, VERDICT):
+            self.tracker.file(reports / name)
+        self.tracker.describe(document["answer"])
         say("")
-        say(f"report     {out / 'validation_report.html'} (and .md); speed in {out / 'speed_benchmark.md'}")
+        say(f"report     {reports / HTML} (and .md); speed in {reports / 'speed_benchmark.md'}")
         say(f"runs       make ui, then open http://127.0.0.1:5000/{self.tracker.ui_path}")
+
+
+def _headline(document: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures that a person wants beside the verdict: accuracies, drop with its interval, speed-up."""
+    found = {f"accuracy/{s['role']}": s["metrics"]["frames"]["accuracy"]["value"] for s in document["sides"]}
+    drop = verdict["drop"] or {}
+    found |= {f"drop/{end}": drop.get(end) for end in ("value", "low", "high")}
+    rules = {rule["name"]: rule["numbers"] for rule in verdict["rules"]}
+    found |= {name: rules.get("speedup", {}).get(name) for name in ("speedup", "speedup_low")}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _finished(stage_name: str, tags: dict[str, str], condition: str = "") -> str:

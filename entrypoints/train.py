@@ -206,7 +206,7 @@ def _register(
     from model_registry.packaging import companion_source, log_scoring_model
     from virnuc.evaluation.predictions import temperature_of
     from virnuc.runtime import choose_device
-    from virnuc.tracking import model_version, version_uri
+    from virnuc.tracking import model_version, tag_version, version_uri
     from virnuc.training.checkpoint import load_checkpoint
     from virnuc.training.data import chunk_size_of
 
@@ -227,11 +227,24 @@ def _register(
         device=choose_device(settings.device).name,
         on_fallback=lambda record: _log_fallback(record, result.name, tracker),
     )
-    for key, value in result.described().items():
-        tracker.client.set_model_version_tag(version.name, version.version, f"virnuc.{key}", str(value))
+    tag_version(version, result.described() | _identity(features, split, chunk_size))
     tracker.client.set_registered_model_alias(version.name, "challenger", version.version)
     update_card(version_uri(version))
     return version
+
+
+def _identity(features: FeatureSet, split: Split, chunk_size: int) -> dict[str, str]:
+    """Return what tells a version from others of its name, as tags."""
+    encoders = {f"{kind}_encoder": str(encoder["name"]) for kind, encoder in features.encoders.items()}
+    precisions = {str(encoder.get("precision", "unknown")) for encoder in features.encoders.values()}
+    return {
+        **encoders,
+        "chunk_size": str(chunk_size),
+        "split_digest": split.digest,
+        "split_unit": str(split.metadata["unit"]),
+        "precision": ",".join(sorted(precisions)),
+        "features": str(features.directory),
+    }
 
 
 def _log_fallback(record: FallbackRecord, name: str, tracker: Tracker) -> None:
@@ -249,7 +262,7 @@ def _run(settings: TrainSettings, run_id: str, name: str) -> AbstractContextMana
     if run_status(run_id) not in (None, "FINISHED"):
         say(f"train      {name}: going on with run {run_id}")
         return continued_run(run_id)
-    return tracked_run("train", settings, f"train {name}")
+    return tracked_run("train", settings, f"{name} train")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from model_registry.evidence import PROMOTED_FROM, measured
 from model_registry.history import past_comparisons
 from virnuc.errors import DataError
 from virnuc.prediction.scorer import CONFIG, read_config, read_fallback
@@ -21,7 +22,7 @@ from virnuc.reports.rendering import HTML, escape_markdown
 from virnuc.tracking import find_finished, find_runs, get_run, model_version, version_uri
 
 SCORER = "scorer"  # name of the artifact that `packaging` logs
-PROMOTED_FROM, OVERRIDE, OVERRIDE_RULES = "virnuc.promoted_from", "virnuc.override", "virnuc.override_rules"
+OVERRIDE, OVERRIDE_RULES = "virnuc.override", "virnuc.override_rules"
 _VIEW = {"workflowType": "machine_learning"}  # of MLflow's two, the one that shows models
 _MAX_LETTERS = 5000  # letters that a registry keeps
 _TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=False)  # Markdown
@@ -49,7 +50,7 @@ def update_card(model_uri: str) -> str:
         scorer=scorer,
         trained=trained,
         fallback=read_fallback(scorer),
-        metrics=evaluation.data.metrics if evaluation else {},
+        metrics=measured(evaluation) if evaluation else {},
         left_out=evaluation.data.tags.get("virnuc.uncovered_chunks", "") if evaluation else "",
         validation=training if "val/accuracy" in training else {},
         split=next(iter(find_finished("split", {"split_digest": digest})), None) if digest else None,

@@ -18,7 +18,6 @@ import pandas as pd
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
-from model_registry.card import PROMOTED_FROM
 from virnuc.errors import DataError, UsageError
 from virnuc.evaluation.calibration import viral_probability
 from virnuc.evaluation.comparison import compare
@@ -33,9 +32,11 @@ from virnuc.training.checkpoint import REPLICATES, Checkpoint, load_checkpoint
 PREDICTIONS = "predictions.parquet"
 VALIDATION_PREDICTIONS = "validation_predictions.parquet"
 UNCOVERED_PREDICTIONS = "uncovered_predictions.parquet"  # a row for each chunk without a frame
+PROMOTED_FROM = "virnuc.promoted_from"  # tag of a version of production: the version that it is a copy of
 UNPAIRED = "virnuc.unpaired"  # tag of a version that holds metrics from elsewhere instead of a model
 REPLICATE_PREDICTIONS = "predictions/replicates.parquet"  # `frame_id` and each training's score, `seed_<n>`
 AGREEMENT = "agreement.json"  # the checkpoint's metadata beside those of the features it was tested on
+METRICS = "metrics.json"  # all metrics of an evaluation, by key
 BENCHMARK = "benchmark.json"  # the record of a benchmark, see `virnuc.evaluation.speed`
 _NOT_COMPARED = ("companion", "device")  # settings of training that change no score of a frame
 _DIGESTS = ("features_digest", "split_digest", "commit", "dirty")
@@ -98,7 +99,7 @@ def side_evidence(uri: str) -> SideEvidence:
         "unrecorded": "" if origin == "training" else "trained elsewhere, so what it has seen is not recorded",
     }
     if UNPAIRED in version.tags:
-        return SideEvidence(**known, metrics=_test_metrics(training))
+        return SideEvidence(**known, metrics=measured(training))
     evaluated = _evaluated(found[0], training) if found else {}
     known["provenance"] |= _verifications(evaluated.get("features", {}))
     return SideEvidence(**known | evaluated)
@@ -191,7 +192,7 @@ def _evaluated(run: Run, training: Run) -> dict[str, Any]:
     found = {
         "predictions": predictions,
         "replicates": replicates,
-        "metrics": _test_metrics(run),
+        "metrics": measured(run),
         "evaluation_version": tags.get("virnuc.evaluation_version", ""),
         "split_digest": split_digest,
         "split_unit": tags.get("virnuc.split_unit", ""),
@@ -228,8 +229,13 @@ def _decisive_settings(training: Run) -> dict[str, str]:
     return {name: logged[f"config/{name}"] for name in names if f"config/{name}" in logged}
 
 
-def _test_metrics(run: Run) -> dict[str, float]:
-    return {name: value for name, value in run.data.metrics.items() if name.startswith("test/")}
+def measured(run: Run) -> dict[str, float]:
+    """Return all that an evaluation measured, of which the run itself has what a person compares, by MLflow key."""
+    found = {name: value for name, value in run.data.metrics.items() if name.startswith("test/")}
+    if run.data.tags.get("virnuc.metrics") != METRICS:  # metrics from elsewhere, or logged by an earlier virnuc
+        return found
+    with tempfile.TemporaryDirectory() as temporary:
+        return dict(json.loads(download(run.info.run_id, METRICS, Path(temporary)).read_text(encoding="utf-8")))
 
 
 def _history(run: Run) -> dict[str, list[float]]:

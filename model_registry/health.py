@@ -11,7 +11,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from model_registry.card import OVERRIDE, OVERRIDE_RULES, PROMOTED_FROM
+from model_registry.card import OVERRIDE, OVERRIDE_RULES
+from model_registry.evidence import PROMOTED_FROM
 from model_registry.packaging import download_scorer
 from model_registry.promotion import NAMED, PRODUCTION, production_version
 from virnuc.errors import DataError, VirnucError

@@ -25,8 +25,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from model_registry.card import OVERRIDE, OVERRIDE_RULES, PROMOTED_FROM, update_card
-from model_registry.evidence import UNPAIRED, gather
+from model_registry.card import OVERRIDE, OVERRIDE_RULES, update_card
+from model_registry.evidence import PROMOTED_FROM, UNPAIRED, gather
 from model_registry.gate import FAIL, Policy, judge
 from model_registry.history import past_comparisons
 from model_registry.locking import HeldLock, promotion_lock

@@ -27,7 +27,7 @@ from mlflow.entities import Metric, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from virnuc.errors import DataError, GateRefusal, Terminated, UsageError, masked
 from virnuc.settings import Settings
@@ -59,6 +59,21 @@ class Tracker:
         """
         experiment = self.client.get_run(self.run_id).info.experiment_id
         return f"#/experiments/{experiment}/runs?workflowType=machine_learning"
+
+    def rename(self, name: str) -> None:
+        """Name the run by what differs, unless `mlflow run` named it."""
+        if os.environ.get("MLFLOW_RUN_ID") != self.run_id:
+            self.client.set_tag(self.run_id, MLFLOW_RUN_NAME, name)
+
+    def table(self, table: pd.DataFrame, path: str) -> None:
+        """Log a table as a JSON artifact, which the UI shows as a table and puts beside those of other runs."""
+        self.client.log_table(self.run_id, table, path)
+
+    def of_model(self, version: ModelVersion, metrics: Mapping[str, float], dataset: MetaDataset) -> None:
+        """Link metrics, and the dataset that they were measured on, to the logged model behind a version."""
+        model_id = str(version.source).removeprefix("models:/")
+        if model_id.startswith("m-"):  # a version of metrics from elsewhere has no model
+            mlflow.log_metrics(dict(metrics), run_id=self.run_id, model_id=model_id, dataset=dataset)
 
     def settings(self, settings: Settings) -> None:
         """Log a stage's settings as parameters, apart from those that `mlflow run` logs itself, and as a file.
@@ -123,12 +138,13 @@ class Tracker:
         """Return the steps at which a metric was logged."""
         return {metric.step for metric in self.client.get_metric_history(self.run_id, key)}
 
-    def dataset(self, name: str, directory: Path, digest: str, context: str) -> None:
-        """Log a directory as an input of the active run, with the digest of its manifest."""
+    def dataset(self, name: str, directory: Path, digest: str, context: str) -> MetaDataset:
+        """Log a directory as an input of the active run, with the digest of its manifest; return the dataset."""
         source = resolve_dataset_source(str(directory))
         dataset = MetaDataset(source, name=name, digest=digest[:_DIGEST_LENGTH])  # type: ignore[abstract]
         mlflow.log_input(dataset, context=context)
         self.tags({f"{name}_digest": digest})
+        return dataset
 
 
 class NullTracker:
@@ -267,6 +283,12 @@ def model_version(uri: str) -> ModelVersion:
     except MlflowException as error:
         versions = ", ".join(str(version.version) for version in versions_of(name))
         raise DataError(f"{uri}: no such alias or version; {name} has the versions {versions or 'none'}") from error
+
+
+def tag_version(version: ModelVersion, values: Mapping[str, Any]) -> None:
+    """Set tags `virnuc.<name>` of a model version."""
+    for name, value in values.items():
+        MlflowClient().set_model_version_tag(version.name, version.version, f"virnuc.{name}", str(value))
 
 
 def ensure_registered(name: str, description: str = "") -> None:

@@ -1,5 +1,6 @@
 """One run of the whole demo, through mlflow, in a copy of the project; all tests here look at what it left."""
 
+import json
 import os
 import shutil
 import socket
@@ -10,6 +11,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -39,6 +41,13 @@ class Demo:
         """Return the runs of a stage, the oldest first."""
         condition = f"tags.`virnuc.stage` = '{stage}'"
         return self.client.search_runs([self.experiment], condition, order_by=["attributes.start_time ASC"])
+
+    def measured(self, run) -> dict[str, float]:
+        """Return all that an evaluation measured; the run itself has what a person compares."""
+        path = mlflow.artifacts.download_artifacts(
+            run_id=run.info.run_id, artifact_path="metrics.json", tracking_uri=self.store
+        )
+        return json.loads(Path(path).read_text())
 
     def run(self, stage: str, *options: str) -> subprocess.CompletedProcess:
         """Run a stage by `python -m`."""

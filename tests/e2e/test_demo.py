@@ -38,6 +38,9 @@ def test_one_parent_run_with_a_child_run_a_stage(demo):
     (parent,) = demo.runs("main")
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["virnuc.verdict"] == "PASS"
+    wanted = {"accuracy/baseline", "accuracy/candidate", "drop/value", "drop/low", "drop/high", "speedup"}
+    assert wanted <= parent.data.metrics.keys()
+    assert "validation_report.html" in {item.path for item in demo.client.list_artifacts(parent.info.run_id)}
     expected = {
         "prepare": 1,
         "split": 1,
@@ -111,14 +114,14 @@ def test_figures_and_checkpoints_are_artifacts(demo):
     listed = lambda run, folder: {item.path for item in demo.client.list_artifacts(run, folder)}  # noqa: E731
     assert "figures/loss_curves.png" in listed(train, "figures")
     assert "checkpoints/model_esm2_tiny_deep.pth" in listed(train, "checkpoints")
-    assert {"figures/confusion_matrix.png", "figures/roc.png"} <= listed(evaluate, "figures")
+    assert {"confusion_matrix.png", "roc.png", "metrics.json", "strata.json"} <= listed(evaluate, None)
     compare = demo.runs("compare")[0].info.run_id
     assert {"validation_report.html", "validation_report.md", "verdict.json"} <= listed(compare, None)
 
 
 def test_the_report_holds_only_numbers_of_the_store(demo):
     verdict = json.loads((demo.directory / "reports" / "verdict.json").read_text())
-    evaluated = {run.data.tags["virnuc.model"]: run.data.metrics for run in demo.runs("evaluate")}
+    evaluated = {run.data.tags["virnuc.model"]: demo.measured(run) for run in demo.runs("evaluate")}
     metrics = [evaluated[model] for model in ALL_MODELS]
     for side, logged in zip(verdict["sides"], metrics, strict=True):
         for name, interval in side["metrics"]["frames"].items():
@@ -204,7 +207,7 @@ def test_accuracy_over_chunks_without_a_frame_is_that_of_predict(demo):
     stopped = (chunks["reason"] == "no_open_frame").to_numpy()
     assert (calls["status"] == "no_open_frame").to_numpy().tolist() == stopped.tolist()
     (logged,) = [
-        run.data.metrics
+        demo.measured(run)
         for run in demo.runs("evaluate")
         if run.data.tags["virnuc.model"] == "models:/virnuc-esm2_tiny/1"
     ]

@@ -27,7 +27,7 @@ def test_the_experiment_page_lists_the_runs_in_the_view_of_model_training(demo, 
     page.get_by_text("main", exact=True).first.wait_for(timeout=60_000)
     demo_itself = page.get_by_role("gridcell").filter(has=page.get_by_text("main", exact=True)).last  # the oldest
     demo_itself.get_by_role("button").first.click()
-    for name in ("extract codon_phase esm2_tiny", "train esm2_tiny", "evaluate virnuc-esm2_tiny/1"):
+    for name in ("esm2_tiny extract, codon_phase", "esm2_tiny train", "esm2_tiny/1 evaluate"):
         page.get_by_text(name, exact=True).first.wait_for(timeout=60_000)
     assert page.get_by_text("Prompts", exact=True).count() == 0
 
@@ -75,5 +75,5 @@ def test_the_card_leads_to_the_report_and_to_the_runs_compared(demo, server, pag
     with page.context.expect_page() as opened:
         page.get_by_role("link", name="runs side by side", exact=True).first.click()
     opened.value.get_by_text("test/accuracy", exact=True).first.wait_for(timeout=60_000)
-    for run in ("evaluate virnuc-esm2_tiny_deep/1", "evaluate virnuc-esm2_tiny/1"):
+    for run in ("esm2_tiny_deep/1 evaluate", "esm2_tiny/1 evaluate"):
         opened.value.get_by_text(run, exact=True).first.wait_for(timeout=60_000)

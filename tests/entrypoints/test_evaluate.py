@@ -1,11 +1,13 @@
 """A model for several chunk sizes is tested on each of them."""
 
+import mlflow
 import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
 from entrypoints.evaluate import evaluate
 from entrypoints.train import train
+from model_registry.evidence import measured
 from tests.shared.samples import OTHERS, sample_frames, write_features, write_virnucpro
 from virnuc.evaluation.evaluation import metrics_of
 from virnuc.settings import EvaluateSettings, FeatureSource, SplitSettings, TrainSettings
@@ -20,6 +22,10 @@ def place(store, tmp_path, monkeypatch):
     return tmp_path
 
 
+def artifacts(run_id):
+    return {item.path for item in MlflowClient().list_artifacts(run_id)}
+
+
 def test_each_chunk_size_has_predictions_and_metrics_of_its_own(place):
     sets = {"long": {"frames": 8}, "short": {"frames": 14, "seed": 5, "apart": 0.1}}
     drawn = {name: sample_frames(genomes=30, width=2048, **given) for name, given in sets.items()}
@@ -29,7 +35,17 @@ def test_each_chunk_size_has_predictions_and_metrics_of_its_own(place):
     both = (FeatureSource("long", 300), FeatureSource("short", 150))
     train.run(TrainSettings(features=both, split="split", epochs=2, hidden_dim=8, lr=0.01, device="cpu"))
     run_id = evaluate.run(EvaluateSettings(model="models:/virnuc-fastesm650@challenger", features=both, split="split"))
-    metrics, tags = MlflowClient().get_run(run_id).data.metrics, MlflowClient().get_run(run_id).data.tags
+    run = MlflowClient().get_run(run_id)
+    metrics, tags = measured(run), run.data.tags
+    assert {"test/accuracy", "test/300bp/accuracy", "test/150bp/accuracy"} <= run.data.metrics.keys() < metrics.keys()
+    assert {"confusion_matrix.png", "roc.png", "calibration.png", "strata.json"} <= artifacts(run_id)
+    (version,) = MlflowClient().search_model_versions("name = 'virnuc-fastesm650'")
+    assert (
+        version.tags["virnuc.split_digest"] == parts.digest and version.tags["virnuc.protein_encoder"] == "fastesm650"
+    )
+    linked = mlflow.get_logged_model(version.source.removeprefix("models:/")).metrics
+    tested_on = {(m.key, m.dataset_name): m.value for m in linked}
+    assert tested_on["test/accuracy", "split"] == metrics["test/accuracy"]
     assert "it was made from features" in tags["virnuc.uncovered_chunks"]
     assert "test/coverage/accuracy_of_all_chunks" not in metrics
     model = load_checkpoint(next((place / "data").rglob("model_fastesm650.pth"))).build()
@@ -61,7 +77,7 @@ def test_virnucpros_own_files_are_split_trained_on_and_tested(place, unit):
     run_id = evaluate.run(
         EvaluateSettings(model="models:/virnuc-fastesm650@challenger", features=source, split="split")
     )
-    metrics = MlflowClient().get_run(run_id).data.metrics
+    metrics = measured(MlflowClient().get_run(run_id))
     assert metrics["test/count/frames"] == len(parts.rows["test"]) > 150
     assert metrics["test/accuracy"] > 0.9
     table = pd.read_parquet(download(run_id, "predictions.parquet", place))

@@ -17,6 +17,7 @@ from entrypoints.evaluate import evaluate
 from entrypoints.import_model import import_model
 from entrypoints.promote import promote
 from entrypoints.train import train
+from model_registry.evidence import measured
 from tests.shared.samples import MLPClassifier, sample_frames, write_features
 from virnuc.errors import DataError, GateRefusal, UsageError
 from virnuc.settings import (
@@ -116,9 +117,9 @@ def test_a_checkpoint_of_another_machine_scores_as_there(virnucpro, place):
     again = evaluated(f"models:/{version.name}/{version.version}", virnucpro.fast, virnucpro)
     first = MlflowClient().search_runs([again.info.experiment_id], "tags.`virnuc.model` LIKE '%/1'")[0]
     # The trainings beside it stayed where they were made.
-    own_metrics = [{k: v for k, v in run.data.metrics.items() if "/replicates/" not in k} for run in (again, first)]
+    own_metrics = [{k: v for k, v in measured(run).items() if "/replicates/" not in k} for run in (again, first)]
     assert own_metrics[0] == own_metrics[1]
-    assert again.data.metrics["test/replicates/count"] == 1
+    assert measured(again)["test/replicates/count"] == 1
 
 
 def test_one_file_imported_twice_is_one_version(place):
