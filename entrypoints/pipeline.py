@@ -18,7 +18,7 @@ from entrypoints.prepare import prepare
 from entrypoints.promote import promote
 from entrypoints.split import split
 from entrypoints.train import train
-from virnuc.errors import GateRefusal, UsageError
+from virnuc.errors import DataError, GateRefusal, UsageError
 from virnuc.settings import (
     BenchmarkSettings,
     CompareSettings,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 # What a classifier can do with no language model: DNA composition beside the protein's, and each DNA side alone.
 CONTROLS = (("codon_phase", "dipeptide"), ("tetranucleotide", "dipeptide"))
+_OUT = "--out"
 
 
 @stage(PipelineSettings)
@@ -55,6 +56,16 @@ def run_experiment(settings: PipelineSettings, tracker: Tracker) -> dict[str, An
         GateRefusal: the candidate may not replace the baseline.
     """
     check_encoders_and_policy(settings)
+    try:
+        return _run_stages(settings, tracker)
+    except DataError as error:
+        if _OUT not in str(error):
+            raise
+        where = f"--data (such as data/{settings.chunk_size}bp_{settings.unit})"  # where the stages' --out lies
+        raise DataError(str(error).replace(_OUT, where)) from error
+
+
+def _run_stages(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any]:
     experiment = Experiment(settings, tracker)
     sides = f"{settings.candidate} vs {settings.baseline}"
     tracker.rename(f"{sides}, {settings.chunk_size} bp, {settings.unit}")

@@ -34,7 +34,7 @@ _ERRORS_SHOWN = 5
 
 
 class ScoringModel(PythonModel):
-    """Scores the column `sequence`; the column `id`, if given, names rows in messages and is given back."""
+    """Scores the column `sequence`; the column `id` names rows and is given back, or the row's number where it lacks."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the scorer. VIRNUC_WEIGHTS (NAME=DIR,...) says where weights are that the model does not hold."""
@@ -59,7 +59,8 @@ class ScoringModel(PythonModel):
         """
         threshold, chunk_size, batch_tokens = _checked_params(params or {})
         scorer = replace(self.scorer, chunk_size=chunk_size) if chunk_size else self.scorer
-        ids = model_input["id"].astype(str) if "id" in model_input else pd.Series(map(str, range(len(model_input))))
+        given = model_input["id"] if "id" in model_input else [None] * len(model_input)
+        ids = [str(number) if pd.isna(name) else str(name) for number, name in enumerate(given)]
         rows = [_checked(sequence, name) for sequence, name in zip(model_input["sequence"], ids, strict=True)]
         good = [number for number, (_, error) in enumerate(rows) if not error]
         if not good:
@@ -67,7 +68,7 @@ class ScoringModel(PythonModel):
         called = score_sequences(scorer, [rows[number][0] for number in good], threshold, batch_tokens)
         table = called.drop(columns="record").set_axis(good).reindex(range(len(rows)))
         table["status"] = table["status"].fillna(INVALID)
-        table.insert(0, "id", ids.to_list())
+        table.insert(0, "id", ids)
         table["error"] = [error for _, error in rows]
         return _plain(table)
 

@@ -7,8 +7,8 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from virnuc.errors import DataError
-from virnuc.settings import DoctorSettings
+from virnuc.errors import DataError, UsageError
+from virnuc.settings import DoctorSettings, PrepareSettings
 from virnuc.tracking import abandoned_runs, find_finished, find_runs, model_version, tracked_run, versions_of
 
 ODD = [
@@ -71,3 +71,21 @@ def test_versions_are_found_by_names_with_any_letters(store):
     assert model_version(f"models:/{name}/2").name == name
     with pytest.raises(DataError, match="has the versions"):
         model_version(f"models:/{name}/3")
+
+
+@pytest.mark.parametrize(("error", "left"), [(UsageError, 0), (DataError, 1)])
+def test_a_mistyped_value_leaves_no_failed_run_behind(store, tmp_path, monkeypatch, error, left):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error), tracked_run("prepare", PrepareSettings()):
+        raise error("no such directory")
+    assert len(mlflow.search_runs(search_all_experiments=True, output_format="list")) == left
+
+
+def test_a_run_with_work_below_it_stays_whatever_ends_it(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError), tracked_run("pipeline", PrepareSettings()):
+        with tracked_run("prepare", PrepareSettings()) as child:
+            child.metrics({"frames/frames": 1.0})
+        raise UsageError("no such directory")
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert sorted(run.info.status for run in runs) == ["FAILED", "FINISHED"]

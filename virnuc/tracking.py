@@ -384,8 +384,18 @@ def _ending_run(tracker: Tracker) -> Iterator[None]:
     except BaseException as error:
         tracker.tags({"error": f"{type(error).__name__}: {error}"[:500]})
         mlflow.end_run("FAILED")
+        if isinstance(error, UsageError) and _is_empty(tracker):  # a mistyped value or path leaves no red run behind
+            tracker.client.delete_run(tracker.run_id)
         raise
     mlflow.end_run("FINISHED")
+
+
+def _is_empty(tracker: Tracker) -> bool:
+    """Return whether a run has measured nothing, read nothing and has no run below it."""
+    run = tracker.client.get_run(tracker.run_id)
+    below = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{tracker.run_id}'"
+    children = tracker.client.search_runs([run.info.experiment_id], below, max_results=1)
+    return not (run.data.metrics or run.inputs.dataset_inputs or children)
 
 
 def _code_version() -> dict[str, str]:

@@ -127,3 +127,9 @@ def test_a_run_is_made_again_from_the_file_it_kept(store, frames, tmp_path, monk
     same = [{**one.data.params, "config/out": ""} for one in (run, again)]
     assert same[0] == same[1]
     assert run.data.tags["virnuc.split_digest"] == again.data.tags["virnuc.split_digest"]
+
+
+def test_another_experiment_has_its_own_reports():
+    assert MainSettings().out == MainSettings(data="data").out == "reports/"
+    assert MainSettings(data="data/500bp").out == "data/500bp/reports"
+    assert MainSettings(data="data/500bp", out="elsewhere").out == "elsewhere"

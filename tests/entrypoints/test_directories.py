@@ -89,6 +89,21 @@ def test_it_runs_to_the_verdict(experiment):
     assert compared.data.tags["virnuc.verdict"] in ("PASS", "FAIL")
 
 
+def test_the_parent_run_carries_what_a_person_wants(experiment):
+    (parent,), (compared,) = runs_of("pipeline"), runs_of("compare")
+    assert parent.info.status == "FINISHED" and parent.info.run_name.startswith("esm2_8m vs ")
+    assert parent.data.tags["virnuc.verdict"] == compared.data.tags["virnuc.verdict"]
+    assert parent.data.metrics["speedup"] == compared.data.metrics["gate/speedup"]
+    sides = [parent.data.metrics[f"accuracy/{side}"] for side in ("baseline", "candidate")]
+    evaluated = {run.data.metrics["test/accuracy"] for run in runs_of("evaluate")}
+    assert set(sides) <= evaluated
+    assert {"drop/value", "drop/low", "drop/high"} <= parent.data.metrics.keys()
+    logged = {item.path for item in MlflowClient().list_artifacts(parent.info.run_id)}
+    assert {"validation_report.html", "validation_report.md", "verdict.json"} <= logged
+    (version,) = MlflowClient().search_model_versions("name = 'virnuc-esm2_8m'")
+    assert version.tags["virnuc.verdict"] == compared.data.tags["virnuc.verdict"]
+
+
 def test_every_model_has_its_control_of_shuffled_sequences(experiment):
     for evaluated in runs_of("evaluate"):
         assert "test/control/shuffled_accuracy" in evaluated.data.metrics

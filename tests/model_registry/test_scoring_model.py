@@ -156,6 +156,12 @@ def test_one_bad_row_does_not_lose_the_others(model, kind):
     assert answer["probability"].iloc[[0, 2]].tolist() == pytest.approx(good["probability"].tolist())
 
 
+def test_a_row_without_an_id_has_its_number(model):
+    data = pd.DataFrame({"sequence": SEQUENCES[:2]})
+    assert model.predict(data)["id"].tolist() == ["0", "1"]
+    assert model.predict(data.assign(id=["one", None]))["id"].tolist() == ["one", "1"]
+
+
 @pytest.mark.parametrize("kind", BAD)
 def test_a_request_with_nothing_to_score_is_refused(model, kind):
     with pytest.raises(MlflowException, match="nothing can be scored") as caught:

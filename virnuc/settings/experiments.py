@@ -10,6 +10,7 @@ from virnuc.errors import UsageError, unknown_name
 from virnuc.settings.options import (
     Settings,
     batch_tokens,
+    default_of,
     device,
     like,
     option,
@@ -95,11 +96,14 @@ class PipelineSettings(Settings):
         {}, "Parameters of single stages, as STAGE.NAME=VALUE joined by commas: train.hidden_dim=256."
     )
     data: str = out("data", "Directory for frames, features, split, models and evaluations.")
-    out: str = out("reports/", "Directory for the reports.")
+    out: str = out("reports/", "Directory for the reports; with another --data, <data>/reports unless it is given.")
 
     def __post_init__(self) -> None:
         """Check that there are two sides, and each stage's parameters."""
         super().__post_init__()
+        usual = {name: default_of(self.__dataclass_fields__[name]) for name in ("data", "out")}
+        if self.out == usual["out"] and self.data != usual["data"]:
+            object.__setattr__(self, "out", f"{self.data}/reports")  # another experiment's reports are not its own
         if self.baseline == self.candidate:
             raise UsageError(f"baseline and candidate are both {self.baseline}")
         for key in self.overrides:
