@@ -254,7 +254,8 @@ class Experiment:
 
 def _headline(document: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, float]:
     """Return the figures that a person wants beside the verdict: accuracies, drop with its interval, speed-up."""
-    found = {f"accuracy/{s['role']}": s["metrics"]["frames"]["accuracy"]["value"] for s in document["sides"]}
+    sides = [side for side in document["sides"] if side["role"] in ("baseline", "candidate")]
+    found = {f"accuracy/{side['role']}": side["metrics"]["frames"]["accuracy"]["value"] for side in sides}
     drop = verdict["drop"] or {}
     found |= {f"drop/{end}": drop.get(end) for end in ("value", "low", "high")}
     rules = {rule["name"]: rule["numbers"] for rule in verdict["rules"]}

@@ -101,6 +101,7 @@ def _tell(out: Path, counts: Mapping[str, Any], threshold: float, chunk_size: in
     import pandas as pd
 
     from virnuc.prediction.summary import answer, short_caveat
+    from virnuc.prediction.tables import read_regions
     from virnuc.reports.content import Table
     from virnuc.reports.rendering import aligned
 
@@ -108,7 +109,7 @@ def _tell(out: Path, counts: Mapping[str, Any], threshold: float, chunk_size: in
     sequences = pd.read_parquet(
         out / "sequences.parquet", columns=["sequence", "length", "call", "probability", "note"]
     )
-    regions = pd.read_csv(out / "regions.tsv", sep="\t")
+    regions = read_regions(out)
     say(
         f"\n{read['sequences']:,} sequences of {read['bases']:,} bp were scored in {written['chunks']:,} chunks; the "
         f"threshold is {threshold:g}.\n{answer(Counter(sequences['call']))}."

@@ -34,7 +34,7 @@ _ERRORS_SHOWN = 5
 
 
 class ScoringModel(PythonModel):
-    """Scores the column `sequence`; the column `id` names rows and is given back, or the row's number where it lacks."""
+    """Scores the column `sequence`; the column `id` names rows and is given back, or the row's number without it."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the scorer. VIRNUC_WEIGHTS (NAME=DIR,...) says where weights are that the model does not hold."""

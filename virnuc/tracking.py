@@ -395,7 +395,7 @@ def _is_empty(tracker: Tracker) -> bool:
     run = tracker.client.get_run(tracker.run_id)
     below = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{tracker.run_id}'"
     children = tracker.client.search_runs([run.info.experiment_id], below, max_results=1)
-    return not (run.data.metrics or run.inputs.dataset_inputs or children)
+    return not (run.data.metrics or (run.inputs and run.inputs.dataset_inputs) or children)
 
 
 def _code_version() -> dict[str, str]:

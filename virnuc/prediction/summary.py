@@ -20,6 +20,7 @@ from virnuc.prediction.calls import VIRAL
 from virnuc.prediction.chunks import AMBIGUOUS, ANSWERED, NO_OPEN_FRAME, SCORED, STATUSES, TOO_SHORT
 from virnuc.prediction.plots import histogram, regions
 from virnuc.prediction.regions import NO_VIRUS, WITH_REGIONS
+from virnuc.prediction.tables import read_regions
 from virnuc.reports.content import AllRows, Section, Table, number
 from virnuc.reports.plots import Drawing
 from virnuc.reports.rendering import Page, write_page
@@ -124,11 +125,10 @@ def _read(out: Path) -> _Seen:
         )
         long = table[table["chunks"] >= _MIN_CHUNKS]
         drawn = pd.concat([drawn, long]).sort_values(["viral_bases", "length"], ascending=False).head(_DRAWN)
-    return _Seen(spread, viral, calls, short, listed, drawn, pd.read_csv(out / "regions.tsv", sep="\t", dtype=_NAMES))
+    return _Seen(spread, viral, calls, short, listed, drawn, read_regions(out))
 
 
 _ORDER, _ASCENDING = ["call", "note", "probability", "length"], [True, True, False, False]
-_NAMES = {"region": str, "sequence": str, "file": str}
 
 
 def _rank(column: pd.Series) -> pd.Series:
