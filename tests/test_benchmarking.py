@@ -66,8 +66,8 @@ def result(frames):
 @pytest.fixture
 def quick(monkeypatch):
     """No measurement of peaks, for tests that are about something else: it takes most of the time."""
-    monkeypatch.setattr(benchmarking, "gemm_peak", lambda precision, device: 1e11)
-    monkeypatch.setattr(benchmarking, "peak_in_fresh_process", lambda job: 0.5)
+    monkeypatch.setattr(benchmarking, "gemm_peak", lambda *given: 1e11)
+    monkeypatch.setattr(benchmarking, "peak_in_fresh_process", lambda *given: 0.5)
 
 
 def test_both_sides_have_the_same_keys_and_the_ratio_is_of_their_medians(result):
