@@ -33,12 +33,12 @@ STATUSES = ("scored", "no_open_frame", "ambiguous", "too_short")
 SAMPLED_EVERY = 0.1  # s
 STEPS = {  # module and function that does it
     "reading": [("reading", "read_records")],
-    "digests of parts": [("running", "_digest")],
+    "digests of parts": [("prediction", "_digest")],
     "translation and frames": [("chunks", "cut")],
     "composition encoder": [("composition", "tokenise"), ("composition", "embed_tokens")],
     "protein language model": [("language_model", "tokenise"), ("language_model", "embed_tokens")],
     "classifier": [("classifier", "forward")],
-    "writing parts": [("running", "_write_part")],
+    "writing parts": [("prediction", "_write_part")],
     "tables": [("tables", "write_tables")],
     "summary": [("summary", "write_summary")],
 }
