@@ -75,6 +75,14 @@ def test_auto_takes_bf16_only_where_the_chosen_gpu_computes_it(gpus):
     assert runtime.choose_precision("auto", "cpu").name == "fp32"
 
 
+@pytest.mark.parametrize(("bf16", "chosen"), [(30.0, "fp32"), (140.0, "fp32"), (400.0, "bf16")])
+def test_auto_takes_what_this_processor_measures(monkeypatch, bf16, chosen):
+    monkeypatch.setattr(runtime, "cpu_products", lambda: {"fp32": 100.0, "bf16": bf16, "fp16": 20.0})
+    choice = runtime.choose_precision("auto", "cpu")
+    assert choice.name == chosen
+    assert f"fp32 100, bf16 {bf16:.0f}, fp16 20 GFLOP/s" in choice.reason
+
+
 def test_a_containers_limit_counts(monkeypatch, tmp_path):
     whole = runtime.available_memory()
     (tmp_path / "memory.max").write_text("50000000\n")

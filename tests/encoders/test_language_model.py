@@ -10,7 +10,7 @@ from virnuc.encoders.language_model import LanguageModelEncoder
 from virnuc.encoders.network import Network
 from virnuc.encoders.packing import mean_of_sequences
 from virnuc.encoders.tokens import tokenise_proteins
-from virnuc.errors import EncoderError, MemoryShortageError
+from virnuc.errors import EncoderError, MemoryShortageError, UsageError
 
 
 class Echo(Network):
@@ -112,6 +112,12 @@ def test_lower_precisions_stay_close(precision):
     assert encoder.provenance.precision == precision
     cosine = torch.nn.functional.cosine_similarity(encoder.embed(case.sequences), case.expected)
     assert cosine.min() > 0.999
+
+
+@pytest.mark.parametrize("name", ["dnabert_s", CASES["dnabert_s"].encoder])
+def test_int8_is_refused_where_it_loses_too_much(name):
+    with pytest.raises(UsageError, match=r"--precision int8: .* use one of fp32, bf16, fp16"):
+        load_encoder(name, precision="int8", weights={"dnabert_s": "random"})
 
 
 def test_alibi_in_blocks_is_the_same_as_at_once(monkeypatch):

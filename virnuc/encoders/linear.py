@@ -41,7 +41,7 @@ class Linear(nn.Module):
 
 
 class OneDnnLinear(nn.Module):
-    """The same in float32 on a CPU, by oneDNN with a reordered weight."""
+    """The same in float32, or in bf16 where the processor has it, on a CPU: by oneDNN with a reordered weight."""
 
     def __init__(self, linear: Linear) -> None:
         """Take over the weights of `linear`."""
@@ -88,10 +88,8 @@ def for_inference(linear: Linear, precision: str) -> nn.Module:
     """Return the fastest form of a loaded layer for its device and `precision`."""
     if precision == "int8":
         return Int8Linear(linear)
-    if (
-        linear.weight.device.type == "cpu"
-        and linear.weight.dtype is torch.float32
-        and torch.backends.mkldnn.is_available()
-    ):
+    reordered = {torch.float32: torch.backends.mkldnn.is_available()}
+    reordered[torch.bfloat16] = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if linear.weight.device.type == "cpu" and reordered.get(linear.weight.dtype, False):
         return OneDnnLinear(linear)
     return linear
