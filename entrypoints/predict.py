@@ -100,7 +100,7 @@ def _tell(out: Path, counts: Mapping[str, Any], threshold: float, chunk_size: in
     """Print what was found: sentences, a table of the largest viral regions and sequences, and where everything is."""
     import pandas as pd
 
-    from virnuc.prediction.summary import answer, short_caveat
+    from virnuc.prediction.summary import answer, number_of, short_caveat
     from virnuc.prediction.tables import read_regions
     from virnuc.reports.content import Table
     from virnuc.reports.rendering import aligned
@@ -111,8 +111,9 @@ def _tell(out: Path, counts: Mapping[str, Any], threshold: float, chunk_size: in
     )
     regions = read_regions(out)
     say(
-        f"\n{read['sequences']:,} sequences of {read['bases']:,} bp were scored in {written['chunks']:,} chunks; the "
-        f"threshold is {threshold:g}.\n{answer(Counter(sequences['call']))}."
+        f"\n{number_of(read['sequences'], 'sequence')} of {read['bases']:,} bp scored in "
+        f"{number_of(written['chunks'], 'chunk')}; the threshold is {threshold:g}.\n"
+        f"{answer(Counter(sequences['call']))}."
     )
     for caveat in short_caveat(int((sequences["note"] != "").sum()), read["sequences"], chunk_size):
         say(f"WARNING: {caveat}")

@@ -98,7 +98,7 @@ def test_the_demo_is_the_default_of_mlflow_run():
         ("train", "epochs: many", "'many' is not a valid integer"),
         ("train", "epochs: [1, 2]", "epochs takes one value"),
         ("train", "- epochs", "write NAME: VALUE on each line"),
-        ("train", "epochs: [", "no YAML"),
+        ("train", "epochs: [", "not readable as YAML"),
     ],
 )
 def test_a_wrong_file_is_answered_with_one_line(write, stage_name, text, words):

@@ -122,5 +122,5 @@ def test_without_any_long_sequence_or_any_score_there_is_still_a_summary(scorer,
     (tmp_path / "a.fa").write_text(">s\nACGT\n")
     predict([str(tmp_path / "a.fa")], scorer, "m", tmp_path / "out")
     text = (tmp_path / "out" / "summary.md").read_text()
-    assert "0 sequences are virus, 0 contain viral regions, 0 are no virus; 1 have no score" in text
-    assert "1 of 1 sequences are shorter than the 300 bp chunks" in text
+    assert "Virus: 0 sequences. With viral regions: 0. No virus: 0. Without a score: 1" in text
+    assert "1 of 1 sequence is shorter than the 300 bp chunks" in text

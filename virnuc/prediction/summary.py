@@ -79,7 +79,7 @@ def write_summary(out: Path, counts: Mapping[str, Any], parameters: Mapping[str,
     size = about.chunk_size or parameters["chunk_size"]
     page = Page(
         kind="virnuc prediction",
-        title=f"{counts['in']['sequences']:,} sequences, {counts['in']['bases']:,} bp",
+        title=f"{number_of(counts['in']['sequences'], 'sequence')}, {counts['in']['bases']:,} bp",
         outcome=f"{seen.calls[VIRAL]:,} virus",
         answer=f"{answer(seen.calls)}.",
         caveats=(*about.caveats, *short_caveat(seen.short, counts["in"]["sequences"], size)),
@@ -92,17 +92,23 @@ def write_summary(out: Path, counts: Mapping[str, Any], parameters: Mapping[str,
 
 def answer(calls: Mapping[str, int]) -> str:
     """Return the numbers of sequences by call, in words."""
-    said = f"{calls[VIRAL]:,} sequences are virus, {calls[WITH_REGIONS]:,} contain viral regions, "
-    return f"{said}{calls[NO_VIRUS]:,} are no virus; {calls['']:,} have no score"
+    said = f"Virus: {number_of(calls[VIRAL], 'sequence')}. With viral regions: {calls[WITH_REGIONS]:,}. "
+    return f"{said}No virus: {calls[NO_VIRUS]:,}. Without a score: {calls['']:,}"
+
+
+def number_of(count: int, noun: str) -> str:
+    """Return a number and its noun, which takes an s in the plural."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def short_caveat(short: int, sequences: int, chunk_size: int) -> list[str]:
     """Return a warning if there are sequences shorter than the chunks that the model was trained on."""
     if not short:
         return []
+    are = "is" if short == 1 else "are"
     return [
-        f"{short:,} of {sequences:,} sequences are shorter than the {chunk_size} bp chunks that the model was trained "
-        "on (column note). It has seen nothing of that length: their probabilities may be far too sure."
+        f"{short:,} of {number_of(sequences, 'sequence')} {are} shorter than the {chunk_size} bp chunks that the model was "
+        "trained on (column note). It has seen nothing of that length: do not trust such a probability."
     ]
 
 
@@ -140,8 +146,8 @@ def _counts(counts: Mapping[str, Any], seen: _Seen) -> Section:
     read, written = counts["in"], counts["out"]
     total = sum(written[status] for status in STATUSES)
     text = (
-        f"In: {read['sequences']:,} sequences in {read['chunks']:,} chunks. Out: {written['sequences']:,} sequences in "
-        f"{written['chunks']:,} chunks.",
+        f"In: {number_of(read['sequences'], 'sequence')} in {number_of(read['chunks'], 'chunk')}. "
+        f"Out: {number_of(written['sequences'], 'sequence')} in {number_of(written['chunks'], 'chunk')}.",
     )
     called = [(name or NO_SCORE, f"{seen.calls[name]:,}") for name in CALLS]
     rows = [
