@@ -107,8 +107,8 @@ def short_caveat(short: int, sequences: int, chunk_size: int) -> list[str]:
         return []
     are = "is" if short == 1 else "are"
     return [
-        f"{short:,} of {number_of(sequences, 'sequence')} {are} shorter than the {chunk_size} bp chunks that the model was "
-        "trained on (column note). It has seen nothing of that length: do not trust such a probability."
+        f"{short:,} of {number_of(sequences, 'sequence')} {are} shorter than the {chunk_size} bp chunks that the model "
+        "was trained on (column note). It has seen nothing of that length: do not trust such a probability."
     ]
 
 
