@@ -230,12 +230,12 @@ def _decisive_settings(training: Run) -> dict[str, str]:
 
 
 def measured(run: Run) -> dict[str, float]:
-    """Return all that an evaluation measured, of which the run itself has what a person compares, by MLflow key."""
+    """Return all that an evaluation measured, by MLflow key; what the run itself has goes before what its file says."""
     found = {name: value for name, value in run.data.metrics.items() if name.startswith("test/")}
     if run.data.tags.get("virnuc.metrics") != METRICS:  # metrics from elsewhere, or logged by an earlier virnuc
         return found
     with tempfile.TemporaryDirectory() as temporary:
-        return dict(json.loads(download(run.info.run_id, METRICS, Path(temporary)).read_text(encoding="utf-8")))
+        return json.loads(download(run.info.run_id, METRICS, Path(temporary)).read_text(encoding="utf-8")) | found
 
 
 def _history(run: Run) -> dict[str, list[float]]:

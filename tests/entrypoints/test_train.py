@@ -12,6 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from entrypoints.evaluate import evaluate
 from entrypoints.train import train
+from model_registry.evidence import measured
 from tests.shared import PROJECT
 from tests.shared.samples import sample_frames, write_features
 from virnuc.settings import EvaluateSettings, FeatureSource, SplitSettings, TrainSettings
@@ -79,7 +80,7 @@ def test_each_replicate_has_a_run_and_evaluate_scores_them_all(place):
     assert list(scores) == ["frame_id", "seed_7", "seed_8", "seed_9"]
     assert scores["frame_id"].tolist() == registered["frame_id"].tolist()
     assert scores[f"seed_{chosen}"].tolist() == registered["score"].tolist()
-    metrics = MlflowClient().get_run(run_id).data.metrics
+    metrics = measured(MlflowClient().get_run(run_id))
     right = [((scores[f"seed_{seed}"] >= 0.5) == (registered["label"] == 1)).mean() for seed in SEEDS]
     assert metrics["test/replicates/count"] == 3
     assert metrics["test/replicates/accuracy_mean"] == pytest.approx(sum(right) / 3)

@@ -22,9 +22,12 @@ def save(tmp_path, document):
     return path
 
 
+PRINTABLE = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1)
+
+
 @settings(max_examples=25, deadline=None)
 @given(
-    ids=st.lists(st.text(min_size=1), min_size=1, max_size=20, unique=True),
+    ids=st.lists(PRINTABLE, min_size=1, max_size=20, unique=True),
     label=st.integers(0, 1),
     width=st.integers(1, 5),
 )
