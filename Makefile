@@ -1,6 +1,6 @@
 # make demo    the whole experiment on the embedded genomes, then a summary
 # make ui      look at its runs in the browser
-# make test    every test, with the branches that they cover; make test-fast leaves out those that run whole stages
+# make test    every test; make test-fast leaves out those that run the whole demo, make coverage counts branches (slower)
 # make check   linters, types, import contracts, and whether the pages of docs/ can be built
 # make docs    the pages of docs/ as a site, in site/
 # make screenshots   the pictures of docs/, taken anew of the demo's own store and report (needs Chromium)
@@ -14,7 +14,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH" MLFLOW_DISABLE_TELEMETRY=true
 PORT ?= 5000
 ON_ALL_CORES := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: demo unirep ui test test-fast check docs screenshots rehearse format clean
+.PHONY: demo unirep ui test test-fast coverage check docs screenshots rehearse format clean
 
 demo: .venv/.installed
 	@$(RUN) mlflow run . --env-manager local --experiment-name virnuc --run-name main
@@ -35,6 +35,10 @@ ui: .venv/.installed
 	@$(RUN) mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
 
 test: .venv/.installed-test
+	@$(RUN) pytest $(ON_ALL_CORES) -m "not e2e"
+	@$(RUN) pytest -m e2e
+
+coverage: .venv/.installed-test
 	@$(RUN) coverage erase
 	@$(RUN) pytest $(ON_ALL_CORES) -m "not e2e" --cov --cov-report=
 	@$(RUN) pytest -m e2e --cov --cov-append

@@ -72,7 +72,7 @@ def server() -> Iterator[str]:
 def take_runs(page: Page, address: str) -> None:
     """The table of runs, with the stages of the demo below it."""
     page.goto(address)
-    parent = page.get_by_role("gridcell").filter(has=page.get_by_role("button")).first
+    parent = page.get_by_role("gridcell").filter(has=page.get_by_role("button")).last  # the oldest
     parent.wait_for(timeout=WAIT)
     parent.get_by_role("button").first.click()
     page.get_by_text("prepare", exact=True).first.wait_for(timeout=WAIT)

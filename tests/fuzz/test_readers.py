@@ -8,7 +8,7 @@ from io import BytesIO
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
@@ -96,6 +96,7 @@ def damaged(content, damages):
 @pytest.mark.parametrize("name", READERS)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(damages=DAMAGES)
+@example(damages=[(0.0, 0, b"[" * 5000)])
 def test_a_damaged_file_is_read_or_refused(tmp_path, name, damages):
     file, content, read = READERS[name]
     path = tmp_path / file

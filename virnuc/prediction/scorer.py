@@ -21,7 +21,7 @@ from virnuc.encoders import Encoder, load_recorded, recorded_directory
 from virnuc.errors import DataError
 from virnuc.prediction.companion import LONGEST_ORF, Companion
 from virnuc.prediction.scoring import Scorer
-from virnuc.storage.files import sha256_file, write_text
+from virnuc.storage.files import read_json, sha256_file, write_text
 from virnuc.training.checkpoint import Checkpoint
 from virnuc.training.classifier import Classifier
 
@@ -171,11 +171,9 @@ def read_config(directory: Path) -> dict[str, Any]:
         DataError: it is missing, damaged or of another version.
     """
     path = directory / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        version = config["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a scorer of virnuc ({error})") from error
+    config = read_json(path)
+    if (version := config.get("format_version")) is None:
+        raise DataError(f"{path}: not a scorer of virnuc (it has no format_version)")
     if version not in READABLE_VERSIONS:
         raise DataError(f"{path}: format version {version}; this virnuc reads {FORMAT_VERSION}")
     return config
