@@ -76,11 +76,10 @@ class Experiment:
         source, place = (FeatureSource(str(self.features(protein))),), str(self.home / parts)
         evaluate.run(EvaluateSettings(model=uri, features=source, split=place, shuffled=False, device="cpu"))
 
-    def timed(self, **changed) -> None:
+    def timed(self) -> None:
         """Time both encoders."""
         usual = {"sample": 500, "runs": 5, "warmup": 1, "device": "cpu", "precision": ("fp32",)}
-        settings = BenchmarkSettings(baseline=SLOW, candidate=FAST, frames=str(self.frames), **(usual | changed))
-        benchmark.run(settings)
+        benchmark.run(BenchmarkSettings(baseline=SLOW, candidate=FAST, frames=str(self.frames), **usual))
 
     def timed_again(self, runs: int = 5, frames: int = 500, precision: str = "fp32") -> None:
         """Record the same benchmark once more, as if it had been made in this manner."""

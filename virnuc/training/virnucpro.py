@@ -7,7 +7,6 @@ replaced by an inert one, of which only the attributes are read; a pickle that n
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -20,7 +19,7 @@ from torch import Tensor
 from virnuc.errors import DataError, IncompatibleCheckpointError, UsageError
 from virnuc.features.feature_set import VIRNUCPRO_WIDTHS
 from virnuc.settings import MIN_CHUNK_SIZE
-from virnuc.storage.files import sha256_file
+from virnuc.storage.files import read_json, sha256_file
 from virnuc.storage.tensors import load_plain
 from virnuc.training.checkpoint import Checkpoint, check_weights, load_checkpoint
 
@@ -103,13 +102,10 @@ def read_external_metrics(path: Path, known: Collection[str]) -> dict[str, float
         UsageError: there is no such file.
         DataError: it is something else.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error})") from error
-    if not isinstance(document, dict) or not document:
+    if not path.exists():
+        raise UsageError(f"{path}: no such file")
+    document = read_json(path)
+    if not document:
         raise DataError(f"{path}: a JSON object of metrics is needed")
     for name, value in document.items():
         if name not in known:
