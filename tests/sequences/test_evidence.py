@@ -1,16 +1,25 @@
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnuc.sequences.evidence import CodingEvidence
+from virnuc.sequences.evidence import occur_in_annotation
 
-PROTEIN = st.text("AGLX*", max_size=60)
+PROTEIN = st.text("AGLX", max_size=60)
 
 
-@given(st.lists(PROTEIN.map(lambda p: p.replace("*", "")), max_size=5), st.data())
-def test_a_protein_is_supported_if_it_occurs_in_one_translation(translations, data):
-    cut = st.sampled_from(translations or [""]).flatmap(
-        lambda p: st.tuples(st.integers(0, len(p)), st.integers(0, len(p))).map(lambda ends: p[min(ends) : max(ends)])
+@given(st.lists(st.lists(PROTEIN | st.text("AG*-a", max_size=20), max_size=4), min_size=1, max_size=4), st.data())
+def test_a_protein_is_supported_if_it_occurs_in_one_translation_of_its_record(annotated, data):
+    cuts = [
+        st.tuples(st.integers(0, len(p)), st.integers(0, len(p))).map(lambda ends, p=p: p[min(ends) : max(ends)])
+        for translations in annotated
+        for p in translations
+    ]
+    protein = st.one_of(PROTEIN, *cuts).filter(lambda p: p.isalpha() and p.isupper())
+    wanted = data.draw(st.lists(st.tuples(st.integers(0, len(annotated) - 1), protein), max_size=8))
+    records, proteins = [record for record, _ in wanted], [protein for _, protein in wanted]
+    expected = [any(protein in known for known in annotated[record]) for record, protein in wanted]
+    letters = np.frombuffer("".join(proteins).encode(), dtype=np.uint8)
+    found = occur_in_annotation(
+        annotated, np.array(records, dtype=np.int64), letters, np.array([len(p) for p in proteins], dtype=np.int64)
     )
-    proteins = [p for p in data.draw(st.lists(cut | PROTEIN, max_size=8)) if p and "*" not in p]
-    expected = [any(protein in translation for translation in translations) for protein in proteins]
-    assert CodingEvidence(translations).supports(proteins).tolist() == expected
+    assert found.tolist() == expected

@@ -60,9 +60,7 @@ def cut(chunks: Sequence[str]) -> tuple[list[str], list[Piece]]:
     joined = Translation("".join(chunks[number] for number in usable))
     lengths = np.array([len(chunks[number]) for number in usable], dtype=np.int64)
     starts = np.cumsum(lengths) - lengths
-    opened = np.zeros((len(usable), 6), dtype=bool)
-    for length in np.unique(lengths).tolist():
-        opened[lengths == length] = joined.is_open(starts[lengths == length], length)
+    opened = joined.is_open(starts, lengths)
     pieces: list[Piece] = []
     for number, start, length, frames in zip(usable, starts.tolist(), lengths.tolist(), opened, strict=True):
         if frames.any():

@@ -6,21 +6,14 @@ stays that of the frames, whatever becomes of the rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from virnuc.errors import DataError
-from virnuc.sequences.chunking import chunk_starts
-from virnuc.sequences.evidence import CodingEvidence
 from virnuc.sequences.genomes import GENOME_TABLE
-from virnuc.sequences.reading import Record
-from virnuc.sequences.translation import Translation
 from virnuc.storage.manifest import read_manifest
 
 SHARD_ROWS = 10_000
@@ -53,8 +46,6 @@ CHUNK_SCHEMA = pa.schema(
         ("nucleotide", pa.string()),  # the whole chunk, forward strand
     ]
 )
-Rows = Iterator[dict[str, Any]]
-_ACGT = frozenset("ACGT")
 
 
 @dataclass
@@ -124,59 +115,3 @@ def _read(path: Path, schema: pa.Schema, what: str, columns: list[str] | None) -
     if not table.schema.equals(wanted):
         raise DataError(f"{path}: its columns are not those of {what}; run prepare again")
     return table
-
-
-def cut_record(record: Record, counts: RecordCounts, chunk_size: int, evidence: str) -> tuple[Rows, Rows]:
-    """Return the rows of a record's frames, by chunk, then F1 to R3, and of its chunks without one; count both."""
-    starts = chunk_starts(len(record.sequence), chunk_size)
-    size = min(len(record.sequence), chunk_size)
-    translation = Translation(record.sequence)
-    clean = np.array([_ACGT.issuperset(record.sequence[start : start + size]) for start in starts.tolist()], dtype=bool)
-    opened = translation.is_open(starts, size) & clean[:, None]
-    places = np.argwhere(opened)
-    found = [translation.frame(int(starts[chunk]), size, index) for chunk, index in places.tolist()]
-    keep = np.ones(len(found), dtype=bool)
-    if evidence == "cds":
-        keep = CodingEvidence(record.translations).supports([frame.protein for frame in found])
-    covered = np.zeros(len(starts), dtype=bool)
-    covered[places[keep, 0]] = True
-    stopped = clean & ~opened.any(axis=1)
-    counts.ambiguous_bases = int((~clean).sum())
-    counts.no_open_frame = int(stopped.sum())
-    counts.covered = int(covered.sum())
-    counts.no_cds_evidence = int((clean & ~stopped & ~covered).sum())
-    counts.open_frames, counts.frames = len(found), int(keep.sum())
-    described = {
-        "record": record.accession,
-        "genome": record.genome.name,
-        "organism": record.organism,
-        "lineage": record.lineage,
-        "group": counts.group,
-        "label": int(counts.group == "viral"),
-    }
-    kept = ((int(places[number, 0]), found[number]) for number in np.flatnonzero(keep).tolist())
-    frames = (
-        {
-            "frame_id": f"{record.accession}_chunk_{chunk + 1}{frame.name}",
-            **described,
-            "chunk_index": chunk + 1,
-            "chunk_start": int(starts[chunk]),
-            "strand": frame.strand,
-            "offset": frame.offset,
-            "nucleotide": frame.nucleotide,
-            "protein": frame.protein,
-        }
-        for chunk, frame in kept
-    )
-    uncovered = (
-        {
-            "chunk_id": f"{record.accession}_chunk_{chunk + 1}",
-            **described,
-            "chunk_index": chunk + 1,
-            "chunk_start": int(starts[chunk]),
-            "reason": NO_OPEN_FRAME if stopped[chunk] else NO_CDS_EVIDENCE,
-            "nucleotide": record.sequence[starts[chunk] : starts[chunk] + size],
-        }
-        for chunk in np.flatnonzero(clean & ~covered).tolist()
-    )
-    return frames, uncovered

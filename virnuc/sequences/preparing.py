@@ -15,7 +15,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,18 @@ import pyarrow.parquet as pq
 
 from virnuc.errors import DataError
 from virnuc.runtime import Progress, counted, silent
+from virnuc.sequences.cutting import cut_records
 from virnuc.sequences.frames import (
-    CHUNK_SCHEMA,
-    FRAME_SCHEMA,
     GENOMES,
     NO_CDS_EVIDENCE,
     NO_OPEN_FRAME,
     SHARD_ROWS,
     UNCOVERED,
     RecordCounts,
-    cut_record,
     read_frames,
 )
 from virnuc.sequences.genomes import GENOME_TABLE, TableRow, read_genome_table, write_genome_table
-from virnuc.sequences.reading import read_records
+from virnuc.sequences.reading import Record, read_records
 from virnuc.sequences.sources import SourceFile, find_sources
 from virnuc.settings import PrepareSettings
 from virnuc.storage.directory import OutputDirectory
@@ -46,6 +43,7 @@ from virnuc.storage.files import atomic_path, sha256_file, write_text
 from virnuc.storage.manifest import Manifest, has_manifest
 
 _KINDS = ("shards", "uncovered")  # what a record names files of: frames, and chunks without one
+_BATCH = 2_000_000  # bases of the records that are cut at once
 
 
 def prepare(settings: PrepareSettings, progress: Progress = silent) -> Manifest:
@@ -109,58 +107,73 @@ def _process(
 ) -> dict[str, Any]:
     """Write the shards of one source file; return their names and the counts of its records."""
     counted: list[RecordCounts] = []
-    frames = _Shards(out, source.group, first["shards"], FRAME_SCHEMA)
-    uncovered = _Shards(out / UNCOVERED, source.group, first["uncovered"], CHUNK_SCHEMA)
-    for record in read_records(source.path, genomes):
-        counted.append(
-            RecordCounts(
-                record=record.accession,
-                genome=record.genome.name,
-                genome_found_in=record.genome.found_in,
-                organism=record.organism,
-                lineage=record.lineage,
-                deposited=record.deposited,
-                group=source.group,
-                source=source.path.name,
-                length=len(record.sequence),
-                chunks=-(-len(record.sequence) // settings.chunk_size),
-            )
-        )
-        with_frame, without = cut_record(record, counted[-1], settings.chunk_size, settings.evidence)
-        frames.extend(with_frame)
-        uncovered.extend(without)
-    return {
-        "shards": frames.close(),
-        "uncovered": uncovered.close(),
-        "records": [asdict(counts) for counts in counted],
-    }
+    frames = _Shards(out, source.group, first["shards"])
+    uncovered = _Shards(out / UNCOVERED, source.group, first["uncovered"])
+    for records in _batches(read_records(source.path, genomes)):
+        counts = [_describe(record, source, settings.chunk_size) for record in records]
+        for shards, tables in zip(
+            (frames, uncovered), cut_records(records, counts, settings.chunk_size, settings.evidence), strict=True
+        ):
+            shards.extend(tables)
+        counted += counts
+    return {"shards": frames.close(), "uncovered": uncovered.close(), "records": [vars(counts) for counts in counted]}
+
+
+def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Yield records together, as many as have `_BATCH` bases; one with more is alone with those before it."""
+    batch: list[Record] = []
+    bases = 0
+    for record in records:
+        batch.append(record)
+        bases += len(record.sequence)
+        if bases >= _BATCH:
+            yield batch
+            batch, bases = [], 0
+    if batch:
+        yield batch
+
+
+def _describe(record: Record, source: SourceFile, chunk_size: int) -> RecordCounts:
+    return RecordCounts(
+        record=record.accession,
+        genome=record.genome.name,
+        genome_found_in=record.genome.found_in,
+        organism=record.organism,
+        lineage=record.lineage,
+        deposited=record.deposited,
+        group=source.group,
+        source=source.path.name,
+        length=len(record.sequence),
+        chunks=-(-len(record.sequence) // chunk_size),
+    )
 
 
 class _Shards:
-    """Rows of one group to Parquet files of at most SHARD_ROWS rows."""
+    """Tables of one group to Parquet files of at most SHARD_ROWS rows."""
 
-    def __init__(self, directory: Path, group: str, first: int, schema: pa.Schema) -> None:
-        self._directory, self._group, self._first, self._schema = directory, group, first, schema
-        self._waiting: list[dict[str, Any]] = []
+    def __init__(self, directory: Path, group: str, first: int) -> None:
+        self._directory, self._group, self._first = directory, group, first
+        self._waiting: list[pa.Table] = []
         self._names: list[str] = []
 
-    def extend(self, rows: Iterator[dict[str, Any]]) -> None:
-        """Take rows, and write whenever a shard is full."""
-        while batch := list(islice(rows, SHARD_ROWS - len(self._waiting))):
-            self._waiting += batch
-            if len(self._waiting) == SHARD_ROWS:
+    def extend(self, tables: Iterable[pa.Table]) -> None:
+        """Take tables, and write whenever a shard is full."""
+        for table in tables:
+            self._waiting.append(table)
+            while sum(map(len, self._waiting)) >= SHARD_ROWS:
                 self._write()
 
     def close(self) -> list[str]:
         """Write what is left; return the names of all shards."""
-        if self._waiting:
+        if sum(map(len, self._waiting)):
             self._write()
         return self._names
 
     def _write(self) -> None:
+        table = pa.concat_tables(self._waiting)
         self._names.append(f"{self._group}-{self._first + len(self._names):05d}.parquet")
-        _write_parquet(self._directory / self._names[-1], pa.Table.from_pylist(self._waiting, schema=self._schema))
-        self._waiting = []
+        _write_parquet(self._directory / self._names[-1], table.slice(0, SHARD_ROWS).combine_chunks())
+        self._waiting = [table.slice(SHARD_ROWS)]
 
 
 def _finish(output: OutputDirectory, settings: PrepareSettings, records: list[dict[str, Any]]) -> Manifest:

@@ -98,19 +98,13 @@ def read_genbank(stream: BinaryIO, path: Path) -> Iterator[Record]:
             count += 1
             name = record.version or record.accession or record.name or ""
             organism, lineage = _taxonomy(record.source)
-            strains = [value for feature in record.features if feature.kind == "source" for value in _strains(feature)]
+            strains, translations = _annotation(record)
             yield Record(
                 accession=checked_name(name, path, count),
                 organism=organism,
                 lineage=lineage,
                 sequence=checked_dna(bytes(record.sequence).decode("latin-1"), path, name),
-                translations=tuple(
-                    "".join((qualifier.value or "").split())
-                    for feature in record.features
-                    if feature.kind == "CDS"
-                    for qualifier in feature.qualifiers
-                    if qualifier.key == "translation"
-                ),
+                translations=translations,
                 genome=name_genome(name, record.dblink or "", organism, dict.fromkeys(strains)),
                 deposited=_deposited(record),
             )
@@ -189,9 +183,17 @@ def _as_in_table(record: Record, row: TableRow) -> Record:
     )
 
 
-def _strains(source: gb_io.Feature) -> list[str]:
-    """Return strain and isolate of a record's source feature."""
-    return [qualifier.value or "" for qualifier in source.qualifiers if qualifier.key in ("strain", "isolate")]
+def _annotation(record: gb_io.Record) -> tuple[list[str], tuple[str, ...]]:
+    """Return strains and isolates of a record's source features, and the proteins of its CDS features."""
+    strains, translations = [], []
+    for feature in record.features:
+        kind = feature.kind
+        if kind == "CDS":
+            found = [qualifier.value or "" for qualifier in feature.qualifiers if qualifier.key == "translation"]
+            translations += ["".join(value.split()) for value in found]
+        elif kind == "source":
+            strains += [q.value or "" for q in feature.qualifiers if q.key in ("strain", "isolate")]
+    return strains, tuple(translations)
 
 
 def _deposited(record: gb_io.Record) -> str:

@@ -1,12 +1,12 @@
 """Six-frame translation of a whole sequence at once, from which the frames of any of its chunks are cut.
 
-The amino acid of the codon at every position of both strands is looked up in one table. A frame of a chunk is
-then a strided view, and whether it holds a stop codon is one comparison with the next stop of that phase.
+The amino acid of the codon at every position of both strands is looked up in a table. A frame of a chunk is then a
+strided view, and whether it holds a stop codon is one comparison with the next stop of that phase.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -22,6 +22,7 @@ _IUPAC = {
 IUPAC_LETTERS = frozenset(_IUPAC)
 _COMPLEMENT = str.maketrans("ACGTURYKMSWBDHVN", "TGCAAYRMKSWVHDBN")
 _BIT = {"A": 1, "C": 2, "G": 4, "T": 8}
+_BLOCK = 1 << 20  # letters that are worked on at once
 
 
 @dataclass(frozen=True)
@@ -55,56 +56,111 @@ def six_frames(dna: str) -> list[ReadingFrame]:
 
 
 class Translation:
-    """All six translations of one sequence of upper-case IUPAC letters."""
+    """All six translations of one sequence of upper-case IUPAC letters, or of several joined."""
 
     def __init__(self, dna: str) -> None:
         self.length = len(dna)
-        self._strands = (dna, reverse_complement(dna))
-        amino_acids = [_codons(strand) for strand in self._strands]
-        self._proteins = [[codons[phase::3].tobytes().decode() for phase in range(3)] for codons in amino_acids]
-        self._next_stop = [_next_stops(codons) for codons in amino_acids]
+        forward = np.frombuffer(dna.encode("ascii"), dtype=np.uint8)
+        # One strand after the other: the base at each position, and the letter of the codon that starts there.
+        self._bases = np.concatenate([forward, _COMPLEMENTS.take(forward[::-1])])  # [2 * length] uint8
+        self._amino_acids = _translate(forward)  # [2 * length] uint8; X where a strand ends
+        self._stops = self._sorted_stops()
 
-    def is_open(self, starts: np.ndarray, size: int) -> np.ndarray:
-        """Return, as bool `[n, 6]`, which frames of the chunks at `starts` hold a codon and no stop codon."""
-        opened = np.zeros((len(starts), 6), dtype=bool)
-        for index in range(6):
-            codons = (size - index % 3) // 3
-            if codons > 0:
-                first = self._first_codon(starts, size, index)
-                opened[:, index] = self._next_stop[index // 3][first] >= first + 3 * codons
-        return opened
+    def is_open(self, starts: np.ndarray, sizes: Any) -> np.ndarray:
+        """Return, as bool `[n, 6]`, which frames of the chunks at `starts` hold a codon and no stop codon.
+
+        Args:
+            starts: of the chunks, int64 `[n]`.
+            sizes: of the chunks in bp, one for all or int64 `[n]`.
+        """
+        index = np.arange(6)
+        codons = (np.broadcast_to(sizes, starts.shape)[:, None] - index % 3) // 3
+        first = self._first_codon(starts[:, None], np.broadcast_to(sizes, starts.shape)[:, None], index)
+        phase = (index // 3 * 3 + first % 3) * (self.length + 3)
+        following = self._stops[np.searchsorted(self._stops, phase + first)] - phase
+        return (codons > 0) & (following >= first + 3 * codons)
 
     def frame(self, start: int, size: int, index: int) -> ReadingFrame:
         """Return frame number `index` (0 to 5, in the order of FRAME_NAMES) of the chunk `[start, start + size)`."""
-        strand, codons = index // 3, max(0, (size - index % 3) // 3)
-        first = self._first_codon(start, size, index)
-        protein = self._proteins[strand][first % 3][first // 3 : first // 3 + codons]
-        return ReadingFrame(FRAME_NAMES[index], self._strands[strand][first : first + 3 * codons], protein)
+        codons = max(0, (size - index % 3) // 3)
+        first = index // 3 * self.length + int(self._first_codon(start, size, np.int64(index)))
+        nucleotide, protein = self._bases[first : first + 3 * codons], self._amino_acids[first : first + 3 * codons : 3]
+        return ReadingFrame(FRAME_NAMES[index], nucleotide.tobytes().decode(), protein.tobytes().decode())
 
-    def _first_codon(self, start: Any, size: int, index: int) -> Any:
-        """Return where the frame begins on its own strand, for one start or an array of them."""
-        on_strand = start if index < 3 else self.length - size - start
-        return on_strand + index % 3
+    def frames(self, starts: np.ndarray, sizes: np.ndarray, index: np.ndarray) -> Frames:
+        """Return many frames at once, number `index[i]` of the chunk at `starts[i]`; all are int64 `[n]`."""
+        first = index // 3 * self.length + self._first_codon(starts, sizes, index)
+        return Frames(self._bases, self._amino_acids, first, (sizes - index % 3) // 3)
+
+    def _first_codon(self, start: Any, size: Any, index: Any) -> Any:
+        """Return where a frame begins on its own strand; for arrays too."""
+        return np.where(index < 3, start, self.length - size - start) + index % 3
+
+    def _sorted_stops(self) -> np.ndarray:
+        """Return where stop codons start, sorted by strand, phase and position on the strand, int64.
+
+        A position is counted from `(length + 3) * (3 * strand + phase)`; the last of each phase lies beyond its end.
+        """
+        found = []
+        for number in range(6):
+            strand, phase = divmod(number, 3)
+            codons = self._amino_acids[strand * self.length + phase : (strand + 1) * self.length : 3]
+            places = np.append(np.flatnonzero(codons == ord("*")) * 3 + phase, self.length + 2)
+            found.append(places + number * (self.length + 3))
+        return np.concatenate(found)
 
 
-def _codons(dna: str) -> np.ndarray:
-    """Return the letter of the codon that starts at each position, as uint8 `[max(0, length - 2)]`."""
-    bits = _BASE_BITS[np.frombuffer(dna.encode("ascii"), dtype=np.uint8)]
-    return _CODON_TABLE[bits[:-2], bits[1:-1], bits[2:]]
+@dataclass(frozen=True)
+class Frames:
+    """Reading frames of a translated sequence, whose letters are copied when they are asked for."""
+
+    bases: np.ndarray  # uint8, of both strands
+    amino_acids: np.ndarray  # uint8, of the codon at each base
+    first: np.ndarray  # [n] int64, where each frame begins
+    codons: np.ndarray  # [n] int64
+
+    def __getitem__(self, chosen: Any) -> Frames:
+        """Return some of the frames, by numbers, a slice or a mask."""
+        return replace(self, first=self.first[chosen], codons=self.codons[chosen])
+
+    def nucleotides(self) -> np.ndarray:
+        """Return the bases of all frames, one after the other, as ASCII uint8 `[3 * sum(codons)]`."""
+        return gather(self.bases, self.first, 3 * self.codons)
+
+    def proteins(self) -> np.ndarray:
+        """Return the amino acids of all frames, one after the other, as ASCII uint8 `[sum(codons)]`."""
+        return gather(self.amino_acids, self.first, self.codons, 3)
 
 
-def _next_stops(codons: np.ndarray) -> np.ndarray:
-    """Return where the next in-phase stop codon starts, at or after each position; beyond the end if none."""
-    beyond = len(codons) + 3
-    stops = np.where(codons == ord("*"), np.arange(len(codons)), beyond)
-    for phase in range(3):
-        stops[phase::3] = np.minimum.accumulate(stops[phase::3][::-1])[::-1]
-    return np.append(stops, [beyond] * 3)
+def gather(letters: np.ndarray, first: np.ndarray, counts: np.ndarray, step: int = 1) -> np.ndarray:
+    """Return every `step`-th letter from each of the places `first`, `counts[i]` of each."""
+    gathered = np.empty(int(counts.sum()), dtype=np.uint8)
+    done = 0
+    for begin in range(0, len(first), _BLOCK // 1024):
+        part = counts[begin : begin + _BLOCK // 1024]
+        total = int(part.sum())
+        within = np.arange(total) - np.repeat(np.cumsum(part) - part, part)
+        places = np.repeat(first[begin : begin + len(part)], part) + step * within
+        gathered[done : done + total] = letters.take(places)
+        done += total
+    return gathered
+
+
+def _translate(dna: np.ndarray) -> np.ndarray:
+    """Return the letter of the codon at each base of the forward, then of the reverse strand, uint8 `[2 * length]`."""
+    translated = np.full(2 * len(dna), ord("X"), dtype=np.uint8)
+    backward = translated[len(dna) :][::-1][2:]  # by where the codon lies on the forward strand
+    for begin in range(0, len(dna) - 2, _BLOCK):
+        bits = _BASE_BITS.take(dna[begin : begin + _BLOCK + 2])
+        codons = (bits[:-2] << 8) | (bits[1:-1] << 4) | bits[2:]
+        translated[begin : begin + len(codons)] = _FORWARD.take(codons)
+        backward[begin : begin + len(codons)] = _BACKWARD.take(codons)
+    return translated
 
 
 def _base_bits() -> np.ndarray:
-    """Return the set of bases that each ASCII letter may stand for, as bits; 0 for letters that are none."""
-    bits = np.zeros(256, dtype=np.uint8)
+    """Return the set of bases that each ASCII letter may stand for, as bits, int16 `[256]`; 0 for other letters."""
+    bits = np.zeros(256, dtype=np.int16)
     for letter, bases in _IUPAC.items():
         bits[ord(letter)] = sum(_BIT[base] for base in bases)
     return bits
@@ -122,5 +178,13 @@ def _codon_table() -> np.ndarray:
     return table
 
 
+def _on_other_strand(table: np.ndarray) -> np.ndarray:
+    """Return the table for codons that are read backwards, from the sets of bases of the forward strand."""
+    complement = [sum(8 >> place for place in range(4) if bits & 1 << place) for bits in range(16)]  # A-T, C-G
+    return table[np.ix_(complement, complement, complement)].transpose(2, 1, 0)
+
+
 _BASE_BITS = _base_bits()
-_CODON_TABLE = _codon_table()
+_FORWARD = _codon_table().ravel()  # by the bits of the three bases
+_BACKWARD = _on_other_strand(_FORWARD.reshape(16, 16, 16)).ravel()
+_COMPLEMENTS = np.frombuffer(bytes(range(256)).decode("latin-1").translate(_COMPLEMENT).encode("latin-1"), np.uint8)

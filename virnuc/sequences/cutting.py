@@ -1,0 +1,131 @@
+"""Records to frames: many records are chunked, translated and looked up at once, and leave as Arrow tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from virnuc.sequences.chunking import chunk_starts
+from virnuc.sequences.evidence import occur_in_annotation
+from virnuc.sequences.frames import (
+    CHUNK_SCHEMA,
+    FRAME_SCHEMA,
+    NO_CDS_EVIDENCE,
+    NO_OPEN_FRAME,
+    SHARD_ROWS,
+    RecordCounts,
+)
+from virnuc.sequences.reading import Record
+from virnuc.sequences.translation import FRAME_NAMES, Frames, Translation, gather
+
+_IS_ACGT = np.isin(np.arange(256), np.frombuffer(b"ACGT", dtype=np.uint8))
+
+
+@dataclass(frozen=True)
+class _Chunks:
+    """The chunks of several records, whose sequences are joined; arrays are int64 `[chunks]` but for `bases`."""
+
+    counts: Sequence[RecordCounts]  # of the records
+    bases: np.ndarray  # ASCII uint8, of all records
+    record: np.ndarray  # number of the record
+    number: np.ndarray  # of the chunk in its record, from 0
+    start: np.ndarray  # in its record
+    begin: np.ndarray  # in `bases`
+    size: np.ndarray  # bp
+
+    def clean(self) -> np.ndarray:
+        """Return, as bool `[chunks]`, which chunks have no base other than ACGT."""
+        other = np.flatnonzero(~_IS_ACGT[self.bases])
+        clean: np.ndarray = np.searchsorted(other, self.begin) == np.searchsorted(other, self.begin + self.size)
+        return clean
+
+    def count(self, name: str, chunks: np.ndarray) -> None:
+        """Write into the records' counts how many of the chunks, numbers or a mask, are theirs."""
+        for counts, value in zip(
+            self.counts, np.bincount(self.record[chunks], minlength=len(self.counts)), strict=True
+        ):
+            setattr(counts, name, int(value))
+
+    def columns(self, at: np.ndarray, marks: pa.Array) -> dict[str, pa.Array]:
+        """Return what frames and chunks have in common, for the chunks `at`; `marks`, as many, end their names."""
+        of = pa.array(self.record[at])
+        columns = {
+            name: pa.array([getattr(counts, name) for counts in self.counts], pa.string()).take(of)
+            for name in ("record", "genome", "organism", "lineage", "group")
+        }
+        index = pa.array(self.number[at] + 1, pa.int32())
+        names = pc.binary_join_element_wise(columns["record"], "_chunk_", index.cast(pa.string()), marks, "")
+        return {
+            "frame_id": names,
+            "chunk_id": names,
+            **columns,
+            "label": pc.equal(columns["group"], "viral").cast(pa.int8()),
+            "chunk_index": index,
+            "chunk_start": pa.array(self.start[at]),
+        }
+
+
+def cut_records(
+    records: Sequence[Record], counts: Sequence[RecordCounts], chunk_size: int, evidence: str
+) -> tuple[Iterator[pa.Table], Iterator[pa.Table]]:
+    """Return frames, by record, chunk, then F1 to R3, and the chunks without one, in parts; fill in the counts."""
+    dna = "".join(record.sequence for record in records)
+    chunks = _chunk(records, counts, np.frombuffer(dna.encode("ascii"), dtype=np.uint8), chunk_size)
+    translation, clean = Translation(dna), chunks.clean()
+    opened = translation.is_open(chunks.begin, chunks.size) & clean[:, None]
+    at, index = np.nonzero(opened)
+    chunks.count("open_frames", at)
+    frames = translation.frames(chunks.begin[at], chunks.size[at], index)
+    if evidence == "cds":
+        translations = [record.translations for record in records]
+        kept = occur_in_annotation(translations, chunks.record[at], frames.proteins(), frames.codons)
+        at, index, frames = at[kept], index[kept], frames[kept]
+    covered = np.isin(np.arange(len(clean)), at)
+    stopped = clean & ~opened.any(axis=1)
+    unsupported = clean & ~stopped & ~covered
+    reasons = {"ambiguous_bases": ~clean, NO_OPEN_FRAME: stopped, NO_CDS_EVIDENCE: unsupported, "covered": covered}
+    for name, which in (reasons | {"frames": at}).items():
+        chunks.count(name, which)
+    return _frame_tables(chunks, at, index, frames), _chunk_tables(chunks, np.flatnonzero(clean & ~covered), stopped)
+
+
+def _chunk(records: Sequence[Record], counts: Sequence[RecordCounts], bases: np.ndarray, chunk_size: int) -> _Chunks:
+    lengths = np.array([len(record.sequence) for record in records], dtype=np.int64)
+    starts = [chunk_starts(length, chunk_size) for length in lengths.tolist()]
+    of = np.repeat(np.arange(len(records)), [len(part) for part in starts])
+    number = np.concatenate([np.arange(len(part)) for part in starts])
+    start = np.concatenate(starts)
+    begin = (np.cumsum(lengths) - lengths)[of] + start
+    return _Chunks(counts, bases, of, number, start, begin, np.minimum(lengths[of], chunk_size))
+
+
+def _frame_tables(chunks: _Chunks, at: np.ndarray, index: np.ndarray, frames: Frames) -> Iterator[pa.Table]:
+    names = pa.array(FRAME_NAMES)
+    for begin in range(0, len(at), SHARD_ROWS):
+        part = slice(begin, begin + SHARD_ROWS)
+        columns = chunks.columns(at[part], names.take(pa.array(index[part])))
+        columns["strand"] = pa.array(("+", "-")).take(pa.array(index[part] // 3))
+        columns["offset"] = pa.array(index[part] % 3, pa.int8())
+        columns["nucleotide"] = _texts(frames[part].nucleotides(), 3 * frames[part].codons)
+        columns["protein"] = _texts(frames[part].proteins(), frames[part].codons)
+        yield pa.table([columns[name] for name in FRAME_SCHEMA.names], schema=FRAME_SCHEMA)
+
+
+def _chunk_tables(chunks: _Chunks, at: np.ndarray, stopped: np.ndarray) -> Iterator[pa.Table]:
+    reasons = pa.array((NO_CDS_EVIDENCE, NO_OPEN_FRAME))
+    for begin in range(0, len(at), SHARD_ROWS):
+        part = at[begin : begin + SHARD_ROWS]
+        columns = chunks.columns(part, pa.array([""] * len(part)))
+        columns["reason"] = reasons.take(pa.array(stopped[part].astype(np.int64)))
+        columns["nucleotide"] = _texts(gather(chunks.bases, chunks.begin[part], chunks.size[part]), chunks.size[part])
+        yield pa.table([columns[name] for name in CHUNK_SCHEMA.names], schema=CHUNK_SCHEMA)
+
+
+def _texts(letters: np.ndarray, lengths: np.ndarray) -> pa.Array:
+    """Return texts that lie one after the other in `letters`."""
+    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(ends), pa.py_buffer(letters))
