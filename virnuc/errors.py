@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable
 from os import PathLike
+from typing import Any
 
 _PASSWORD_IN_URI = re.compile(r"(?<=://)([^\s/:@'\"]*):[^\s'\"]*@")
 _SECRET_VALUE = re.compile(r"((?:password|passwd|secret|token|api_?key)=)[^\s&;'\"]+", re.IGNORECASE)
@@ -68,6 +69,10 @@ class ParseError(DataError):
         if line is not None:
             where.append(f"line {line}")
         super().__init__(f"{', '.join(where)}: {problem}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel from a worker process as the composed message."""
+        return ParseError.__new__, (ParseError, *self.args)
 
 
 class DimensionError(DataError):

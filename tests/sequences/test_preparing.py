@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 from Bio import SeqIO
@@ -46,11 +47,11 @@ def small(genomes, tmp_path):
     return source
 
 
-def naive_chunks(source, size):
+def naive_chunks(source, size, only=None):
     """Chunk and translate the slow obvious way: id, start, DNA, open frames, and those in an annotated protein."""
-    for path in sorted(source.iterdir()):
+    for path in [only] if only else sorted(source.iterdir()):
         with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as stream:
-            for record in SeqIO.parse(stream, "genbank"):
+            for record in SeqIO.parse(stream, "fasta" if path.suffix == ".fa" else "genbank"):
                 proteins = [f.qualifiers["translation"][0] for f in record.features if "translation" in f.qualifiers]
                 dna = str(record.seq).upper()
                 count = -(-len(dna) // size)
@@ -149,9 +150,10 @@ def test_killed_at_any_moment_it_finishes_with_the_same_bytes(small, tmp_path):
     whole = run(small, tmp_path / "whole", balance=True)
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "entrypoints.prepare", "--source", small, "--out", out, "--balance", "yes"]
+    command += ["--workers", "2"]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
     process = subprocess.Popen(command, env=environment, cwd=tmp_path)
-    while process.poll() is None and not list(out.glob("*.parquet")):
+    while process.poll() is None and not list(out.rglob("*.parquet")):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -160,6 +162,44 @@ def test_killed_at_any_moment_it_finishes_with_the_same_bytes(small, tmp_path):
     for directory in (out, tmp_path / "whole"):
         verified_manifest(directory / UNCOVERED, "chunks")
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in (tmp_path / "whole").iterdir())
+
+
+def test_several_workers_give_the_same_bytes_and_the_same_error(small, tmp_path):
+    for name in ("one", "two"):
+        run(small, tmp_path / name, evidence="open", workers=1 + (name == "two"))
+    files = {path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()}
+    assert files == {path.relative_to(tmp_path / "two") for path in (tmp_path / "two").rglob("*") if path.is_file()}
+    assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
+    (small / "viral.2.fa").write_text(">a\nAC!GT\n")
+    with pytest.raises(ParseError, match=r"viral\.2\.fa, record a: '!' at base 3 is not an IUPAC base"):
+        run(small, tmp_path / "hostile", workers=2)
+
+
+def test_identical_frames_are_kept_once_and_not_at_all_if_both_classes_have_them(small, tmp_path):
+    alone = run(small, tmp_path / "alone", evidence="open")
+    before = table(tmp_path / "alone")
+    viral, other = (before[before["label"] == label]["nucleotide"].iloc[0] for label in (1, 0))
+    new = "".join(np.random.default_rng(0).choice(list("GC"), 300))
+    (small / "plant.1.fa").write_text(f">own\n{new}\n>theirs\n{viral}\n")
+    (small / "viral.9.fa").write_text(f">again\n{viral}\n>copy\n{new[:-1]}\n>twice\n{new[:-1]}\n")
+    (small / "zoo.fa").write_text(f">known\n{other}\n")
+    whole = run(small, tmp_path / "frames", evidence="open")
+    everything = [
+        (label, frame)
+        for path in sorted(small.iterdir())
+        for label in [int(path.name.startswith("viral"))]
+        for *_, opened, _ in naive_chunks(small, 300, path)
+        for _, frame, _ in opened
+    ]
+    classes = {frame: {label for label, same in everything if same == frame} for _, frame in everything}
+    expected = list(dict.fromkeys(frame for _, frame in everything if len(classes[frame]) == 1))
+    found = table(tmp_path / "frames")
+    assert sorted(found["nucleotide"]) == sorted(expected)
+    assert set(found["record"]) & {"own", "theirs", "again", "copy", "twice", "known"} == {"own", "copy"}
+    dropped = whole.counts["dropped"]
+    assert dropped["frames_in_both_classes"] == sum(len(classes[frame]) == 2 for _, frame in everything) > 2
+    assert dropped["frames_identical"] == len(everything) - dropped["frames_in_both_classes"] - len(expected) > 2
+    assert not {"frames_identical", "frames_in_both_classes"} & set(alone.counts["dropped"])
 
 
 def test_balance_draws_the_larger_class_down_to_the_smaller(small, tmp_path):
@@ -185,7 +225,8 @@ def test_open_evidence_keeps_every_stop_free_frame(small, tmp_path):
 def test_shards_hold_at_most_ten_thousand_rows(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
-    (source / "viral.fa").write_text(">v\n" + "ATGGCA" * 500_500 + "\n")
+    letters = np.random.default_rng(0).choice(list("GC"), 3_003_000)  # no stop codon
+    (source / "viral.fa").write_text(f">v\n{''.join(letters)}\n")
     (source / "plant.fa").write_text(">p\n" + "ATGGCA" * 60 + "\n")
     run(source, tmp_path / "frames", evidence="open")
     rows = [read_frames(path).num_rows for path in frame_shards(tmp_path / "frames") if "viral" in path.name]

@@ -6,12 +6,10 @@ that the others make its shard again. The parent adds up their progress and pass
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
-from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,8 +18,7 @@ from virnuc.features.extraction import extract
 from virnuc.runtime import Progress, choose_devices, silent
 from virnuc.settings import ExtractSettings
 from virnuc.storage.manifest import Manifest, read_manifest
-
-_log = logging.getLogger(__name__)
+from virnuc.storage.processes import Send, run_together
 
 
 def extract_together(settings: ExtractSettings, progress: Progress = silent) -> Manifest:
@@ -34,23 +31,23 @@ def extract_together(settings: ExtractSettings, progress: Progress = silent) -> 
     if len(devices) == 1:
         return extract(settings, progress)
     share = max(1, torch.get_num_threads() // len(devices))
-    workers: dict[Connection, BaseProcess] = {}
-    context = get_context("spawn")
-    try:
-        for number, device in enumerate(devices):
-            ours, theirs = context.Pipe(duplex=False)
-            own = replace(settings, device=device, workers=1)
-            process: BaseProcess = context.Process(
-                target=_work, args=(own, share, theirs), name=f"worker {number} on {device}"
-            )
-            process.start()
-            theirs.close()
-            workers[ours] = process
-        return read_manifest(_listen(workers, _Sum(progress)), "features")
-    finally:
-        for process in workers.values():
-            process.terminate()
-            process.join()
+    calls = {
+        f"worker {number} on {device}": partial(_work, replace(settings, device=device, workers=1), share)
+        for number, device in enumerate(devices)
+    }
+    finished: list[Path] = []
+    done = _Sum(progress)
+
+    def hear(worker: str, message: Any) -> None:
+        if isinstance(message, Path):
+            finished.append(message)
+        else:
+            done.add(worker, *message)
+
+    codes = run_together(calls, hear)
+    if not finished:
+        raise VirnucError(f"all workers ended before the work did ({codes}); the same command resumes here")
+    return read_manifest(finished[0], "features")
 
 
 def worker_devices(settings: ExtractSettings) -> list[str]:
@@ -67,42 +64,12 @@ def worker_devices(settings: ExtractSettings) -> list[str]:
     return devices * settings.workers
 
 
-def _work(settings: ExtractSettings, threads: int, parent: Connection) -> None:
-    """Extract in a process of its own; send progress, and last the feature set's directory or an error."""
+def _work(settings: ExtractSettings, threads: int, send: Send) -> None:
+    """Extract in a process of its own; send progress, and last the feature set's directory."""
     torch.set_num_threads(threads)
-    try:
-        manifest = extract(settings, lambda *step: parent.send(step))
-        names = (str(manifest.details[kind]["name"]) for kind in ("dna", "protein"))
-        parent.send(Path(settings.out) / "+".join(names))
-    except VirnucError as error:
-        parent.send(error)
-
-
-def _listen(workers: dict[Connection, BaseProcess], progress: _Sum) -> Path:
-    """Follow the workers to their end; return the directory that they finished."""
-    finished: Path | None = None
-    listening = set(workers)
-    while listening:
-        for pipe in wait(list(listening)):
-            assert isinstance(pipe, Connection)
-            try:
-                message = pipe.recv()
-            except (EOFError, OSError):
-                listening.remove(pipe)
-                workers[pipe].join()
-                if workers[pipe].exitcode:
-                    _log.warning("%s ended with code %s", workers[pipe].name, workers[pipe].exitcode)
-                continue
-            if isinstance(message, VirnucError):
-                raise message
-            if isinstance(message, Path):
-                finished = message
-            else:
-                progress.add(workers[pipe].name, *message)
-    if finished is None:
-        codes = ", ".join(f"{process.name}: {process.exitcode}" for process in workers.values())
-        raise VirnucError(f"all workers ended before the work did ({codes}); the same command resumes here")
-    return finished
+    manifest = extract(settings, lambda *step: send(step))
+    names = (str(manifest.details[kind]["name"]) for kind in ("dna", "protein"))
+    send(Path(settings.out) / "+".join(names))
 
 
 class _Sum:

@@ -3,47 +3,41 @@
 Chunks without a frame are kept beside the frames, under `uncovered/`: `predict` answers for such chunks too, and how
 well it does is judged on them. Only chunks with bases other than ACGT are lost.
 
-A source file is the unit of restart. Its shards are written first, then a record of what it gave under
-`.progress/`; a file whose record exists is not read again. When all files are done the draw of `--balance` is
-made, `genomes.parquet` (counts of each record) and `genomes.tsv` (the table that `split --genomes` takes) are put
-together from those records, and the manifest is written last.
+Each source file is staged by itself, by as many processes as are wanted (see `staging`). When all are done their shards
+get their numbers, in the order of the files' names, identical frames are dropped, the draw of `--balance` is made,
+`genomes.parquet` (counts of each record) and `genomes.tsv` (the table that `split --genomes` takes) are put together,
+and the manifest is written last. The bytes are the same whatever the number of processes. Each needs memory for the
+largest record of its files; dropping identical frames takes some 40 bytes a frame.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from virnuc.errors import DataError
-from virnuc.runtime import Progress, counted, silent
-from virnuc.sequences.cutting import cut_records
-from virnuc.sequences.frames import (
-    GENOMES,
-    NO_CDS_EVIDENCE,
-    NO_OPEN_FRAME,
-    SHARD_ROWS,
-    UNCOVERED,
-    RecordCounts,
-    read_frames,
-)
+from virnuc.errors import DataError, VirnucError
+from virnuc.runtime import Progress, silent
+from virnuc.sequences.frames import GENOMES, NO_CDS_EVIDENCE, NO_OPEN_FRAME, UNCOVERED, RecordCounts, read_frames
 from virnuc.sequences.genomes import GENOME_TABLE, TableRow, read_genome_table, write_genome_table
-from virnuc.sequences.reading import Record, read_records
+from virnuc.sequences.identical import drop_identical, find_identical
 from virnuc.sequences.sources import SourceFile, find_sources
+from virnuc.sequences.staging import FRAMES, hashes_of, note_of, stage_files, staged, write_parquet
 from virnuc.settings import PrepareSettings
 from virnuc.storage.directory import OutputDirectory
 from virnuc.storage.draws import draw
-from virnuc.storage.files import atomic_path, sha256_file, write_text
+from virnuc.storage.files import sha256_file, write_text
 from virnuc.storage.manifest import Manifest, has_manifest
-
-_KINDS = ("shards", "uncovered")  # what a record names files of: frames, and chunks without one
-_BATCH = 2_000_000  # bases of the records that are cut at once
+from virnuc.storage.processes import run_together
 
 
 def prepare(settings: PrepareSettings, progress: Progress = silent) -> Manifest:
@@ -72,8 +66,8 @@ def prepare(settings: PrepareSettings, progress: Progress = silent) -> Manifest:
         if finished is not None:
             return _check_whole(out, finished)
         genomes = read_genome_table(table) if table.is_file() else {}
-        records = list(_process_sources(counted(sources, len(sources), "prepare", progress), genomes, settings, output))
-        return _finish(output, settings, records)
+        _stage_all(output, sources, genomes, settings, progress)
+        return _finish(output, settings, sources)
 
 
 def _check_whole(out: Path, manifest: Manifest) -> Manifest:
@@ -85,113 +79,55 @@ def _check_whole(out: Path, manifest: Manifest) -> Manifest:
     return manifest
 
 
-def _process_sources(
-    sources: Iterable[SourceFile], genomes: Mapping[str, TableRow], settings: PrepareSettings, output: OutputDirectory
-) -> Iterator[dict[str, Any]]:
-    """Yield what each source file gave, from its record where a former run finished it."""
-    first: Counter[tuple[str, str]] = Counter()
-    for source in sources:
-        path = output.progress / f"{source.path.name}.json"
-        if path.is_file():
-            record = json.loads(path.read_text(encoding="utf-8"))
-        else:
-            numbers = {kind: first[kind, source.group] for kind in _KINDS}
-            record = _process(source, genomes, numbers, settings, output.directory)
-            write_text(path, json.dumps(record))
-        first.update({(kind, source.group): len(record[kind]) for kind in _KINDS})
-        yield record
+def _stage_all(
+    output: OutputDirectory,
+    sources: Sequence[SourceFile],
+    genomes: Mapping[str, TableRow],
+    settings: PrepareSettings,
+    progress: Progress,
+) -> None:
+    """Stage each source file that a former run did not, in this process or in several."""
+    unread = [source for source in sources if not note_of(output, source).is_file()]
+    done = len(sources) - len(unread)
+    progress("prepare", done, len(sources))
+
+    def hear(worker: str, name: str) -> None:
+        nonlocal done
+        done += 1
+        progress("prepare", done, len(sources))
+
+    work = partial(stage_files, output, unread, genomes, settings)
+    workers = min(settings.workers or len(os.sched_getaffinity(0)), len(unread))
+    if workers <= 1:
+        return work(partial(hear, ""))
+    codes = run_together({f"worker {number}": work for number in range(workers)}, hear)
+    if not all(note_of(output, source).is_file() for source in unread):
+        raise VirnucError(f"all workers ended before the work did ({codes}); the same command resumes here")
 
 
-def _process(
-    source: SourceFile, genomes: Mapping[str, TableRow], first: dict[str, int], settings: PrepareSettings, out: Path
-) -> dict[str, Any]:
-    """Write the shards of one source file; return their names and the counts of its records."""
-    counted: list[RecordCounts] = []
-    frames = _Shards(out, source.group, first["shards"])
-    uncovered = _Shards(out / UNCOVERED, source.group, first["uncovered"])
-    for records in _batches(read_records(source.path, genomes)):
-        counts = [_describe(record, source, settings.chunk_size) for record in records]
-        for shards, tables in zip(
-            (frames, uncovered), cut_records(records, counts, settings.chunk_size, settings.evidence), strict=True
-        ):
-            shards.extend(tables)
-        counted += counts
-    return {"shards": frames.close(), "uncovered": uncovered.close(), "records": [vars(counts) for counts in counted]}
-
-
-def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Yield records together, as many as have `_BATCH` bases; one with more is alone with those before it."""
-    batch: list[Record] = []
-    bases = 0
-    for record in records:
-        batch.append(record)
-        bases += len(record.sequence)
-        if bases >= _BATCH:
-            yield batch
-            batch, bases = [], 0
-    if batch:
-        yield batch
-
-
-def _describe(record: Record, source: SourceFile, chunk_size: int) -> RecordCounts:
-    return RecordCounts(
-        record=record.accession,
-        genome=record.genome.name,
-        genome_found_in=record.genome.found_in,
-        organism=record.organism,
-        lineage=record.lineage,
-        deposited=record.deposited,
-        group=source.group,
-        source=source.path.name,
-        length=len(record.sequence),
-        chunks=-(-len(record.sequence) // chunk_size),
-    )
-
-
-class _Shards:
-    """Tables of one group to Parquet files of at most SHARD_ROWS rows."""
-
-    def __init__(self, directory: Path, group: str, first: int) -> None:
-        self._directory, self._group, self._first = directory, group, first
-        self._waiting: list[pa.Table] = []
-        self._names: list[str] = []
-
-    def extend(self, tables: Iterable[pa.Table]) -> None:
-        """Take tables, and write whenever a shard is full."""
-        for table in tables:
-            self._waiting.append(table)
-            while sum(map(len, self._waiting)) >= SHARD_ROWS:
-                self._write()
-
-    def close(self) -> list[str]:
-        """Write what is left; return the names of all shards."""
-        if sum(map(len, self._waiting)):
-            self._write()
-        return self._names
-
-    def _write(self) -> None:
-        table = pa.concat_tables(self._waiting)
-        self._names.append(f"{self._group}-{self._first + len(self._names):05d}.parquet")
-        _write_parquet(self._directory / self._names[-1], table.slice(0, SHARD_ROWS).combine_chunks())
-        self._waiting = [table.slice(SHARD_ROWS)]
-
-
-def _finish(output: OutputDirectory, settings: PrepareSettings, records: list[dict[str, Any]]) -> Manifest:
-    """Draw, put the tables together and write the manifests."""
+def _finish(output: OutputDirectory, settings: PrepareSettings, sources: Sequence[SourceFile]) -> Manifest:
+    """Number the shards, drop and draw, put the tables together and write the manifests."""
     out = output.directory
-    read = [RecordCounts(**row) for record in records for row in record["records"]]
+    notes = [json.loads(note_of(output, source).read_text(encoding="utf-8")) for source in sources]
+    read = [RecordCounts(**row) for note in notes for row in note["records"]]
     counted = [counts for counts in read if counts.length]
-    shards = [out / name for record in records for name in record["shards"]]
     _check_records(read, settings)
     before = sum(counts.frames for counts in counted)
+    shards, hashes = _number(output, sources, notes, FRAMES)
+    drop, identical = find_identical(hashes, [_label(shard) for shard in shards])
+    if {_label(shard) for shard, which in zip(shards, drop, strict=True) if not which.all()} != {0, 1}:
+        raise DataError(f"{settings.source}: all frames of one class occur in the other too; look at its files")
+    drawn = output.progress / "balance.json"
+    if not drawn.is_file():  # which is written when all identical frames are gone
+        drop_identical(shards, drop)
     if settings.balance:
-        _balance(shards, output.progress / "balance.json", settings.seed)
-    _write_parquet(out / GENOMES, pa.Table.from_pylist([asdict(counts) for counts in counted]))
+        _balance(shards, drawn, settings.seed)
+    write_parquet(out / GENOMES, pa.Table.from_pylist([asdict(counts) for counts in counted]))
     described = {c.record: TableRow(c.genome, c.organism, c.lineage, c.deposited) for c in counted}
     write_genome_table(out / GENOME_TABLE, described)
-    rows = _rows(out, (path.name for path in shards))
+    rows = _rows(out, shards)
     totals = {name: sum(getattr(counts, name) for counts in counted) for name in _totals()}
-    uncovered = _finish_uncovered(output, records, totals)
+    uncovered = _finish_uncovered(output, _number(output, sources, notes, UNCOVERED)[0], totals)
     counts = {
         "in": {
             "records": len(read),
@@ -206,7 +142,8 @@ def _finish(output: OutputDirectory, settings: PrepareSettings, records: list[di
             "chunks_no_open_frame": totals["no_open_frame"],
             "chunks_no_cds_evidence": totals["no_cds_evidence"],
             "frames_no_cds_evidence": totals["open_frames"] - before,
-            "frames_balance": before - sum(rows.values()),
+            **identical,
+            "frames_balance": before - sum(identical.values()) - sum(rows.values()),
         },
     }
     details = {
@@ -216,11 +153,30 @@ def _finish(output: OutputDirectory, settings: PrepareSettings, records: list[di
     return output.complete(rows | dict.fromkeys((GENOMES, GENOME_TABLE), len(counted)), counts, details)
 
 
-def _finish_uncovered(frames: OutputDirectory, records: list[dict[str, Any]], totals: dict[str, int]) -> Manifest:
+def _number(
+    output: OutputDirectory, sources: Sequence[SourceFile], notes: Sequence[dict[str, Any]], kind: str
+) -> tuple[list[Path], list[np.ndarray]]:
+    """Move staged shards to their numbers within each group; return them and their hashes, which only frames have."""
+    directory = output.directory if kind == FRAMES else output.directory / kind
+    directory.mkdir(exist_ok=True)
+    shards, hashes, numbers = [], [], Counter[str]()
+    for source, note in zip(sources, notes, strict=True):
+        for number in range(note[kind]):
+            waiting = staged(output, source, kind, number)
+            shards.append(directory / f"{source.group}-{numbers[source.group]:05d}.parquet")
+            numbers[source.group] += 1
+            if waiting.is_file():  # else a former run moved it
+                waiting.replace(shards[-1])
+            if kind == FRAMES:
+                hashes.append(np.load(hashes_of(waiting), allow_pickle=False))
+    return shards, hashes
+
+
+def _finish_uncovered(frames: OutputDirectory, shards: list[Path], totals: dict[str, int]) -> Manifest:
     """Write the manifest of the chunks without a frame."""
     parameters = {name: frames.parameters[name] for name in ("chunk_size", "evidence")}
     output = OutputDirectory(frames.directory / UNCOVERED, "chunks", parameters, frames.inputs)
-    rows = _rows(output.directory, (name for record in records for name in record["uncovered"]))
+    rows = _rows(output.directory, shards)
     without = {reason: totals[reason] for reason in (NO_OPEN_FRAME, NO_CDS_EVIDENCE)}
     counts = {
         "in": {"chunks": totals["chunks"]},
@@ -230,8 +186,8 @@ def _finish_uncovered(frames: OutputDirectory, records: list[dict[str, Any]], to
     return output.complete(rows, counts)
 
 
-def _rows(directory: Path, names: Iterable[str]) -> dict[str, int]:
-    return {name: pq.read_metadata(directory / name).num_rows for name in names}
+def _rows(directory: Path, shards: Iterable[Path]) -> dict[str, int]:
+    return {shard.relative_to(directory).as_posix(): pq.read_metadata(shard).num_rows for shard in shards}
 
 
 def _totals() -> list[str]:
@@ -262,20 +218,18 @@ def _balance(shards: list[Path], path: Path, seed: int) -> None:
     if not path.is_file():
         hashes: dict[int, list[str]] = {0: [], 1: []}
         for shard in shards:
-            table = read_frames(shard, ["frame_id", "label"])
-            label = table["label"][0].as_py()
-            hashes[label].extend(draw(seed, frame_id) for frame_id in table["frame_id"].to_pylist())
+            frame_ids = read_frames(shard, ["frame_id"])["frame_id"].to_pylist()
+            hashes[_label(shard)].extend(draw(seed, frame_id) for frame_id in frame_ids)
         larger = max(hashes, key=lambda label: len(hashes[label]))
         highest = sorted(hashes[larger])[len(hashes[1 - larger]) - 1]
         write_text(path, json.dumps({"label": larger, "highest": highest}))
     drawn = json.loads(path.read_text(encoding="utf-8"))
     for shard in shards:
-        table = read_frames(shard)
-        if table.num_rows and table["label"][0].as_py() == drawn["label"]:
+        if _label(shard) == drawn["label"]:
+            table = read_frames(shard)
             kept = [draw(seed, frame_id) <= drawn["highest"] for frame_id in table["frame_id"].to_pylist()]
-            _write_parquet(shard, table.filter(pa.array(kept)))
+            write_parquet(shard, table.filter(pa.array(kept, pa.bool_())))
 
 
-def _write_parquet(path: Path, table: pa.Table) -> None:
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+def _label(shard: Path) -> int:
+    return int(shard.name.rpartition("-")[0] == "viral")

@@ -44,6 +44,7 @@ class PrepareSettings(Settings):
         choices=("cds", "open"),
     )
     balance: bool = option(False, "Draw as many frames of the larger class as the smaller one has.")
+    workers: int = option(1, "Processes that read files, one each; 0 takes all cores.", minimum=0, decisive=False)
     seed: int = seed("Seed of the draw that --balance makes.")
     out: str = out("data/frames", "Directory for the frames.")
 
