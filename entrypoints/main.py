@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def main(settings: MainSettings, tracker: Tracker) -> dict[str, Any]:
     """Run the whole experiment on the genomes and the two small encoders that come with virnuc.
 
-    These encoders are stand-ins: what is measured of them says nothing about ESM2 3B or FastESM2_650.
+    These encoders are stand-ins: what is measured of them says nothing about the published ones.
     """
     return run_experiment(settings, tracker)
 

@@ -35,7 +35,7 @@ from virnuc.settings import (
 if TYPE_CHECKING:
     from virnuc.tracking import Tracker
 
-# What a classifier can do with no language model: DNA composition beside the protein's, and each DNA side alone.
+# What a classifier can do with no protein language model: DNA composition beside the protein's; each DNA side alone.
 CONTROLS = (("codon_phase", "dipeptide"), ("tetranucleotide", "dipeptide"))
 _OUT = "--out"
 
@@ -99,7 +99,7 @@ class _Extracted:
 
 @dataclass(frozen=True)
 class Experiment:
-    """The stages after `prepare`, for baseline, candidate and the composition controls."""
+    """The stages after `prepare`, for baseline, candidate and the controls."""
 
     settings: PipelineSettings
     tracker: Tracker
@@ -111,8 +111,8 @@ class Experiment:
     def models(self) -> list[str]:
         """Split, extract, train and evaluate; return the URIs of baseline, candidate and controls.
 
-        A classifier that reads DNA alone is the companion of the others with that DNA encoder and, where the encoder is
-        a composition, a control of its own.
+        A classifier that reads DNA alone is the companion of the others with that DNA encoder, and a control of its own:
+        what a protein encoder is worth shows beside it.
         """
         split.run(self.settings.of_stage(SplitSettings, source=self.place("frames"), out=self.place("test_set")))
         dna = self.settings.dna_encoder
@@ -121,8 +121,8 @@ class Experiment:
         found = {features.dna: features for features in extracted}
         alone = {name: self._train(features, modality="dna") for name, features in found.items()}
         models = [self._train(features, companion=alone[features.dna]) for features in extracted]
-        models += [alone[name] for name, _ in CONTROLS]
-        for uri, features in zip(models, [*extracted, *(found[name] for name, _ in CONTROLS)], strict=True):
+        models += alone.values()
+        for uri, features in zip(models, [*extracted, *found.values()], strict=True):
             self._evaluate(uri, features)
         return models
 

@@ -24,7 +24,7 @@ from virnuc.evaluation.comparison import compare
 from virnuc.evaluation.metrics import Floats, Labels
 from virnuc.evaluation.predictions import chunk_predictions, labels_of, margins
 from virnuc.evaluation.sides import Comparison, SideEvidence
-from virnuc.evaluation.speed import BenchmarkResult
+from virnuc.evaluation.speed import BenchmarkResult, unfairness
 from virnuc.settings import TrainSettings
 from virnuc.tracking import Tracker, download, find_finished, get_run, model_version, version_uri, versions_of
 from virnuc.training.checkpoint import REPLICATES, Checkpoint, load_checkpoint
@@ -139,7 +139,7 @@ def with_speed(
     Args:
         baseline: Whose encoder was timed beside theirs.
         candidates: Without speed.
-        run_ids: The runs to take; the newest that timed the two encoders for a candidate without one.
+        run_ids: The runs to take; for a candidate without one, the newest that fits its features.
 
     Raises:
         DataError: a run of `run_ids` is not there, unfinished, or timed other encoders.
@@ -152,17 +152,30 @@ def with_speed(
             pairs = " or ".join(f"{old} and {new}" for _, old, new in wanted)
             raise DataError(f"run {run.info.run_id} is no finished benchmark of {pairs}; run benchmark with them")
         chosen[timed[2]] = run
-    return [_timed(candidate, chosen.get(candidate.encoder), baseline.encoder) for candidate in candidates]
+    return [_timed(candidate, chosen.get(candidate.encoder), baseline) for candidate in candidates]
 
 
-def _timed(candidate: SideEvidence, run: Run | None, baseline: str) -> SideEvidence:
-    """Return the candidate with the speeds of a benchmark run, of the newest that fits if none is given."""
-    run = run or newest_benchmark(baseline, candidate.encoder)
-    if run is None:
+def _timed(candidate: SideEvidence, run: Run | None, baseline: SideEvidence) -> SideEvidence:
+    """Return the candidate with the speeds of a benchmark: the one given, or the newest that fits the features.
+
+    Where none fits, the newest is taken, so that the verdict says what is wrong with it.
+    """
+    runs = [run] if run else find_finished("benchmark", {"baseline": baseline.encoder, "candidate": candidate.encoder})
+    features = [baseline.features, candidate.features]
+    chosen: tuple[Run, BenchmarkResult] | None = None
+    for one in runs:
+        speed = read_benchmark(one)
+        fits = not unfairness(speed, features)
+        if fits or chosen is None:
+            chosen = one, speed
+        if fits:
+            break
+    if chosen is None:
         return candidate
+    run, speed = chosen
     return replace(
         candidate,
-        speed=read_benchmark(run),
+        speed=speed,
         provenance={**candidate.provenance, "benchmark run": run.info.run_id},
         commands=(*candidate.commands, command_of(run)),
     )
@@ -173,11 +186,6 @@ def read_benchmark(run: Run) -> BenchmarkResult:
     with tempfile.TemporaryDirectory() as temporary:
         record = json.loads(download(run.info.run_id, BENCHMARK, Path(temporary)).read_text(encoding="utf-8"))
     return BenchmarkResult.from_dict(record, run.info.run_id)
-
-
-def newest_benchmark(baseline: str, candidate: str) -> Run | None:
-    """Return the newest finished benchmark of two encoders."""
-    return next(iter(find_finished("benchmark", {"baseline": baseline, "candidate": candidate})), None)
 
 
 def _evaluated(run: Run, training: Run) -> dict[str, Any]:

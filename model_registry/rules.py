@@ -89,7 +89,7 @@ def _control_gain(case: Case) -> Finding:
     limit = "> 0, with its interval" + (" (a warning)" if warns else "")
     gain = case.comparison.control_gain
     if gain is None:
-        return Finding(False, "no composition control was compared", limit, only_warns=warns)
+        return Finding(False, "no control was compared", limit, only_warns=warns)
     drop = gain.drop
     observed = f"{100 * drop.value:+.2f} points over {gain.control} ({100 * drop.low:+.2f} to {100 * drop.high:+.2f})"
     return Finding(drop.low > 0, observed, limit, {"control_gain": drop.value}, only_warns=warns)
@@ -197,9 +197,9 @@ RULES = (
     ),
     Rule(
         "control_gain",
-        "The baseline beats the strongest composition control",
+        "The baseline beats the strongest control",
         _control_gain,
-        "Composition alone does as well: train longer, use a better encoder, or do without a language model.",
+        "The control does as well: train longer, use a better encoder, or do without a protein language model.",
         (Limit("control_gain", choices=(WARN, REQUIRED)),),
     ),
     Rule(

@@ -59,8 +59,10 @@ def one_frame_timed_once(made):
 
 
 def another_precision_timed(made):
-    """Both encoders timed in another precision than that of the features."""
+    """Both encoders timed in another precision than that of the features, and not in theirs."""
+    fair = made.benchmarks()[0].info.run_id
     made.timed_again(precision="bf16")
+    MlflowClient().delete_run(fair)
     made.compared()
 
 
@@ -171,6 +173,7 @@ def test_nobody_chooses_the_draws_of_the_bootstrap(experiment):
 def test_what_is_fair_is_promoted_with_all_its_comparisons_on_the_card(experiment):
     with pytest.raises(UsageError):
         promoted("")
+    experiment.timed_again(precision="bf16")  # the newest benchmark that fits the features is still the same
     done = promoted()
     version = MlflowClient().get_model_version("virnuc", done.version)
     assert version.tags["virnuc.promoted_why"] == "the gate passed"

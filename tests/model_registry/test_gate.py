@@ -179,11 +179,11 @@ def test_the_strongest_control_by_validation_warns_or_decides(wrong, gain):
     assert failed(verdict(*sides(), (), with_limits(control_gain="required"))) == [WARNED]
 
 
-def test_composition_that_does_as_well_is_the_reports_first_word():
+def test_a_control_that_does_as_well_is_the_reports_first_word():
     slow, fast = sides(lost=2)
     comparison = compare(slow, [fast], [control(11, 0.8)])  # the baseline is one point over it, the candidate one below
     document = verdict_document(comparison, judge(comparison, POLICY), Origin("2026", "run", "command"))
-    assert document["caveats"][0].startswith("Composition alone does as well: virnuc-fast v1 is -1.0 points")
+    assert document["caveats"][0].startswith("virnuc-composition v1 does as well, with no protein language model: ")
     assert document["strongest_control"] == "virnuc-composition v1"
 
 

@@ -11,12 +11,13 @@ import mlflow
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from mlflow.entities import Run
 
 from entrypoints.benchmark import benchmark, log
 from entrypoints.compare import compare
 from entrypoints.evaluate import evaluate
 from entrypoints.train import train
-from model_registry.evidence import newest_benchmark, read_benchmark
+from model_registry.evidence import read_benchmark
 from tests.shared import PROJECT
 from tests.shared.samples import sample_frames
 from virnuc.encoders import load_encoder
@@ -32,7 +33,7 @@ from virnuc.settings import (
 )
 from virnuc.splits.assignment import split
 from virnuc.storage.manifest import Manifest, describe_shard, read_manifest
-from virnuc.tracking import tracked_run
+from virnuc.tracking import find_finished, tracked_run
 
 DNA, SLOW, FAST = "tetranucleotide", "esm2_tiny_deep", "esm2_tiny"
 BASELINE, CANDIDATE = f"models:/virnuc-{SLOW}/1", f"models:/virnuc-{FAST}/1"
@@ -81,9 +82,13 @@ class Experiment:
         usual = {"sample": 500, "runs": 5, "warmup": 1, "device": "cpu", "precision": ("fp32",)}
         benchmark.run(BenchmarkSettings(baseline=SLOW, candidate=FAST, frames=str(self.frames), **usual))
 
+    def benchmarks(self) -> list[Run]:
+        """Return the benchmarks of both encoders, the newest first."""
+        return find_finished("benchmark", {"baseline": SLOW, "candidate": FAST})
+
     def timed_again(self, runs: int = 5, frames: int = 500, precision: str = "fp32") -> None:
         """Record the same benchmark once more, as if it had been made in this manner."""
-        known = read_benchmark(newest_benchmark(SLOW, FAST))
+        known = read_benchmark(self.benchmarks()[0])
         sides = {
             name: replace(
                 side, runs=side.runs[:runs], frames=frames, provenance={**side.provenance, "precision": precision}

@@ -98,7 +98,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class ControlGain:
-    """What the baseline has over the strongest composition control."""
+    """What the baseline has over the strongest control."""
 
     control: str  # identity
     drop: Drop  # of accuracy over frames, baseline - control

@@ -89,15 +89,15 @@ def caveats(comparison: Comparison) -> list[str]:
 
 
 def _control_caveats(comparison: Comparison) -> list[str]:
-    """Return for whom composition alone does as well: what a reader must learn before promoting a language model."""
+    """Return what does as well without a protein language model: a reader must learn it before promoting one."""
     gain = comparison.control_gain
     if gain is None:
-        return ["No composition control was compared: whether a language model is needed at all is not known here."]
+        return ["No control was compared: whether a protein language model is needed at all is not known here."]
     assert comparison.baseline is not None
     sides = [(comparison.baseline, gain.drop)] + [(pair.candidate, pair.gain) for pair in comparison.pairs]
     return [
-        f"Composition alone does as well: {side.evidence.identity} is {100 * drop.value:+.1f} points "
-        f"({100 * drop.low:+.1f} to {100 * drop.high:+.1f}) over {gain.control}, which has no language model."
+        f"{gain.control} does as well, with no protein language model: {side.evidence.identity} is "
+        f"{100 * drop.value:+.1f} points ({100 * drop.low:+.1f} to {100 * drop.high:+.1f}) over it."
         for side, drop in sides
         if drop is not None and not drop.low > 0
     ]
@@ -112,7 +112,7 @@ def weight_caveats(weights: Mapping[str, str], model: str) -> list[str]:
         if kind == "shipped":
             found.append(
                 f"{name} is a small stand-in that ships with this project: "
-                "its accuracy says nothing about ESM2 3B or FastESM2_650."
+                "its accuracy says nothing about the published encoders."
             )
     return found
 
