@@ -114,6 +114,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from virnuc.encoders import load_encoder
+    from virnuc.prediction.chunks import ANSWERED
     from virnuc.prediction.companion import MEAN, Companion
     from virnuc.prediction.prediction import predict
     from virnuc.prediction.scoring import Scorer
@@ -123,7 +124,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
     encoders = tuple(load_encoder(name) for name in (arguments.dna_encoder, arguments.protein_encoder))
     classifier = Classifier(sum(encoder.dimension for encoder in encoders)).eval()
     companion = Companion(Classifier(encoders[0].dimension).eval())
-    scorer = Scorer(classifier, encoders, arguments.length, companion=companion, fallback=MEAN)
+    scorer = Scorer(classifier, encoders, arguments.length, companion=companion, methods=dict.fromkeys(ANSWERED, MEAN))
     scorer.score(["ACGT" * 125] * 8)  # warm-up
     memory, profile = _Memory(Path(arguments.source)), cProfile.Profile()
     with tempfile.TemporaryDirectory() as directory:

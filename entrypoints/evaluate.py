@@ -23,6 +23,7 @@ COMPARED = (
     *("interval/accuracy_low", "interval/accuracy_high", "chunk/accuracy", "calibrated/ece"),
     *("macro/accuracy_by_genome", "macro/accuracy_by_group", "replicates/accuracy_mean", "replicates/accuracy_sd"),
     *("control/shuffled_accuracy", "control/permuted_p", "coverage/accuracy_of_all_chunks"),
+    "coverage/roc_auc_of_all_chunks",
     *("leak/frames_sharing_a_genome", "leak/frames_in_pretraining"),
 )
 SHOWN = ("accuracy", "precision", "recall", "f1", "roc_auc", "mcc")
@@ -52,7 +53,7 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     tracker.dataset("features", features.directory, features.digest, "testing")
     tested_on = tracker.dataset("split", split.directory, split.digest, "testing")
     shuffled = _shuffled(settings, features, split, tracker)
-    uncovered = _uncovered(settings, version_uri(version), split, tracker)
+    chunks = _chunks(settings, version_uri(version), split, tracker)
     names = [str(encoder["name"]) for encoder in features.encoders.values()]
     done = evaluate_model(
         checkpoint.build(),
@@ -61,7 +62,7 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
         seed=settings.seed,
         columns=checkpoint.columns(),
         shuffled=shuffled,
-        uncovered=uncovered,
+        chunks=chunks,
         replicates={seed: other.build() for seed, other in read_replicates(version, checkpoint).items()},
         pretrained=pretraining_genomes(names, settings.weights),
     )
@@ -77,8 +78,9 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     tracker.of_model(version, {f"test/{name}": done.metrics[f"test/{name}"] for name in SHOWN}, tested_on)
     update_card(version_uri(version))
     figures = ", ".join(f"{name} {done.metrics[f'test/{name}']:.4f}" for name in SHOWN)
-    if uncovered is not None:
-        figures += f"; accuracy over all chunks {done.metrics['test/coverage/accuracy_of_all_chunks']:.4f}"
+    if chunks is not None:
+        over_all = (done.metrics[f"test/coverage/{name}_of_all_chunks"] for name in ("accuracy", "roc_auc"))
+        figures += "; over all chunks accuracy {:.4f}, ROC-AUC {:.4f}".format(*over_all)
     say(f"evaluate   {version.name} version {version.version}: {figures}")
     if (trainings := len(done.replicates.columns)) > 1:
         mean, sd = (done.metrics[f"test/replicates/accuracy_{name}"] for name in ("mean", "sd"))
@@ -100,27 +102,26 @@ def _shuffled(settings: EvaluateSettings, features: FeatureSet, split: Split, tr
     return embed_shuffled(settings, features, split, bars("frame"))
 
 
-def _uncovered(settings: EvaluateSettings, uri: str, split: Split, tracker: Tracker) -> pd.DataFrame | None:
-    """Score test chunks without a frame as `predict` does; None, with the reason on the terminal, if there are none."""
+def _chunks(settings: EvaluateSettings, uri: str, split: Split, tracker: Tracker) -> pd.DataFrame | None:
+    """Score test chunks as `predict` does; None, with the reason on the terminal, if there are none."""
     import tempfile
 
-    from model_registry.evidence import UNCOVERED_PREDICTIONS
+    from model_registry.evidence import CHUNK_PREDICTIONS
     from model_registry.packaging import download_scorer
-    from virnuc.prediction.fallback import sample_chunks, score_chunks
+    from virnuc.prediction.choosing import sample_chunks, score_chunks
     from virnuc.prediction.scorer import load_scorer
     from virnuc.runtime import choose_device
 
-    reason = split.lacks_chunks if settings.uncovered else "--uncovered is 0"
+    reason = split.lacks_chunks if settings.chunks else "--chunks is 0"
     if reason:
-        tracker.tags({"uncovered_chunks": reason})
+        tracker.tags({"no_chunks": reason})
         say(f"evaluate   no accuracy over all chunks: {reason}")
         return None
     with tempfile.TemporaryDirectory() as temporary:
         directory = download_scorer(uri, Path(temporary))
         scorer = load_scorer(directory, settings.weights, choose_device(settings.device).name)
-    chunks = sample_chunks(split.uncovered("test"), settings.uncovered, settings.seed)
-    scored = score_chunks(scorer, chunks)
-    tracker.frame(scored, UNCOVERED_PREDICTIONS)
+    scored = score_chunks(scorer, sample_chunks(split.chunks("test"), settings.chunks, settings.seed))
+    tracker.frame(scored, CHUNK_PREDICTIONS)
     return scored
 
 

@@ -19,13 +19,13 @@ def extract(settings: ExtractSettings, tracker: Tracker) -> Manifest:
 
     Finished shards are skipped, so a stopped extraction resumes where it was, and several processes can share the
     work: one for each GPU, or --workers of them on a CPU. Each encoder's half is computed once, whichever feature sets
-    use it.
+    use it. With --frames FRAMES/chunks the DNA of all chunks is embedded, both strands, for a companion.
     """
     from entrypoints.progress import bars
     from virnuc.features.workers import extract_together
     from virnuc.storage.manifest import read_manifest
 
-    frames = read_manifest(Path(settings.frames), "frames")
+    frames = read_manifest(Path(settings.frames), "frames", "chunks")
     tracker.dataset("frames", Path(settings.frames), frames.digest, "input")
     manifest = extract_together(settings, bars("frame"))
     out = Path(settings.out) / f"{manifest.details['dna']['name']}+{manifest.details['protein']['name']}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,16 +111,17 @@ class Experiment:
     def models(self) -> list[str]:
         """Split, extract, train and evaluate; return the URIs of baseline, candidate and controls.
 
-        A classifier that reads DNA alone is the companion of the others with that DNA encoder, and a control of its own:
-        what a protein encoder is worth shows beside it.
+        A classifier that reads DNA alone is a control of its own: what a protein encoder is worth shows beside it. A
+        companion reads the DNA of all chunks; it serves the models with the DNA encoder of both sides.
         """
         split.run(self.settings.of_stage(SplitSettings, source=self.place("frames"), out=self.place("test_set")))
         dna = self.settings.dna_encoder
         sides = dict.fromkeys(((dna, self.settings.baseline), (dna, self.settings.candidate), *CONTROLS))
         extracted = [self._extract(*side) for side in sides]
+        companions = {extracted[0].dna: self._companion(extracted[0])}
         found = {features.dna: features for features in extracted}
         alone = {name: self._train(features, modality="dna") for name, features in found.items()}
-        models = [self._train(features, companion=alone[features.dna]) for features in extracted]
+        models = [self._train(features, companion=companions.get(features.dna, "")) for features in extracted]
         models += alone.values()
         for uri, features in zip(models, [*extracted, *found.values()], strict=True):
             self._evaluate(uri, features)
@@ -211,13 +212,26 @@ class Experiment:
                 split=self.place("test_set"),
                 weights=features.weights,
                 out=self.place("evaluations"),
-                **({"shuffled": False, "uncovered": 0} if random else {}),
+                **({"shuffled": False, "chunks": 0} if random else {}),
             ),
             f"{uri.removeprefix('models:/virnuc-')} evaluate",
         )
 
-    def _train(self, features: _Extracted, modality: str = "merged", companion: str = "") -> str:
-        """Train and register a classifier; return the URI of its version."""
+    def _companion(self, side: _Extracted) -> str:
+        """Train a classifier of the DNA of all chunks; return the URI of its version, empty if there are no chunks."""
+        from virnuc.sequences.frames import CHUNKS
+        from virnuc.splits.assignment import Split
+
+        if Split.open(Path(self.place("test_set"))).lacks_chunks:
+            return ""
+        source, out, dna = Path(self.place("frames")) / CHUNKS, self.place("chunk_features"), self.settings.dna_encoder
+        wanted = self.settings.of_stage(ExtractSettings, frames=str(source), dna_encoder=dna, out=out)
+        manifest = extract.run(wanted, f"chunks extract, {dna}")
+        directory = Path(out) / f"{side.dna}+{manifest.details['protein']['name']}"
+        return self._train(replace(side, directory=str(directory)), modality="dna", replicates=1)
+
+    def _train(self, features: _Extracted, modality: str = "merged", companion: str = "", **changed: Any) -> str:
+        """Train and register a classifier, some settings `changed`; return the URI of its version."""
         from virnuc.tracking import version_uri
 
         version = train.run(
@@ -229,6 +243,7 @@ class Experiment:
                 companion=companion,
                 weights=features.weights,
                 out=self.place("models"),
+                **changed,
             )
         )
         assert version is not None  # registered, as TrainSettings.register says

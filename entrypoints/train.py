@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from virnuc.features.feature_set import FeatureSet
-    from virnuc.prediction.scorer import FallbackRecord
+    from virnuc.prediction.scorer import Choices
     from virnuc.splits.assignment import Split
     from virnuc.tracking import Tracker
     from virnuc.training import EpochRecord, TrainedReplicate, TrainingResult
@@ -225,7 +225,7 @@ def _register(
         companion=companion,
         seed=settings.seed,
         device=choose_device(settings.device).name,
-        on_fallback=lambda record: _log_fallback(record, result.name, tracker),
+        on_choice=lambda choices: _log_choices(choices, result.name, tracker),
     )
     tag_version(version, result.described() | _identity(features, split, chunk_size))
     tracker.client.set_registered_model_alias(version.name, "challenger", version.version)
@@ -247,13 +247,17 @@ def _identity(features: FeatureSet, split: Split, chunk_size: int) -> dict[str, 
     }
 
 
-def _log_fallback(record: FallbackRecord, name: str, tracker: Tracker) -> None:
-    tracker.tags({"no_open_frame": record.fallback, "no_open_frame_reason": record.reason})
-    tracker.metrics({f"val/no_open_frame/accuracy_{fallback}": value for fallback, value in record.accuracy.items()})
-    tracker.metrics({"val/no_open_frame/chunks": float(record.chunks)})
-    measured = ", ".join(f"{fallback} {value:.4f}" for fallback, value in record.accuracy.items())
-    found = record.reason or f"accuracy of {record.chunks:,} validation chunks: {measured}"
-    say(f"train      {name}: chunks without an open frame are scored by {record.fallback} ({found})")
+def _log_choices(choices: Choices, name: str, tracker: Tracker) -> None:
+    for status, choice in choices.items():
+        tracker.tags({f"{status}_by": choice.method, f"{status}_by_reason": choice.reason})
+        for figure, values in (("accuracy", choice.accuracy), ("roc_auc", choice.roc_auc)):
+            tracker.metrics({f"val/{status}/{figure}_{method}": value for method, value in values.items()})
+        tracker.metrics({f"val/{status}/chunks": float(choice.chunks)})
+        measured = ", ".join(
+            f"{method} {value:.4f} and {choice.roc_auc[method]:.4f}" for method, value in choice.accuracy.items()
+        )
+        found = choice.reason or f"accuracy and ROC-AUC of {choice.chunks:,} validation chunks: {measured}"
+        say(f"train      {name}: chunks of status {status} are scored by {choice.method} ({found})")
 
 
 def _run(settings: TrainSettings, run_id: str, name: str) -> AbstractContextManager[Tracker]:

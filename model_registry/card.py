@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 from model_registry.evidence import PROMOTED_FROM, measured
 from model_registry.history import past_comparisons
 from virnuc.errors import DataError
-from virnuc.prediction.scorer import CONFIG, read_config, read_fallback
+from virnuc.prediction.scorer import CONFIG, read_choices, read_config
 from virnuc.reports.rendering import HTML, escape_markdown
 from virnuc.tracking import find_finished, find_runs, get_run, model_version, version_uri
 
@@ -49,9 +49,9 @@ def update_card(model_uri: str) -> str:
     card = _TEMPLATES.get_template("model_card.md.j2").render(
         scorer=scorer,
         trained=trained,
-        fallback=read_fallback(scorer),
+        choices=read_choices(scorer),
         metrics=measured(evaluation) if evaluation else {},
-        left_out=evaluation.data.tags.get("virnuc.uncovered_chunks", "") if evaluation else "",
+        left_out=evaluation.data.tags.get("virnuc.no_chunks", "") if evaluation else "",
         validation=training if "val/accuracy" in training else {},
         split=next(iter(find_finished("split", {"split_digest": digest})), None) if digest else None,
         comparison=comparison.data.tags if comparison else {},

@@ -31,7 +31,7 @@ from virnuc.training.checkpoint import REPLICATES, Checkpoint, load_checkpoint
 
 PREDICTIONS = "predictions.parquet"
 VALIDATION_PREDICTIONS = "validation_predictions.parquet"
-UNCOVERED_PREDICTIONS = "uncovered_predictions.parquet"  # a row for each chunk without a frame
+CHUNK_PREDICTIONS = "chunk_predictions.parquet"  # a row for each test chunk, scored as `predict` does
 PROMOTED_FROM = "virnuc.promoted_from"  # tag of a version of production: the version that it is a copy of
 UNPAIRED = "virnuc.unpaired"  # tag of a version that holds metrics from elsewhere instead of a model
 REPLICATE_PREDICTIONS = "predictions/replicates.parquet"  # `frame_id` and each training's score, `seed_<n>`
@@ -207,7 +207,7 @@ def _evaluated(run: Run, training: Run) -> dict[str, Any]:
         "weights": {name: kind for name, _, kind in pairs},
         "checkpoint": agreement["checkpoint"],
         "features": agreement["features"],
-        "left_out": tags.get("virnuc.uncovered_chunks", ""),
+        "left_out": tags.get("virnuc.no_chunks", ""),
         "validation": _validation(training.data.tags.get("virnuc.model", ""), split_digest),
     }
     if agreement["checkpoint"].get("split_digest") != split_digest:

@@ -19,9 +19,9 @@ from model_registry.card import SCORER
 from model_registry.evidence import read_checkpoint
 from virnuc.errors import DataError
 from virnuc.prediction.calls import THRESHOLD
+from virnuc.prediction.choosing import CompanionSource, add_companion
 from virnuc.prediction.chunks import STATUSES
-from virnuc.prediction.fallback import CompanionSource, add_companion
-from virnuc.prediction.scorer import CONFIG, DIGEST_TAG, PROBE, FallbackRecord, read_config, save_scorer, scorer_digest
+from virnuc.prediction.scorer import CONFIG, DIGEST_TAG, PROBE, Choices, read_config, save_scorer, scorer_digest
 from virnuc.prediction.scoring import BATCH_TOKENS
 from virnuc.sequences.frames import CHUNK_SCHEMA
 from virnuc.splits.assignment import Split
@@ -64,7 +64,7 @@ def log_scoring_model(
     companion: CompanionSource | None = None,
     seed: int = 42,
     device: str = "cpu",
-    on_fallback: Callable[[FallbackRecord], None] = lambda record: None,
+    on_choice: Callable[[Choices], None] = lambda choices: None,
 ) -> ModelVersion:
     """Log the scoring model to the active run and register it as a new version of `registered_name`.
 
@@ -74,10 +74,10 @@ def log_scoring_model(
         chunk_size: bp of the training chunks.
         weights: where encoders' weights are, as a directory for a name; those up to 50 MB go into the model.
         temperature: divides the logits.
-        companion: tried on validation chunks without an open frame, and kept if it scores them better.
+        companion: tried on validation chunks, and kept if chunks of a status are scored better with it.
         seed: of the sample of those chunks.
         device: to try it on.
-        on_fallback: called with the measurements that chose the fallback.
+        on_choice: called with the measurements that chose how chunks are scored.
 
     Raises:
         EncoderError: weights are at hand, but they are not those of the training.
@@ -87,7 +87,7 @@ def log_scoring_model(
         scorer = Path(temporary) / SCORER
         save_scorer(load_checkpoint(checkpoint_path), scorer, chunk_size, weights, temperature)
         if companion is not None:
-            on_fallback(add_companion(scorer, companion, seed, weights, device))
+            on_choice(add_companion(scorer, companion, seed, weights, device))
         # MLflow scores the example at once, for which it would fetch weights of gigabytes that are not at hand.
         digest = scorer_digest(scorer)
         scorable = read_config(scorer)["probe"]["probability"] is not None
@@ -110,7 +110,7 @@ def log_scoring_model(
 def companion_source(uri: str, split: Split) -> CompanionSource:
     """Return the companion that `uri` names, and the validation chunks of `split` to try it on."""
     version = model_version(uri)
-    chunks = pd.DataFrame(columns=CHUNK_SCHEMA.names) if split.lacks_chunks else split.uncovered("val")
+    chunks = pd.DataFrame(columns=CHUNK_SCHEMA.names) if split.lacks_chunks else split.chunks("val")
     return CompanionSource(read_checkpoint(version), version_uri(version), chunks, split.lacks_chunks)
 
 

@@ -9,7 +9,7 @@ from tests.shared import PROJECT
 from virnuc.errors import DataError
 from virnuc.features.feature_set import FeatureSet
 from virnuc.prediction.scorer import check_probe, load_scorer
-from virnuc.sequences.frames import frame_shards, read_chunks, read_frames, uncovered_shards
+from virnuc.sequences.frames import chunk_shards, frame_shards, read_chunks, read_frames
 from virnuc.splits.assignment import Split
 from virnuc.storage.manifest import verified_manifest
 from virnuc.training.checkpoint import load_checkpoint
@@ -21,8 +21,9 @@ def test_frames():
     manifest = verified_manifest(KEPT / "frames", "frames")
     rows = [len(read_frames(path)) for path in frame_shards(KEPT / "frames")]
     assert sum(rows) == manifest.counts["out"]["frames"] > 0
-    verified_manifest(KEPT / "frames" / "uncovered", "chunks")
-    assert sum(len(read_chunks(path)) for path in uncovered_shards(KEPT / "frames")) > 0
+    verified_manifest(KEPT / "frames" / "chunks", "chunks")
+    chunks = sum(len(read_chunks(path)) for path in chunk_shards(KEPT / "frames"))
+    assert chunks == manifest.counts["in"]["chunks"]
 
 
 def test_features_and_split():

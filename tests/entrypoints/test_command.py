@@ -92,7 +92,7 @@ def test_a_wrong_encoder_name_is_answered_with_the_nearest_right_one(place, fram
     [
         ("train", ["--epochs", "0"], "--epochs 0: use a number of at least 1"),
         ("train", ["--companion", "models:/x_dna/1", "--modality", "dna"], "needs --modality merged"),
-        ("evaluate", ["--uncovered", "-1"], "--uncovered -1: use a number of at least 0"),
+        ("evaluate", ["--chunks", "-1"], "--chunks -1: use a number of at least 0"),
         ("train", ["--lr", "-1"], "--lr -1.0: use a number above 0"),
         ("split", ["--test-fraction", "1.5"], "--test-fraction 1.5: use a number above 0 and below 1"),
         ("promote", [], "give either --candidate"),

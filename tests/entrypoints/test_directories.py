@@ -136,7 +136,7 @@ def test_evaluate_alone_says_which_directory_it_wants(experiment, capsys):
     }
     with pytest.raises(UsageError, match=f"give it with --weights {dna}=DIR$"):
         evaluate.run(EvaluateSettings(**options))
-    asked = evaluate.run(EvaluateSettings(**options, uncovered=0))
+    asked = evaluate.run(EvaluateSettings(**options, chunks=0))
     message = f"the weights of {dna} came from a directory; give it with --weights {dna}=DIR"
     assert message in capsys.readouterr().out
     given = {dna: str(DNA.directory), protein: str(PROTEIN.directory)}

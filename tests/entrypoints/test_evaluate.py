@@ -46,7 +46,7 @@ def test_each_chunk_size_has_predictions_and_metrics_of_its_own(place):
     linked = mlflow.get_logged_model(version.source.removeprefix("models:/")).metrics
     tested_on = {(m.key, m.dataset_name): m.value for m in linked}
     assert tested_on["test/accuracy", "split"] == metrics["test/accuracy"]
-    assert "it was made from features" in tags["virnuc.uncovered_chunks"]
+    assert "it was made from features" in tags["virnuc.no_chunks"]
     assert "test/coverage/accuracy_of_all_chunks" not in metrics
     model = load_checkpoint(next((place / "data").rglob("model_fastesm650.pth"))).build()
     tested = set(parts.frames("test")["genome"])

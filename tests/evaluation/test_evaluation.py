@@ -303,24 +303,26 @@ def with_coverage(split):
     return type(split)(split.directory, split.table, split.metadata | {"coverage": COVERAGE | {"by_group": {}}})
 
 
-def test_accuracy_over_all_chunks_takes_each_kind_by_its_share(features, split, evaluation):
-    """Scored chunks are a sample: 5 of 8 right without an open frame (one has no answer), 1 of 2 outside a CDS."""
-    uncovered = pd.DataFrame(
+def test_all_chunks_count_as_predict_scores_them(features, split, evaluation):
+    """5 of 8 are right without an open frame (one has no answer), 1 of 2 outside a CDS, 4 of 4 with a frame."""
+    chunks = pd.DataFrame(
         {
-            "label": [1, 1, 1, 1, 0, 0, 0, 0, 1, 0],
-            "probability": [0.9, 0.5, 0.7, 0.49, 0.1, 0.2, 0.8, np.nan, 0.6, 0.6],
-            "reason": ["no_open_frame"] * 8 + ["no_cds_evidence"] * 2,
+            "label": [1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 1, 1, 0, 0],
+            "probability": [0.9, 0.5, 0.7, 0.49, 0.1, 0.2, 0.8, np.nan, 0.6, 0.6, 0.95, 0.9, 0.05, 0.15],
+            "reason": ["no_open_frame"] * 8 + ["no_cds_evidence"] * 2 + ["covered"] * 4,
         }
     )
-    found = evaluate(score, features, with_coverage(split), seed=1, uncovered=uncovered).metrics
-    covered = evaluation.metrics["test/chunk/accuracy"]
+    found = evaluate(score, features, with_coverage(split), seed=1, chunks=chunks).metrics
+    known = chunks.fillna(0.5)
+    viral, other = (known.loc[known["label"] == label, "probability"] for label in (1, 0))
     wanted = {
-        "accuracy_of_covered_chunks": covered,
+        "accuracy_of_covered_chunks": 1,
         "accuracy_of_uncovered_chunks": 6 / 10,
         "accuracy_of_no_open_frame_chunks": 5 / 8,
         "accuracy_of_no_cds_evidence_chunks": 1 / 2,
-        "accuracy_of_all_chunks": (60 * covered + 40 * 6 / 10) / 100,
-        "uncovered_scored": 10,
+        "accuracy_of_all_chunks": 10 / 14,
+        "roc_auc_of_all_chunks": np.mean([(v > n) + (v == n) / 2 for v in viral for n in other]),
+        "chunks_scored": 14,
         **COVERAGE,
     }
     assert {key.removeprefix("test/coverage/"): found[key] for key in found if "coverage" in key} == pytest.approx(
@@ -332,16 +334,7 @@ def test_accuracy_over_all_chunks_takes_each_kind_by_its_share(features, split, 
 
 def test_without_chunks_at_hand_there_is_no_accuracy_over_all(features, split):
     found = evaluate(score, features, with_coverage(split), seed=1).metrics
-    assert "test/coverage/accuracy_of_covered_chunks" in found
-    assert not {"test/coverage/accuracy_of_all_chunks", "test/coverage/accuracy_of_uncovered_chunks"} & found.keys()
-
-
-def test_where_every_chunk_has_a_frame_that_is_all_of_them(features, split, evaluation):
-    whole = {"covered": 60, "no_open_frame": 0, "no_cds_evidence": 0, "ambiguous_bases": 0, "chunks": 60}
-    own = type(split)(split.directory, split.table, split.metadata | {"coverage": whole | {"by_group": {}}})
-    empty = pd.DataFrame({"label": [], "probability": [], "reason": []})
-    found = evaluate(score, features, own, seed=1, uncovered=empty).metrics
-    assert found["test/coverage/accuracy_of_all_chunks"] == evaluation.metrics["test/chunk/accuracy"]
+    assert {key.removeprefix("test/coverage/") for key in found if "coverage" in key} == COVERAGE.keys()
 
 
 def test_strata_count_everything_and_judge_only_what_is_large_enough():

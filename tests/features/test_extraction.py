@@ -24,8 +24,9 @@ from virnuc.features.extraction import extract
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.shards import read_shard
 from virnuc.features.workers import extract_together
-from virnuc.sequences.frames import FRAME_SCHEMA, read_frames
+from virnuc.sequences.frames import CHUNK_SCHEMA, FRAME_SCHEMA, read_frames
 from virnuc.sequences.sampling import sample_frames
+from virnuc.sequences.translation import reverse_complement
 from virnuc.settings import BenchmarkSettings, ExtractSettings, SplitSettings
 from virnuc.splits.assignment import split
 from virnuc.storage.manifest import Manifest, describe_shard, read_manifest
@@ -327,3 +328,26 @@ def test_the_dna_half_has_one_identity_whatever_protein_encoder_stands_beside_it
     assert one.digest_of("dna") == other.digest_of("dna") != one.digest_of("protein")
     assert one.digest_of("protein") != other.digest_of("protein")
     assert one.digest_of("merged") == one.digest != other.digest
+
+
+def test_of_chunks_the_dna_of_both_strands_is_embedded_alone(tmp_path):
+    generator, source = random.Random(1), tmp_path / "chunks"
+    source.mkdir()
+    chunks = [
+        {name: "" for name in CHUNK_SCHEMA.names}
+        | {"chunk_id": f"A.1_chunk_{row + 1}", "label": 1, "chunk_index": row + 1, "chunk_start": 50 * row}
+        | {"nucleotide": "".join(generator.choices("ACGT", k=50))}
+        for row in range(9)
+    ]
+    pq.write_table(pa.Table.from_pylist(chunks, schema=CHUNK_SCHEMA), source / "viral-00000.parquet")
+    shards = (describe_shard(source, source / "viral-00000.parquet", len(chunks)),)
+    Manifest("chunks", {"chunk_size": 50}, {}, {}, shards).write(source)
+    manifest = extract(ExtractSettings(frames=str(source), dna_encoder="codon_phase", out=str(tmp_path / "features")))
+    features = FeatureSet.open(tmp_path / "features" / "codon_phase+none")
+    assert features.of_chunks and (features.dna_dim, features.protein_dim) == (192, 0)
+    assert manifest.counts["out"]["vectors"] == len(features) == 18
+    encoder = load_encoder("codon_phase")
+    for strand, read in (("F1", str), ("R1", reverse_complement)):
+        rows = features.locate([f"{chunk['chunk_id']}{strand}" for chunk in chunks])
+        expected = encoder.embed([read(chunk["nucleotide"]) for chunk in chunks])
+        assert torch.equal(features.gather(rows), expected)

@@ -59,7 +59,7 @@ def weights(path):
 SHARD = {"ids": ["A_chunk_1F1", "A_chunk_2F1"], "data": torch.ones(2, 3), "labels": [1]}
 CHECKPOINT = {"epoch": 1, "model_state_dict": {}, "optimizer_state_dict": {}, "best_loss": 0.5, "metadata": {"seed": 1}}
 INDEX = {"weight_map": {"a": "model-1.safetensors"}}
-SCORER = {"format_version": 3, "chunk_size": 300, "encoders": [], "probe": {"probability": None}}
+SCORER = {"format_version": 4, "chunk_size": 300, "encoders": [], "probe": {"probability": None}}
 READERS = {  # the file's name, its content, and what reads it
     "genbank": ("a.gbff", GENBANK, lambda path: list(read_records(path))),
     "fasta": ("a.fa", b">a one\nACGTN\nACG\n>b\nACGT\n", lambda path: list(read_records(path))),

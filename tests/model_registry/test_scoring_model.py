@@ -21,9 +21,9 @@ from model_registry.promotion import NAMED
 from tests.shared.serving import load_scoring_model, post, records, serving
 from virnuc.encoders import load_encoder
 from virnuc.errors import DataError
+from virnuc.prediction.choosing import CompanionSource
 from virnuc.prediction.chunks import cut
 from virnuc.prediction.companion import Companion
-from virnuc.prediction.fallback import CompanionSource
 from virnuc.prediction.prediction import predict
 from virnuc.prediction.scorer import load_scorer
 from virnuc.settings import PredictSettings
@@ -58,9 +58,8 @@ def companion_source():
     chunks = ["".join(DRAW.choices("ACGT", k=300)) for _ in range(60)]
     chunks = [chunk for chunk in chunks if cut([chunk])[0] == ["no_open_frame"]]
     logits = Companion(checkpoint.build()).logits(load_encoder("tetranucleotide"), chunks, 10_000, "cpu")
-    table = pd.DataFrame(
-        {"chunk_id": [f"g_chunk_{n}" for n in range(len(chunks))], "genome": "g", "nucleotide": chunks}
-    )
+    table = pd.DataFrame({"chunk_id": [f"g_chunk_{n}" for n in range(len(chunks))], "nucleotide": chunks})
+    table["genome"] = [f"g{n % 8}" for n in range(len(chunks))]
     table["label"], table["reason"] = (logits[:, 1] >= logits[:, 0]).astype("int8"), "no_open_frame"
     return CompanionSource(checkpoint, "models:/virnuc-tetranucleotide_dna/1", table)
 
@@ -74,7 +73,7 @@ def registered(tmp_path_factory):
     save_checkpoint(home / "model.pth", composition_checkpoint())
     with mlflow.start_run():
         version = log_scoring_model(
-            home / "model.pth", "virnuc", chunk_size=300, companion=companion_source(), on_fallback=MEASURED.append
+            home / "model.pth", "virnuc", chunk_size=300, companion=companion_source(), on_choice=MEASURED.append
         )
     MlflowClient().set_registered_model_alias("virnuc", "champion", version.version)
     MlflowClient().set_registered_model_tag("virnuc", f"{NAMED}champion", version.version)
@@ -109,8 +108,9 @@ def test_it_answers_as_predict_does(model, called):
 
 
 def test_the_companion_answers_for_chunks_without_an_open_frame(registered, model, tmp_path):
-    (record,) = MEASURED
-    assert record.fallback == "companion" and record.accuracy["companion"] == 1 > record.accuracy["longest_orf"]
+    (choices,) = MEASURED
+    choice = choices["no_open_frame"]
+    assert choice.method == "companion" and choice.accuracy["companion"] == 1 > choice.accuracy["frames"]
     alone = Companion(
         companion_source().checkpoint.build(), load_scorer(download_scorer(registered, tmp_path)).companion.temperature
     )
@@ -120,8 +120,8 @@ def test_the_companion_answers_for_chunks_without_an_open_frame(registered, mode
     assert answer["status"].tolist() == ["no_open_frame"]
     assert answer["probability"][0] == pytest.approx(wanted, abs=1e-6)
     card = update_card(registered)
-    assert "a companion that reads its DNA alone" in card and "models:/virnuc-tetranucleotide_dna/1" in card
-    assert f"companion {1:.3f}" in card and f"longest_orf {record.accuracy['longest_orf']:.3f}" in card
+    assert "by a companion that reads their DNA alone" in card and "models:/virnuc-tetranucleotide_dna/1" in card
+    assert f"companion {1:.3f}" in card and f"frames {choice.accuracy['frames']:.3f}" in card
 
 
 def test_batches_of_a_data_frame_give_the_same(model, called):

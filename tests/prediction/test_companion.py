@@ -1,4 +1,4 @@
-"""Chunks without an open frame: scored as by hand, by the fallback that validation chose."""
+"""Chunks with an open frame and without one: scored as by hand, by the method that validation chose."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import torch
 
 from virnuc.encoders import load_encoder
 from virnuc.errors import DataError, DimensionError, IncompatibleCheckpointError
-from virnuc.prediction.chunks import cut
-from virnuc.prediction.companion import FALLBACKS, Companion
-from virnuc.prediction.fallback import CompanionSource, add_companion, called_right, sample_chunks, score_chunks
+from virnuc.evaluation.calibration import fit_temperature
+from virnuc.prediction.choosing import CompanionSource, add_companion, choose_methods, sample_chunks, score_chunks
+from virnuc.prediction.chunks import ANSWERED, cut
+from virnuc.prediction.companion import METHODS, Companion
 from virnuc.prediction.prediction import predict
-from virnuc.prediction.scorer import check_probe, load_scorer, read_fallback, save_scorer
+from virnuc.prediction.scorer import check_probe, load_scorer, read_choices, save_scorer
 from virnuc.prediction.sequences import score_sequences
 from virnuc.sequences.translation import reverse_complement
 
@@ -37,6 +38,7 @@ def drawn(count, status):
 
 
 STOPPED = drawn(40, "no_open_frame")
+OPEN = drawn(24, "scored")
 MIXED = [
     *STOPPED[:6],
     *drawn(3, "scored"),
@@ -49,9 +51,9 @@ MIXED = [
 
 @pytest.fixture
 def together(scorer, companion_checkpoint):
-    """The scorer with its companion, for each fallback."""
+    """The scorer with its companion, for each method, whatever the status of a chunk."""
     companion = Companion(companion_checkpoint.build(), temperature=1.7)
-    return {fallback: replace(scorer, companion=companion, fallback=fallback) for fallback in FALLBACKS}
+    return {method: replace(scorer, companion=companion, methods=dict.fromkeys(ANSWERED, method)) for method in METHODS}
 
 
 def by_hand(chunk, checkpoint, temperature):
@@ -63,28 +65,38 @@ def by_hand(chunk, checkpoint, temperature):
     return powers / powers.sum()
 
 
-def test_the_companion_scores_chunks_without_an_open_frame_and_no_others(scorer, together, companion_checkpoint):
+def test_every_method_scores_both_kinds_of_chunks_as_by_hand(scorer, together, companion_checkpoint):
     alone = scorer.score(MIXED)
-    tables = {fallback: own.score(MIXED) for fallback, own in together.items()}
-    stopped = alone["status"] == "no_open_frame"
-    assert stopped.sum() == 9 and set(alone["status"]) == set(STATUSES)
-    for fallback, table in tables.items():
+    tables = {method: own.score(MIXED) for method, own in together.items()}
+    scored = alone["status"].isin(ANSWERED)
+    assert (alone["status"] == "no_open_frame").sum() == 9 and set(alone["status"]) == set(STATUSES)
+    for method, table in tables.items():
         assert table["status"].tolist() == alone["status"].tolist()
-        pd.testing.assert_frame_equal(table[~stopped], alone[~stopped])
-        assert set(table.loc[stopped, "scored_by"]) == {fallback}
-        assert set(table.loc[alone["status"] == "scored", "scored_by"]) == {"frames"}
-        assert set(table.loc[alone["status"].isin(["ambiguous", "too_short"]), "scored_by"]) == {""}
-        assert ((table["probability"] >= 0.5) == (table["score2"] >= table["score1"]))[stopped].all()
-    pd.testing.assert_frame_equal(tables["longest_orf"], alone)
-    for number in np.flatnonzero(stopped):
+        pd.testing.assert_frame_equal(table[~scored], alone[~scored])
+        assert set(table.loc[scored, "scored_by"]) == {method}
+        assert set(table.loc[~scored, "scored_by"]) == {""}
+        assert ((table["probability"] >= 0.5) == (table["score2"] >= table["score1"]))[scored].all()
+    pd.testing.assert_frame_equal(tables["frames"], alone)
+    for number in np.flatnonzero(scored):
         own = by_hand(MIXED[number], companion_checkpoint, 1.7)
-        orf = alone.loc[number, ["score1", "score2"]].to_numpy(float)
-        for fallback, wanted in (("companion", own), ("mean", (own + orf) / 2)):
-            assert tables[fallback].loc[number, ["score1", "score2"]].to_numpy(float) == pytest.approx(wanted, abs=1e-6)
-            assert tables[fallback]["probability"][number] == pytest.approx(wanted[1], abs=1e-6)
+        frames = alone.loc[number, ["score1", "score2"]].to_numpy(float)
+        for method, wanted in (("companion", own), ("mean", (own + frames) / 2)):
+            assert tables[method].loc[number, ["score1", "score2"]].to_numpy(float) == pytest.approx(wanted, abs=1e-6)
+            lead = wanted[1] - wanted[0]
+            assert tables[method]["probability"][number] == pytest.approx(0.5 + lead / 2, abs=1e-6)
+    stopped = alone["status"] == "no_open_frame"
     assert tables["companion"].loc[stopped, "frame"].eq("").all()
     assert tables["companion"].loc[stopped, "frames"].eq(0).all()
-    assert tables["mean"].loc[stopped, "frame"].tolist() == alone.loc[stopped, "frame"].tolist()
+    assert tables["companion"].loc[~stopped, "frame"].tolist() == alone.loc[~stopped, "frame"].tolist()
+    assert tables["mean"].loc[scored, "frame"].tolist() == alone.loc[scored, "frame"].tolist()
+
+
+def test_each_kind_of_chunk_has_its_own_method(together):
+    methods = {"scored": "mean", "no_open_frame": "companion"}
+    table = replace(together["mean"], methods=methods).score(MIXED)
+    for status, method in methods.items():
+        own = table["status"] == status
+        pd.testing.assert_frame_equal(table[own], together[method].score(MIXED)[own])
 
 
 def test_the_strand_that_was_read_does_not_matter_to_the_companion(together):
@@ -96,24 +108,24 @@ def test_the_strand_that_was_read_does_not_matter_to_the_companion(together):
 def test_predict_and_the_answer_to_a_request_agree_and_say_who_scored(together, tmp_path):
     sequences = ["".join(STOPPED[:5]), MIXED[6] * 3, STOPPED[5]]
     (tmp_path / "a.fa").write_text("".join(f">s{n}\n{sequence}\n" for n, sequence in enumerate(sequences)))
-    scorer = replace(together["companion"], chunk_size=120)
+    methods = {"scored": "frames", "no_open_frame": "companion"}
+    scorer = replace(together["companion"], methods=methods, chunk_size=120)
     predict([str(tmp_path / "a.fa")], scorer, "m", tmp_path / "out")
     calls = pd.read_csv(tmp_path / "out" / "calls.tsv", sep="\t", keep_default_na=False)
-    expected = {"scored": "frames", "no_open_frame": "companion"}
-    assert calls["scored_by"].tolist() == [expected[status] for status in calls["status"]]
+    assert calls["scored_by"].tolist() == [methods[status] for status in calls["status"]]
     assert set(calls["scored_by"]) == {"frames", "companion"}
     summary, direct = pd.read_parquet(tmp_path / "out" / "sequences.parquet"), score_sequences(scorer, sequences)
     assert summary["probability"].to_numpy() == pytest.approx(direct["probability"].to_numpy(), abs=1e-9)
-    with pytest.raises(DataError, match="no_open_frame=companion, not longest_orf"):
-        predict([str(tmp_path / "a.fa")], replace(scorer, fallback="longest_orf"), "m", tmp_path / "out")
+    with pytest.raises(DataError, match="methods="):
+        predict([str(tmp_path / "a.fa")], replace(together["companion"], chunk_size=120), "m", tmp_path / "out")
 
 
-def chunks_called(scorer, *, wrong=0):
-    """Labelled chunks, all of which `scorer` calls rightly but the first `wrong`."""
-    table = pd.DataFrame({"chunk_id": [f"g{n // 4}_chunk_{n}" for n in range(len(STOPPED))], "nucleotide": STOPPED})
-    table["genome"], table["reason"] = [f"g{n // 4}" for n in range(len(STOPPED))], "no_open_frame"
-    table["label"] = (scorer.score(STOPPED)["probability"] >= 0.5).astype("int8")
-    table.loc[: wrong - 1, "label"] = 1 - table["label"]
+def chunks_called(scorer):
+    """Chunks of 16 genomes with and without an open frame, with the labels that `scorer` gives them."""
+    chunks = [*STOPPED, *OPEN]
+    table = pd.DataFrame({"chunk_id": [f"g{n % 16}_chunk_{n}" for n in range(len(chunks))], "nucleotide": chunks})
+    table["genome"], table["reason"] = [f"g{n % 16}" for n in range(len(chunks))], "no_open_frame"
+    table["label"] = (scorer.score(chunks)["probability"] >= 0.5).astype("int8")
     return table
 
 
@@ -122,46 +134,64 @@ def copied(packed, tmp_path):
     return shutil.copytree(packed, tmp_path / "scorer")
 
 
-@pytest.mark.parametrize("best", FALLBACKS)
-def test_the_way_that_calls_most_validation_chunks_rightly_is_chosen_and_kept(
-    together, copied, companion_checkpoint, best
+@pytest.mark.parametrize("methods", [("companion", "frames"), ("frames", "companion"), ("frames", "frames")])
+def test_the_method_that_calls_most_validation_chunks_rightly_is_chosen_and_kept(
+    together, copied, companion_checkpoint, methods
 ):
-    bare = {"longest_orf": together["longest_orf"], "companion": together["companion"]}
-    source = CompanionSource(companion_checkpoint, "models:/virnuc-x_dna/3", chunks_called(together[best], wrong=3))
-    record = add_companion(copied, source, seed=1)
-    loaded = load_scorer(copied)
-    again = score_chunks(loaded, source.chunks)
-    assert record.accuracy[record.fallback] == max(record.accuracy.values()) == called_right(again).mean()
-    for fallback in bare:
-        wanted = called_right(score_chunks(bare[fallback], source.chunks)).mean()
-        assert record.accuracy[fallback] == wanted  # no temperature changes these two calls
-    if best != "mean":
-        assert record.fallback == best and record.accuracy[best] == 1 - 3 / 40
-    assert (record.chunks, record.viral, record.genomes) == (40, source.chunks["label"].sum(), 10)
-    config = json.loads((copied / "scorer.json").read_text())
-    assert read_fallback(config) == record and set(again["scored_by"]) == {record.fallback}
-    assert (
-        (copied / "companion.safetensors").exists()
-        == (record.fallback != "longest_orf")
-        == (config["companion"] is not None)
+    wanted = dict(zip(ANSWERED, methods, strict=True))
+    source = CompanionSource(
+        companion_checkpoint, "models:/virnuc-x_dna/3", chunks_called(replace(together["mean"], methods=wanted))
     )
+    choices = add_companion(copied, source, seed=1)
+    assert {status: choice.method for status, choice in choices.items()} == wanted
+    for status, choice in choices.items():
+        other = "frames" if choice.method == "companion" else "companion"
+        assert choice.accuracy[choice.method] == choice.roc_auc[choice.method] == 1 > choice.accuracy[other]
+        assert 0 < choice.viral < choice.chunks == {"scored": 24, "no_open_frame": 40}[status]
+        assert choice.genomes == 16
+    loaded, config = load_scorer(copied), json.loads((copied / "scorer.json").read_text())
+    again = score_chunks(loaded, source.chunks)
+    assert ((again["probability"] >= 0.5) == (again["label"] == 1)).all()
+    assert again["scored_by"].tolist() == [wanted[status] for status in again["status"]]
+    assert read_choices(config) == choices
+    needed = "companion" in methods
+    assert (copied / "companion.safetensors").exists() == needed == (config["companion"] is not None)
     assert check_probe(loaded, copied) == 0
-    if config["companion"]:
+    if needed:
         assert config["companion"]["origin"] == "models:/virnuc-x_dna/3"
         stopped = config["companion"]["probe"]["sequence"]
-        assert loaded.score([stopped])["scored_by"].tolist() == [record.fallback]
+        assert loaded.score([stopped])["scored_by"].tolist() == [wanted["no_open_frame"]]
 
 
-def test_what_cannot_be_measured_is_said(copied, together, companion_checkpoint, monkeypatch):
+def test_a_chunk_is_judged_by_the_calibration_of_the_other_half(together, scorer, companion_checkpoint):
+    chunks = chunks_called(together["companion"])
+    half = np.arange(len(chunks)) % 2 == 1
+    chosen, choices = choose_methods(scorer, companion_checkpoint, chunks, half)
+    logits = Companion(companion_checkpoint.build()).logits(
+        scorer.dna_encoder, chunks["nucleotide"].tolist(), 10_000, "cpu"
+    )
+    margins, labels = logits[:, 1] - logits[:, 0], chunks["label"].to_numpy()
+    frames, right = scorer.score(chunks["nucleotide"])["probability"].to_numpy(), np.zeros(len(chunks), dtype=bool)
+    for own in (half, ~half):
+        alone = 1 / (1 + np.exp(-margins[own] / fit_temperature(labels[~own], margins[~own])))
+        right[own] = ((frames[own] + alone) / 2 >= 0.5) == labels[own]
+    scored = chunks["nucleotide"].isin(OPEN).to_numpy()
+    for status, own in (("scored", scored), ("no_open_frame", ~scored)):
+        assert choices[status].accuracy["mean"] == right[own].mean() < choices[status].accuracy["companion"] == 1
+        assert (choices[status].chunks, choices[status].viral) == (own.sum(), labels[own].sum())
+    assert chosen.companion.temperature == fit_temperature(labels, margins)
+
+
+def test_what_cannot_be_measured_is_said(copied, together, companion_checkpoint):
     chunks = chunks_called(together["companion"])
     one_class = chunks[chunks["label"] == 1]
-    record = add_companion(copied, CompanionSource(companion_checkpoint, "m", one_class), seed=1)
-    assert record.fallback == "longest_orf" and "not of both classes" in record.reason
+    choices = add_companion(copied, CompanionSource(companion_checkpoint, "m", one_class), seed=1)
+    assert all(choice.method == "frames" and "lacks one of the classes" in choice.reason for choice in choices.values())
     config = json.loads((copied / "scorer.json").read_text())
     (copied / "scorer.json").write_text(json.dumps(config | {"probe": {**config["probe"], "probability": None}}))
-    record = add_companion(copied, CompanionSource(companion_checkpoint, "m", chunks), seed=1)
-    assert record.fallback == "longest_orf" and "not available" in record.reason
-    assert load_scorer(copied).fallback == "longest_orf"
+    choices = add_companion(copied, CompanionSource(companion_checkpoint, "m", chunks), seed=1)
+    assert all(choice.method == "frames" and "not available" in choice.reason for choice in choices.values())
+    assert set(load_scorer(copied).methods.values()) == {"frames"}
 
 
 @pytest.fixture
@@ -206,24 +236,23 @@ def test_companions_of_other_encoders_splits_and_halves_are_refused(copied, toge
 def test_a_scorer_is_not_made_with_a_companion_that_does_not_fit(scorer, checkpoint, companion_checkpoint):
     with pytest.raises(DimensionError, match="companion takes 656 values, but tetranucleotide gives 256"):
         replace(scorer, companion=Companion(checkpoint.build()))
-    with pytest.raises(DataError, match="cannot be scored by 'companion'"):
-        replace(scorer, fallback="companion")
+    with pytest.raises(DataError, match="cannot be scored by"):
+        replace(scorer, methods=dict.fromkeys(ANSWERED, "companion"))
 
 
-def test_a_scorer_of_format_2_has_other_names_for_the_same(packed, copied, scorer):
-    config = json.loads((packed / "scorer.json").read_text()) | {"format_version": 2}
-    config["no_open_frame"]["way"] = "stretch"
-    config["no_open_frame"]["accuracy"] = {"stretch": 0.5, "mean": 0.25}
-    del config["no_open_frame"]["fallback"]
-    (copied / "scorer.json").write_text(json.dumps(config))
-    record = read_fallback(config)
-    assert (record.fallback, record.accuracy) == ("longest_orf", {"longest_orf": 0.5, "mean": 0.25})
-    pd.testing.assert_frame_equal(load_scorer(copied).score(MIXED), scorer.score(MIXED))
+@pytest.mark.parametrize(("version", "key"), [(2, "way"), (3, "fallback")])
+def test_scorers_of_formats_2_and_3_use_the_companion_without_an_open_frame_alone(packed, with_companion, version, key):
+    config = json.loads((with_companion / "scorer.json").read_text()) | {"format_version": version}
+    config["probe"] = json.loads((packed / "scorer.json").read_text())["probe"]  # by its open frame
+    config["no_open_frame"] = {key: "companion", "accuracy": {}, "chunks": 3, "viral": 1, "genomes": 1, "reason": ""}
+    del config["methods"]
+    (with_companion / "scorer.json").write_text(json.dumps(config))
+    assert load_scorer(with_companion).methods == {"scored": "frames", "no_open_frame": "companion"}
 
 
 def test_a_scorer_of_format_1_scores_by_the_longest_open_reading_frame(packed, copied, scorer):
     config = json.loads((packed / "scorer.json").read_text())
-    for name in ("companion", "no_open_frame"):
+    for name in ("companion", "methods"):
         del config[name]
     (copied / "scorer.json").write_text(json.dumps(config | {"format_version": 1}))
     pd.testing.assert_frame_equal(load_scorer(copied).score(MIXED), scorer.score(MIXED))

@@ -187,12 +187,12 @@ def test_each_drawing_says_its_numbers_in_words():
 
 def test_accuracy_over_all_chunks_is_shown_or_its_absence_explained(tmp_path):
     slow, fast = (logged(one) for one in sides(lost=1))
-    coverage = {"test/coverage/uncovered_scored": 1234.0, "test/coverage/accuracy_of_all_chunks": 0.81259}
+    coverage = {"test/coverage/chunks_scored": 1234.0, "test/coverage/accuracy_of_all_chunks": 0.81259}
     fast = replace(fast, metrics={**fast.metrics, **coverage})
-    slow = replace(slow, left_out="the split keeps no chunks without a frame: it was made from features")
+    slow = replace(slow, left_out="the split keeps no chunks: it was made from features")
     document, texts = report(compare(slow, [fast]), tmp_path)
     assert not breaks(document)
     for name in (HTML, MARKDOWN):
-        assert "No accuracy over all chunks of virnuc-slow v1: the split keeps no chunks without a frame" in texts[name]
+        assert "No accuracy over all chunks of virnuc-slow v1: the split keeps no chunks" in texts[name]
         assert "1,234" in texts[name] and "0.813" in texts[name]
         assert "of virnuc-fast v1: the split" not in texts[name]

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from virnuc.errors import DataError, UsageError
-from virnuc.sequences.frames import frame_shards, read_chunks, read_frames, uncovered_shards
+from virnuc.sequences.frames import chunk_shards, frame_shards, read_chunks, read_frames
 from virnuc.sequences.genomes import read_genome_table
 from virnuc.sequences.preparing import prepare
 from virnuc.sequences.reading import read_records
@@ -101,7 +101,7 @@ def test_frames_chunks_and_counts_name_record_and_genome(source, tmp_path):
     counted = pd.read_parquet(tmp_path / "frames" / "genomes.parquet").set_index("record")
     assert counted["genome"].to_dict() == genomes
     assert counted["frames"].to_dict() == frames["record"].value_counts().to_dict()
-    chunks = [read_chunks(path).to_pandas() for path in uncovered_shards(tmp_path / "frames")]
+    chunks = [read_chunks(path).to_pandas() for path in chunk_shards(tmp_path / "frames")]
     assert all(genomes[record] == genome for table in chunks for record, genome in table[["record", "genome"]].values)
 
 
@@ -144,7 +144,7 @@ def test_a_wrong_table_is_named_with_its_line(tmp_path, text, problem):
 def test_frames_of_an_earlier_format_are_refused_with_the_command_that_makes_them_anew(source, tmp_path):
     run(source, tmp_path / "frames", evidence="open")
     path = tmp_path / "frames" / "manifest.json"
-    path.write_text(path.read_text().replace('"format_version": 3', '"format_version": 1'))
+    path.write_text(path.read_text().replace('"format_version": 4', '"format_version": 3'))
     with pytest.raises(DataError) as caught:
         read_manifest(tmp_path / "frames", "frames")
     command = f"--source=DIR --balance=no --chunk-size=300 --evidence=open --out={tmp_path / 'frames'}"

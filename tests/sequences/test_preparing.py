@@ -15,12 +15,12 @@ from Bio.Seq import Seq
 from virnuc.errors import DataError, ParseError, UsageError
 from virnuc.sequences.frames import (
     CHUNK_SCHEMA,
+    CHUNKS,
     FRAME_SCHEMA,
-    UNCOVERED,
+    chunk_shards,
     frame_shards,
     read_chunks,
     read_frames,
-    uncovered_shards,
 )
 from virnuc.sequences.preparing import prepare
 from virnuc.settings import PrepareSettings
@@ -84,23 +84,23 @@ def test_frames_are_those_of_the_naive_definition(small, tmp_path):
     assert set(found.loc[found["group"] != "viral", "label"]) == {0}
 
 
-def uncovered(directory):
-    return pd.concat([read_chunks(path).to_pandas() for path in uncovered_shards(directory)], ignore_index=True)
+def kept_chunks(directory):
+    return pd.concat([read_chunks(path).to_pandas() for path in chunk_shards(directory)], ignore_index=True)
 
 
 @pytest.mark.parametrize("evidence", ["cds", "open"])
-def test_chunks_without_a_frame_are_kept_with_their_reason(small, tmp_path, evidence):
+def test_all_chunks_are_kept_with_the_reason_why_some_have_no_frame(small, tmp_path, evidence):
     manifest = run(small, tmp_path / "frames", evidence=evidence)
-    found = uncovered(tmp_path / "frames")
+    found = kept_chunks(tmp_path / "frames")
     naive = [
-        (name, start, dna, "no_cds_evidence" if opened else "no_open_frame")
+        (name, start, dna, "covered" if (coding if evidence == "cds" else opened) else missing)
         for name, start, dna, opened, coding in naive_chunks(small, 300)
-        if not (coding if evidence == "cds" else opened)
+        for missing in ["no_cds_evidence" if opened else "no_open_frame"]
     ]
     kept = found[["chunk_id", "chunk_start", "nucleotide", "reason"]].to_numpy()
     assert [tuple(row) for row in kept] == naive
     assert list(found.columns) == CHUNK_SCHEMA.names
-    counts = read_manifest(tmp_path / "frames" / UNCOVERED, "chunks").counts
+    counts = read_manifest(tmp_path / "frames" / CHUNKS, "chunks").counts
     for reason in ("no_open_frame", "no_cds_evidence"):
         wanted = manifest.counts["dropped"][f"chunks_{reason}"]
         assert (found["reason"] == reason).sum() == counts["out"][reason] == wanted
@@ -109,19 +109,21 @@ def test_chunks_without_a_frame_are_kept_with_their_reason(small, tmp_path, evid
     for name in ("genome", "organism", "lineage", "group"):
         assert found[name].tolist() == described.loc[found["record"], name].tolist()
     assert (found["label"] == (found["group"] == "viral")).all()
-    assert not set(found["chunk_id"]) & set(table(tmp_path / "frames")["frame_id"].str[:-2])
+    covered = found.loc[found["reason"] == "covered", "chunk_id"]
+    assert set(covered) == set(table(tmp_path / "frames")["frame_id"].str[:-2])
+    assert len(covered) == counts["out"]["covered"] == manifest.counts["out"]["chunks"]
 
 
 def test_the_frames_identity_does_not_depend_on_the_chunks_beside_them(small, tmp_path):
     whole = run(small, tmp_path / "frames")
-    assert all(UNCOVERED not in shard.path for shard in whole.shards)
-    (tmp_path / "frames" / UNCOVERED).rename(tmp_path / "elsewhere")
-    with pytest.raises(DataError, match="an earlier virnuc did not keep"):
+    assert all(CHUNKS not in shard.path for shard in whole.shards)
+    (tmp_path / "frames" / CHUNKS).rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="chunks/ is gone"):
         run(small, tmp_path / "frames")
     run(small, tmp_path / "open", evidence="open")
-    (tmp_path / "open" / UNCOVERED).rename(tmp_path / "frames" / UNCOVERED)
+    (tmp_path / "open" / CHUNKS).rename(tmp_path / "frames" / CHUNKS)
     with pytest.raises(DataError, match="not written together with the frames"):
-        uncovered_shards(tmp_path / "frames")
+        chunk_shards(tmp_path / "frames")
 
 
 def test_every_chunk_is_counted_once(frames, genomes):
@@ -160,7 +162,7 @@ def test_killed_at_any_moment_it_finishes_with_the_same_bytes(small, tmp_path):
     resumed = run(small, out, balance=True)
     assert resumed == whole  # the chunks without a frame too: their digest is among the details
     for directory in (out, tmp_path / "whole"):
-        verified_manifest(directory / UNCOVERED, "chunks")
+        verified_manifest(directory / CHUNKS, "chunks")
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in (tmp_path / "whole").iterdir())
 
 
@@ -259,7 +261,7 @@ def test_an_edited_manifest_is_noticed(small, tmp_path):
         with pytest.raises(DataError, match="was edited"):
             read_manifest(tmp_path / "frames", "frames")
     path.write_text(json.dumps(written | {"format_version": 99}))
-    with pytest.raises(DataError, match="newer than 3; install a newer virnuc"):
+    with pytest.raises(DataError, match="newer than 4; install a newer virnuc"):
         read_manifest(tmp_path / "frames", "frames")
 
 

@@ -8,7 +8,7 @@ import torch
 from tests.shared.samples import OTHERS, write_virnucpro
 from virnuc.errors import DataError, UsageError
 from virnuc.features.shards import write_shard
-from virnuc.sequences.frames import read_chunks, uncovered_shards
+from virnuc.sequences.frames import chunk_shards, read_chunks
 from virnuc.settings import SplitSettings
 from virnuc.splits.assignment import Split, assignment_digest, split
 
@@ -60,27 +60,27 @@ def test_metadata_tells_files_distributions_and_coverage(frames, default):
     assert 0 < metadata["distributions"]["gc"]["kolmogorov_smirnov"] < 1
 
 
-def test_chunks_without_a_frame_follow_their_genomes(frames, default):
-    everything = pd.concat([read_chunks(path).to_pandas() for path in uncovered_shards(frames)], ignore_index=True)
+def test_chunks_follow_their_genomes(frames, default):
+    everything = pd.concat([read_chunks(path).to_pandas() for path in chunk_shards(frames)], ignore_index=True)
     for part in ("val", "test"):
         genomes = set(default.table.loc[default.table["part"] == part, "genome"])
         wanted = everything[everything["genome"].isin(genomes)].reset_index(drop=True)
-        pd.testing.assert_frame_equal(default.uncovered(part), wanted)
-    coverage = default.metadata["coverage"]
-    assert coverage["no_open_frame"] + coverage["no_cds_evidence"] == len(default.uncovered("test")) > 500
-    assert coverage["chunks"] == len(default.uncovered("test")) + coverage["covered"] + coverage["ambiguous_bases"]
+        pd.testing.assert_frame_equal(default.chunks(part), wanted)
+    coverage, reasons = default.metadata["coverage"], default.chunks("test")["reason"].value_counts()
+    assert {name: coverage[name] for name in reasons.index} == reasons.to_dict()
+    assert coverage["chunks"] == len(default.chunks("test")) + coverage["ambiguous_bases"] > 1000
 
 
 def test_a_split_without_such_chunks_says_why(frames, tmp_path):
     with pytest.raises(DataError, match="it has unit frame"):
-        run(frames, tmp_path / "frame", unit="frame").uncovered("test")
+        run(frames, tmp_path / "frame", unit="frame").chunks("test")
     for label, group in ((1, "viral"), (0, "bacteria")):
         ids = [f"{group}{row // 5}.1_chunk_{row}F1" for row in range(100)]
         write_shard(
             tmp_path / "features" / f"{group}_merged" / "output_1_merged.pt", ids, torch.zeros(100, 2048), label
         )
     with pytest.raises(DataError, match="it was made from features"):
-        run(tmp_path / "features", tmp_path / "genome").uncovered("test")
+        run(tmp_path / "features", tmp_path / "genome").chunks("test")
 
 
 def test_test_frames_lie_apart_as_fasta(default):

@@ -35,9 +35,10 @@ from virnuc.evaluation.predictions import (
 from virnuc.evaluation.seen import CLASSIFIER, relative_metrics, with_seen
 from virnuc.evaluation.strata import strata
 from virnuc.features.feature_set import FeatureSet
+from virnuc.sequences.frames import COVERED, NO_CDS_EVIDENCE, NO_OPEN_FRAME
 from virnuc.splits.assignment import Split
 
-EVALUATION_VERSION = "3"  # raised whenever the same predictions would give other figures
+EVALUATION_VERSION = "4"  # raised whenever the same predictions would give other figures
 PREVALENCES = {"prevalence_05": 0.05, "prevalence_01": 0.01}
 
 
@@ -62,7 +63,7 @@ def evaluate(
     seed: int = 42,
     columns: slice | None = None,
     shuffled: FeatureSet | None = None,
-    uncovered: pd.DataFrame | None = None,
+    chunks: pd.DataFrame | None = None,
     replicates: Mapping[int, Scorer] | None = None,
     pretrained: Mapping[str, set[str]] | None = None,
 ) -> Evaluation:
@@ -77,8 +78,8 @@ def evaluate(
         seed: Of the bootstrap and of the permuted labels.
         columns: Which columns of the features the classifier takes (`Checkpoint.columns`); all by default.
         shuffled: Features of the same frames with shuffled sequences, for that control.
-        uncovered: Chunks of `part` that have no frame, or a random sample of them, with `label`, `reason` and the viral
-            `probability` that `predict` would give them (NaN for no answer).
+        chunks: All chunks of `part`, or a random sample of them, with `label`, `reason` and the viral `probability`
+            that `predict` would give them (NaN for no answer).
         replicates: All trainings of this side by their seed, `score` among them, in evaluation mode.
         pretrained: The genomes that each encoder was trained on, by its name, where that is recorded.
 
@@ -98,7 +99,7 @@ def evaluate(
     metrics |= _under("test/control", permuted_labels(predictions, seed))
     if shuffled is not None:
         metrics |= control_metrics("shuffled", frame_predictions(score, shuffled, split, part, columns))
-    metrics |= _split_metrics(split, predictions, uncovered)
+    metrics |= _split_metrics(split, chunks)
     by_size = {first.chunk_size: predictions, **further} if further else {}
     for size, table in by_size.items():
         found = metrics_of(table) | intervals_of(table, seed)
@@ -203,33 +204,22 @@ def _threshold_metrics(validation: pd.DataFrame, predictions: pd.DataFrame, seed
     return found
 
 
-def _split_metrics(split: Split, predictions: pd.DataFrame, uncovered: pd.DataFrame | None) -> dict[str, float]:
+def _split_metrics(split: Split, chunks: pd.DataFrame | None) -> dict[str, float]:
     """Return how many chunks of the test genomes have a frame, and the accuracy over all of them."""
-    found: dict[str, float] = {}
-    counted = split.metadata.get("coverage")
-    if counted:
-        found |= _under("test/coverage", {name: value for name, value in counted.items() if name != "by_group"})
-        found |= _under("test/coverage", _coverage(chunk_predictions(predictions), uncovered, counted))
-    return found
+    counted = split.metadata.get("coverage", {})
+    found = _under("test/coverage", {name: value for name, value in counted.items() if name != "by_group"})
+    return found | _under("test/coverage", {} if chunks is None or chunks.empty else _of_chunks(chunks))
 
 
-def _coverage(covered: pd.DataFrame, uncovered: pd.DataFrame | None, counted: Mapping[str, float]) -> dict[str, float]:
-    """Return the accuracy over chunks with a frame, over those without, and over both by their numbers in `counted`.
+def _of_chunks(chunks: pd.DataFrame) -> dict[str, float]:
+    """Return the accuracy and the ROC-AUC over chunks as `predict` scores them, whatever their annotation says.
 
-    A chunk with a frame is called by these frames. Of the others, whose annotation `predict` would not know either, a
-    chunk without an answer counts as wrong.
+    A chunk without an answer is wrong in the accuracy, and undecided in the ROC-AUC.
     """
-    called = float(((covered["score"] >= 0.5) == (covered["label"] == 1)).mean())
-    found = {"accuracy_of_covered_chunks": called}
-    if uncovered is None:
-        return found
-    right = uncovered["probability"].notna() & ((uncovered["probability"] >= 0.5) == (uncovered["label"] == 1))
-    found["uncovered_scored"] = len(uncovered)
-    missing = counted["no_open_frame"] + counted["no_cds_evidence"]
-    found["accuracy_of_all_chunks"] = called
-    if len(uncovered):
-        found["accuracy_of_uncovered_chunks"] = float(right.mean())
-        found |= {f"accuracy_of_{name}_chunks": float(own.mean()) for name, own in right.groupby(uncovered["reason"])}
-        weighted = called * counted["covered"] + found["accuracy_of_uncovered_chunks"] * missing
-        found["accuracy_of_all_chunks"] = weighted / (counted["covered"] + missing)
-    return found
+    probability, viral = chunks["probability"], chunks["label"] == 1
+    right = probability.notna() & ((probability >= THRESHOLD) == viral)
+    kinds = {name: chunks["reason"] == name for name in (COVERED, NO_OPEN_FRAME, NO_CDS_EVIDENCE)}
+    kinds |= {"uncovered": ~kinds[COVERED], "all": pd.Series(True, index=chunks.index)}
+    found = {f"accuracy_of_{name}_chunks": float(right[own].mean()) for name, own in kinds.items() if own.any()}
+    areas = binary_metrics(labels_of(chunks), probability.fillna(THRESHOLD).to_numpy())
+    return {"chunks_scored": len(chunks), **found, "roc_auc_of_all_chunks": areas["roc_auc"]}

@@ -1,5 +1,7 @@
 """`extract`: frames to vectors, each encoder's half on its own, then both halves merged into one feature set.
 
+Chunks (`chunks/` beside the frames) have no protein: their DNA alone is embedded, each strand by itself.
+
 An encoder's half lies under `<out>/<encoder>/` and is computed once, whichever feature sets use it. A shard of
 vectors is a function of one shard of frames, is written whole or not at all, and is the unit of restart. Several
 processes can work on one directory: each takes shards that no other has. Reading and tokenising the next shard
@@ -9,21 +11,23 @@ and writing the last one overlap with the computation.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
+import numpy as np
 import torch
 
 from virnuc.encoders import Encoder, EncoderProvenance, Tokens, find_encoder, load_encoder
 from virnuc.encoders.verification import source_of, verify
 from virnuc.errors import DataError, EncoderError, MemoryShortageError, UsageError
+from virnuc.features.feature_set import NO_PROTEIN
 from virnuc.features.shards import read_shard, write_shard
 from virnuc.runtime import Progress, choose_device, silent
-from virnuc.sequences.frames import frame_shards, read_frames
+from virnuc.sequences.frames import frame_shards, read_chunks, read_frames
+from virnuc.sequences.translation import STRANDS, both_strands
 from virnuc.settings import ExtractSettings
 from virnuc.storage.directory import Claim, OutputDirectory
 from virnuc.storage.files import exclusive, write_text
@@ -49,7 +53,18 @@ class FrameShard:
     """One shard of frames and where its vectors go."""
 
     source: Path
-    rows: int
+    rows: int  # vectors
+    of_chunks: bool = False
+
+    def read(self, kind: str) -> tuple[list[str], list[int], list[str]]:
+        """Return id, label and sequence (dna or protein) of each vector."""
+        if not self.of_chunks:
+            table = read_frames(self.source, ["frame_id", "label", _COLUMNS[kind]])
+            return table["frame_id"].to_pylist(), table["label"].to_pylist(), table[_COLUMNS[kind]].to_pylist()
+        chunks = read_chunks(self.source).to_pylist()
+        ids = [f"{chunk['chunk_id']}{strand}" for chunk in chunks for strand in STRANDS]
+        labels = [chunk["label"] for chunk in chunks for _ in STRANDS]
+        return ids, labels, [strand for chunk in chunks for strand in both_strands(chunk["nucleotide"])]
 
     @property
     def half(self) -> str:
@@ -87,24 +102,28 @@ class _Job:
 
 
 def extract(settings: ExtractSettings, progress: Progress = silent) -> Manifest:
-    """Write the features of all frames to `<out>/<dna>+<protein>`, or finish what was begun; return its manifest.
+    """Write the features of all frames to `<out>/<dna>+<protein>`, or of all chunks to `<out>/<dna>+none`.
+
+    What was begun is finished; the manifest is returned.
 
     Raises:
         UsageError: an unknown encoder, one of the wrong kind, or a directory that does not exist.
         EncoderError: weights that are missing or not what they claim to be, or vectors that are not finite.
         DataError: frames that an encoder cannot read, or a directory made from others.
     """
-    names = {"dna": settings.dna_encoder, "protein": settings.protein_encoder}
+    source = Path(settings.frames)
+    manifest = verified_manifest(source, "frames", "chunks")
+    of_chunks = manifest.kind == "chunks"
+    names = {"dna": settings.dna_encoder} | ({} if of_chunks else {"protein": settings.protein_encoder})
     for kind, name in names.items():
         if find_encoder(name).kind != kind:
             raise UsageError(f"--{kind}-encoder {name}: it does not read {kind}; give an encoder that does")
-    manifest = verified_manifest(Path(settings.frames), "frames")
-    rows = {shard.path: shard.rows for shard in manifest.shards}
-    paths = frame_shards(Path(settings.frames))
-    shards = [FrameShard(path, rows[path.name]) for path in paths if rows[path.name]]
-    dna, protein = (_embed_all(name, shards, manifest.digest, settings, progress) for name in names.values())
+    rows = {shard.path: shard.rows * (len(STRANDS) if of_chunks else 1) for shard in manifest.shards}
+    paths = [source / path for path in rows] if of_chunks else frame_shards(source)
+    shards = [FrameShard(path, rows[path.name], of_chunks) for path in paths if rows[path.name]]
+    halves = {kind: _embed_all(name, shards, manifest.digest, settings, progress) for kind, name in names.items()}
     chunk_size = {"chunk_size": manifest.parameters["chunk_size"]}
-    return _merge_all(dna, protein, shards, chunk_size, Path(settings.out), progress)
+    return _merge_all(halves, shards, chunk_size, Path(settings.out), progress)
 
 
 def _embed_all(
@@ -192,13 +211,10 @@ def _jobs(output: OutputDirectory, encoder: Encoder, shards: Sequence[FrameShard
     by_name = {shard.half: shard for shard in shards}
     for claim in output.claims(list(by_name)):
         source = by_name[claim.name].source
-        table = read_frames(source, ["frame_id", "label", _COLUMNS[encoder.kind]])
-        labels = set(table["label"].to_pylist())
-        if len(labels) != 1:
-            raise DataError(f"{source}: has labels {sorted(labels)}, but a shard has one; run prepare again")
-        ids = table["frame_id"].to_pylist()
-        tokens = encoder.tokenise(table[_COLUMNS[encoder.kind]].to_pylist(), ids)
-        yield _Job(claim, ids, labels.pop(), tokens)
+        ids, labels, sequences = by_name[claim.name].read(encoder.kind)
+        if len(set(labels)) != 1:
+            raise DataError(f"{source}: has labels {sorted(set(labels))}, but a shard has one; run prepare again")
+        yield _Job(claim, ids, labels[0], encoder.tokenise(sequences, ids))
 
 
 def _count(shards: Sequence[FrameShard], provenance: EncoderProvenance) -> dict[str, Any]:
@@ -208,7 +224,7 @@ def _count(shards: Sequence[FrameShard], provenance: EncoderProvenance) -> dict[
     for shard in shards:
         frames += shard.rows
         if limit is not None:
-            lengths = pc.utf8_length(read_frames(shard.source, [_COLUMNS[provenance.kind]]).column(0)).to_numpy()
+            lengths = np.array([len(sequence) for sequence in shard.read(provenance.kind)[2]])
             sequences += int((lengths > limit).sum())
             letters += int((lengths - limit).clip(min=0).sum())
     truncated = {"sequences": sequences, "letters": letters}
@@ -216,15 +232,14 @@ def _count(shards: Sequence[FrameShard], provenance: EncoderProvenance) -> dict[
 
 
 def _merge_all(
-    dna: _Half, protein: _Half, shards: Sequence[FrameShard], facts: dict[str, int], out: Path, progress: Progress
+    halves: Mapping[str, _Half], shards: Sequence[FrameShard], facts: dict[str, int], out: Path, progress: Progress
 ) -> Manifest:
-    """Write the feature set of two halves: each frame's DNA vector, then its protein vector."""
-    halves = {"dna": dna, "protein": protein}
+    """Write the feature set of the halves: each frame's DNA vector, then its protein vector where there is one."""
     output = OutputDirectory(
-        out / f"{dna.directory.name}+{protein.directory.name}",
+        out / "+".join([halves[kind].directory.name if kind in halves else NO_PROTEIN for kind in _COLUMNS]),
         "features",
         {kind: half.manifest.parameters for kind, half in halves.items()},
-        {kind: half.manifest.digest for kind, half in halves.items()} | dna.manifest.inputs,
+        {kind: half.manifest.digest for kind, half in halves.items()} | halves["dna"].manifest.inputs,
     )
     manifest = output.shared()
     if manifest is not None:
@@ -237,13 +252,14 @@ def _merge_all(
     for claim in output.claims(list(by_name)):
         shard = by_name[claim.name]
         with claim.lock:
-            _merge(dna.directory / shard.half, protein.directory / shard.half, claim.target)
+            _merge([half.directory / shard.half for half in halves.values()], claim.target)
         merged += shard.rows
         progress("merge", merged, total)
-    provenance = {kind: half.manifest.details["provenance"] for kind, half in halves.items()}
+    none = EncoderProvenance(NO_PROTEIN, "protein", 0, "none", "", "fp32", "none").asdict()
+    provenance = {"protein": none} | {kind: half.manifest.details["provenance"] for kind, half in halves.items()}
     dimensions = {f"{kind}_dim": encoder["dimension"] for kind, encoder in provenance.items()}
     counts = {
-        **dna.manifest.counts,
+        **halves["dna"].manifest.counts,
         "truncated": {kind: half.manifest.counts["truncated"] for kind, half in halves.items()},
     }
     return output.complete_shared(
@@ -251,13 +267,14 @@ def _merge_all(
     )
 
 
-def _merge(dna: Path, protein: Path, target: Path) -> None:
-    """Join two shards of vectors side by side.
+def _merge(paths: Sequence[Path], target: Path) -> None:
+    """Join shards of vectors side by side.
 
     Raises:
         DataError: their ids or labels are not the same, row by row.
     """
-    left, right = read_shard(dna), read_shard(protein)
-    if left.ids != right.ids or left.label != right.label:
-        raise DataError(f"{dna} and {protein} do not hold the same frames in the same order; extract both again")
-    write_shard(target, left.ids, torch.cat([left.data, right.data], dim=1), left.label)
+    first, *others = halves = [read_shard(path) for path in paths]
+    for other, path in zip(others, paths[1:], strict=True):
+        if first.ids != other.ids or first.label != other.label:
+            raise DataError(f"{paths[0]} and {path} do not hold the same frames in the same order; extract both again")
+    write_shard(target, first.ids, torch.cat([half.data for half in halves], dim=1), first.label)

@@ -28,6 +28,7 @@ from virnuc.storage.manifest import Manifest, Shard, has_manifest, read_manifest
 
 # VirNucPro joins DNABERT-S with one of two protein encoders: dimensions by width of the merged vectors.
 VIRNUCPRO_WIDTHS = {3328: ("dnabert_s", 768, "esm2_3b", 2560), 2048: ("dnabert_s", 768, "fastesm650", 1280)}
+NO_PROTEIN = "none"  # stands for the protein encoder in the features of chunks
 _OUR_SHARD = re.compile(r"output_0\d{4}_merged\.pt")  # VirNucPro counts from 1, without leading zeros
 
 
@@ -112,6 +113,11 @@ class FeatureSet:
     def chunk_size(self) -> int:
         """Length in bp of the chunks that were embedded; 0 if it was not recorded."""
         return int(self.manifest.details.get("chunk_size", 0))
+
+    @property
+    def of_chunks(self) -> bool:
+        """Whether the vectors are of the DNA of chunks, one for each strand, and not of frames."""
+        return bool(self.encoders["protein"]["name"] == NO_PROTEIN)
 
     @property
     def members(self) -> tuple[FeatureSet, ...]:

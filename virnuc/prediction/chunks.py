@@ -1,9 +1,9 @@
 """Chunks of sequences to the pieces that are embedded, every chunk with a status.
 
 A chunk is embedded once for each of its open frames. One without an open frame is embedded once, by its longest open
-reading frame: the longest run of codons without a stop in any of its six frames (unless a companion scores it, see
-`companion`). It is marked, because the classifier has seen no such chunk in training. The longest open reading frame
-gives the protein, the whole reading frame around it the DNA.
+reading frame: the longest run of codons without a stop in any of its six frames (unless a companion scores it alone).
+It is marked, because the classifier has seen no such frame in training. The longest open reading frame gives the
+protein, the whole reading frame around it the DNA.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from virnuc.sequences.chunking import chunk_starts
 from virnuc.sequences.translation import FRAME_NAMES, Translation
 from virnuc.settings import MIN_CHUNK_SIZE
 
-SCORED = "scored"  # by its open frames
-NO_OPEN_FRAME = "no_open_frame"  # scored by its longest open reading frame, its DNA or both
+SCORED = "scored"  # has an open frame
+NO_OPEN_FRAME = "no_open_frame"  # has none; scored by its longest open reading frame, its DNA or both
 AMBIGUOUS = "ambiguous"  # not scored: too few of its bases are known
 TOO_SHORT = "too_short"  # not scored: the chunk, or its longest open reading frame, is too short
 STATUSES = (SCORED, NO_OPEN_FRAME, AMBIGUOUS, TOO_SHORT)

@@ -84,7 +84,7 @@ def predict(
     """
     parameters = {"model": model_digest, "chunk_size": scorer.chunk_size, "threshold": threshold}
     parameters |= {"temperature": scorer.temperature, "batch_tokens": scorer.tokens_at_once(batch_tokens)}
-    parameters |= {"no_open_frame": scorer.fallback, "regions": asdict(rule or RegionRule())}
+    parameters |= {"methods": dict(scorer.methods), "regions": asdict(rule or RegionRule())}
     finished = 0
 
     def advance(chunks: list[Chunk]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,16 @@ from safetensors.torch import load_file, save_file
 
 from virnuc.encoders import Encoder, load_recorded, recorded_directory
 from virnuc.errors import DataError
-from virnuc.prediction.companion import LONGEST_ORF, Companion
+from virnuc.prediction.chunks import ANSWERED, NO_OPEN_FRAME
+from virnuc.prediction.companion import COMPANION, FRAMES, MEAN, Companion
 from virnuc.prediction.scoring import Scorer
 from virnuc.storage.files import read_json, sha256_file, write_text
 from virnuc.training.checkpoint import Checkpoint
 from virnuc.training.classifier import Classifier
 
-FORMAT_VERSION = 3
-# 1 has no companion; chunks without an open frame are scored by their longest open reading frame. 2 has other names.
-READABLE_VERSIONS = (1, 2, FORMAT_VERSION)
-_NAMES_OF_2 = {"way": "fallback", "stretch": LONGEST_ORF}
+FORMAT_VERSION = 4
+# 1 has no companion; in 2 and 3, which differ in names, it is for chunks without an open frame only.
+READABLE_VERSIONS = (1, 2, 3, FORMAT_VERSION)
 CONFIG = "scorer.json"
 DIGEST_TAG = "virnuc.scorer_sha256"  # of a registered version and of its logged model, see `scorer_digest`
 CLASSIFIER, COMPANION_CLASSIFIER = "classifier.safetensors", "companion.safetensors"
@@ -43,15 +43,19 @@ _TRAINED = ("model_type", "modality", "checkpoint_version", "training_date", "fe
 
 
 @dataclass(frozen=True)
-class FallbackRecord:
-    """How a model scores chunks without an open frame, and the measurements that decided it."""
+class MethodChoice:
+    """How a model scores the chunks of one status, and the measurements that decided it."""
 
-    fallback: str  # one of FALLBACKS
-    accuracy: dict[str, float] = field(default_factory=dict)  # of each fallback, over the validation chunks below
-    chunks: int = 0  # without an open frame
+    method: str = FRAMES  # one of METHODS
+    accuracy: dict[str, float] = field(default_factory=dict)  # of each method, over the validation chunks below
+    roc_auc: dict[str, float] = field(default_factory=dict)  # likewise
+    chunks: int = 0  # of this status
     viral: int = 0  # of them
     genomes: int = 0  # that they are of
     reason: str = ""  # why nothing was measured
+
+
+Choices = dict[str, MethodChoice]  # by status, SCORED and NO_OPEN_FRAME
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class ChosenCompanion:
     checkpoint: Checkpoint
     origin: str  # models:/NAME/VERSION that it was registered as
     temperature: float  # divides its logits
-    probability: float  # of STOPPED_PROBE, with the chosen fallback
+    probabilities: dict[str, float]  # of PROBE and STOPPED_PROBE, by the chosen methods
 
 
 def save_scorer(
@@ -97,7 +101,7 @@ def save_scorer(
         "temperature": temperature,
         "classifier": _describe_classifier(checkpoint, directory / CLASSIFIER),
         "companion": None,
-        "no_open_frame": asdict(FallbackRecord(LONGEST_ORF, reason="no companion was given")),
+        "methods": {status: asdict(MethodChoice(reason="no companion was given")) for status in ANSWERED},
         "encoders": [_save_encoder(kind, trained_on[kind], directory, weights or {}) for kind in kinds],
         "probe": {"sequence": PROBE, "probability": None},
         "trained": {name: checkpoint.metadata.get(name) for name in _TRAINED},
@@ -108,9 +112,9 @@ def save_scorer(
         _write_config(directory, config)
 
 
-def save_fallback(directory: Path, record: FallbackRecord, companion: ChosenCompanion | None = None) -> FallbackRecord:
-    """Write into the scorer in `directory` how it scores chunks without an open frame; return `record`."""
-    config = read_config(directory) | {"no_open_frame": asdict(record)}
+def save_choices(directory: Path, choices: Choices, companion: ChosenCompanion | None = None) -> Choices:
+    """Write into the scorer in `directory` how it scores the chunks of each status; return `choices`."""
+    config = read_config(directory) | {"methods": {status: asdict(choice) for status, choice in choices.items()}}
     if companion is not None:
         checkpoint = companion.checkpoint
         save_file(checkpoint.model_state, directory / COMPANION_CLASSIFIER)
@@ -119,10 +123,11 @@ def save_fallback(directory: Path, record: FallbackRecord, companion: ChosenComp
             **{name: checkpoint.metadata.get(name) for name in _TRAINED},
             "origin": companion.origin,
             "temperature": companion.temperature,
-            "probe": {"sequence": STOPPED_PROBE, "probability": companion.probability},
+            "probe": {"sequence": STOPPED_PROBE, "probability": companion.probabilities[STOPPED_PROBE]},
         }
+        config["probe"] = {"sequence": PROBE, "probability": companion.probabilities[PROBE]}
     _write_config(directory, config)
-    return record
+    return choices
 
 
 def load_scorer(directory: Path, weights: Mapping[str, str] | None = None, device: str = "cpu") -> Scorer:
@@ -149,19 +154,22 @@ def load_scorer(directory: Path, weights: Mapping[str, str] | None = None, devic
         and Companion(
             _load_classifier(directory / COMPANION_CLASSIFIER, companion, device), temperature=companion["temperature"]
         ),
-        fallback=read_fallback(config).fallback,
+        methods={status: choice.method for status, choice in read_choices(config).items()},
     )
     check_probe(scorer, directory)
     return scorer
 
 
-def read_fallback(config: Mapping[str, Any]) -> FallbackRecord:
-    """Return how a scorer scores chunks without an open frame, from the contents of its scorer.json."""
-    earlier = asdict(FallbackRecord(LONGEST_ORF, reason="the model was packed before there were companions"))
-    record = {_NAMES_OF_2.get(key, key): value for key, value in config.get("no_open_frame", earlier).items()}
-    record["fallback"] = _NAMES_OF_2.get(record["fallback"], record["fallback"])
-    record["accuracy"] = {_NAMES_OF_2.get(key, key): value for key, value in record["accuracy"].items()}
-    return FallbackRecord(**record)
+def read_choices(config: Mapping[str, Any]) -> Choices:
+    """Return how a scorer scores the chunks of each status, from the contents of its scorer.json."""
+    if "methods" in config:
+        return {status: MethodChoice(**config["methods"][status]) for status in ANSWERED}
+    choices = {status: MethodChoice(reason="the model was registered by an earlier virnuc") for status in ANSWERED}
+    record = config.get("no_open_frame", {})
+    earlier = record.get("fallback", record.get("way"))
+    if earlier in (COMPANION, MEAN):
+        choices[NO_OPEN_FRAME] = replace(choices[NO_OPEN_FRAME], method=earlier)
+    return choices
 
 
 def read_config(directory: Path) -> dict[str, Any]:

@@ -2,14 +2,15 @@
 
 The registered model and the `predict` stage both score with it, so they agree. A chunk may have several open
 frames; its two scores are the highest non-viral and the highest viral one among them, and it is viral if the
-viral score is at least the other, as in VirNucPro. A chunk without an open frame is scored by the fallback that was the
-most accurate for this model on validation chunks: its longest open reading frame, a companion, or the mean of both.
+viral score is at least the other, as in VirNucPro. Of a chunk without an open frame the longest open reading frame is
+scored. A companion scores chunks alone, or together with their frames, if that was the most accurate on this model's
+validation chunks of their status.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,8 @@ import torch
 
 from virnuc.encoders import Encoder
 from virnuc.errors import DataError, DimensionError
-from virnuc.prediction.chunks import NO_OPEN_FRAME, SCORED, Piece, cut
-from virnuc.prediction.companion import COMPANION, FALLBACKS, FRAMES, LONGEST_ORF, MEAN, Companion
+from virnuc.prediction.chunks import ANSWERED, SCORED, Piece, cut
+from virnuc.prediction.companion import COMPANION, FRAMES, MEAN, METHODS, Companion
 from virnuc.sequences.translation import FRAME_NAMES
 from virnuc.settings import PredictSettings
 from virnuc.training.classifier import AT_ONCE, Classifier, classify
@@ -36,7 +37,7 @@ class Scorer:
     temperature: float = 1.0  # divides the logits
     device: str = "cpu"
     companion: Companion | None = None  # classifies vectors of the DNA encoder
-    fallback: str = LONGEST_ORF  # how chunks without an open frame are scored, one of FALLBACKS
+    methods: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(ANSWERED, FRAMES))  # by status
 
     def __post_init__(self) -> None:
         """Raise a DimensionError if encoders and classifiers do not fit together."""
@@ -44,10 +45,9 @@ class Scorer:
         if width != wanted:
             names = " + ".join(encoder.name for encoder in self.encoders)
             raise DimensionError(f"the classifier takes {wanted} values, but {names} give {width}")
-        if self.fallback not in FALLBACKS or (self.fallback != LONGEST_ORF and self.companion is None):
-            raise DataError(
-                f"chunks without an open frame cannot be scored by {self.fallback!r}; register the model again"
-            )
+        usable = METHODS if self.companion else (FRAMES,)
+        if tuple(self.methods) != ANSWERED or not set(self.methods.values()) <= set(usable):
+            raise DataError(f"chunks cannot be scored by {dict(self.methods)}; register the model again")
         if self.companion is not None and self.companion.classifier.input_dim != self.dna_encoder.dimension:
             wanted, width = self.companion.classifier.input_dim, self.dna_encoder.dimension
             raise DimensionError(f"the companion takes {wanted} values, but {self.dna_encoder.name} gives {width}")
@@ -70,31 +70,32 @@ class Scorer:
     def score(self, chunks: Sequence[str], batch_tokens: int = BATCH_TOKENS) -> pd.DataFrame:
         """Return a row for each chunk of upper-case IUPAC letters, in their order.
 
-        Columns: `status`; `scored_by`, frames or one of FALLBACKS, empty where there is no score; `score1` and
-        `score2`, float64, the highest non-viral and viral score of its frames, NaN where there is none; `probability`,
-        0.5 plus half of score2 - score1, at least 0.5 exactly where the chunk is viral; `frame`, the one with the
-        higher of the two scores; `frames`, the number scored. The companion reads no frame: a chunk scored by it alone
-        has an empty `frame` and 0 `frames`.
+        Columns: `status`; `scored_by`, one of METHODS, empty where there is no score; `score1` and `score2`, float64,
+        the highest non-viral and viral score of its frames, or the companion's, or the mean of both, NaN where there is
+        none; `probability`, 0.5 plus half of score2 - score1, at least 0.5 exactly where the chunk is viral; `frame`,
+        the one with the higher of its two scores; `frames`, the number scored. Open frames are always scored, as
+        VirNucPro's files list them; a chunk without one that the companion scores alone has an empty `frame` and 0
+        `frames`.
         """
         return self.score_frames(chunks, batch_tokens)[0]
 
     def score_frames(self, chunks: Sequence[str], batch_tokens: int = BATCH_TOKENS) -> tuple[pd.DataFrame, np.ndarray]:
         """Return the rows of `score`, and the viral score of each frame as float64 `[n, 6]`, F1 to R3, NaN for none."""
         statuses, pieces = cut(chunks)
-        if self.fallback == COMPANION:
-            pieces = [piece for piece in pieces if statuses[piece.chunk] == SCORED]
-        probabilities = self._probabilities(pieces, batch_tokens)
         table = pd.DataFrame({"status": statuses, "score1": np.nan, "score2": np.nan, "frame": "", "frames": 0})
+        table.insert(1, "scored_by", table["status"].map(self.methods).fillna(""))
+        methods = table["scored_by"].to_numpy()
+        pieces = [piece for piece in pieces if statuses[piece.chunk] == SCORED or methods[piece.chunk] != COMPANION]
+        probabilities = self._probabilities(pieces, batch_tokens)
         if pieces:
             best = _best_of_chunk(pieces, probabilities)
             table.loc[best.index, best.columns] = best
-        stopped = np.flatnonzero(table["status"] == NO_OPEN_FRAME).tolist()
-        if self.companion is not None and self.fallback != LONGEST_ORF and stopped:
-            letters = [chunks[number] for number in stopped]
+        read = np.flatnonzero(np.isin(methods, (COMPANION, MEAN)))
+        if self.companion is not None and len(read):
+            letters = [chunks[number] for number in read.tolist()]
             own = self.companion.probabilities(self.dna_encoder, letters, batch_tokens, self.device)
-            both = table.loc[stopped, ["score1", "score2"]].to_numpy()
-            table.loc[stopped, ["score1", "score2"]] = (own + both) / 2 if self.fallback == MEAN else own
-        table.insert(1, "scored_by", table["status"].map({SCORED: FRAMES, NO_OPEN_FRAME: self.fallback}).fillna(""))
+            of_frames = table.loc[read, ["score1", "score2"]].to_numpy()
+            table.loc[read, ["score1", "score2"]] = np.where(methods[read, None] == MEAN, (own + of_frames) / 2, own)
         lead = table["score2"] - table["score1"]
         probability = np.where(lead >= 0, 0.5 + lead / 2, np.minimum(0.5 + lead / 2, np.nextafter(0.5, 0)))
         table.insert(4, "probability", probability)

@@ -31,8 +31,8 @@ _LISTED = 10  # sequences in a table
 _DRAWN, _MIN_CHUNKS, _WINDOWS = 8, 5, 200  # sequences along their length, their chunks at least, windows at most
 _KINDS = {SCORED: "with an open frame", NO_OPEN_FRAME: "without one"}
 _MEANINGS = {
-    SCORED: "scored by its open frames",
-    NO_OPEN_FRAME: "has no open frame; scored by a fallback (column scored_by), less certain",
+    SCORED: "has an open frame",
+    NO_OPEN_FRAME: "has no open frame; scored by its longest one or its DNA (column scored_by), less certain",
     AMBIGUOUS: "no score: too many unknown bases",
     TOO_SHORT: "no score: nothing in it is long enough",
 }

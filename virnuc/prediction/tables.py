@@ -100,7 +100,8 @@ def _written(parts: list[Path], texts: dict[str, _Text], calls: pq.ParquetWriter
         _write_table(texts["calls.tsv"], calls, part, CALLS)
         opened = part[part["status"] == SCORED]
         texts[FRAMES_TXT].write(_frames(opened))
-        virus = np.where(opened["score2"] >= opened["score1"], "True", "False")
+        viral = opened[list(FRAME_NAMES)]
+        virus = np.where(viral.max(axis=1) >= 1 - viral.min(axis=1), "True", "False")
         highest = pd.DataFrame({"Modified_ID": opened["Sequence_ID"], "Is_Virus": virus})
         texts[HIGHEST_CSV].write(highest[[name for name, *_ in HIGHEST_COLUMNS]])
         yield part

@@ -46,12 +46,13 @@ _COVERAGE = {
     "… without an open frame": "test/coverage/no_open_frame",
     "… with open frames, but none in an annotated CDS": "test/coverage/no_cds_evidence",
     "… with other bases than ACGT, in no accuracy here": "test/coverage/ambiguous_bases",
-    "Chunks without a frame that were scored, as predict scores them": "test/coverage/uncovered_scored",
-    "Accuracy over chunks with a frame, by these frames": "test/coverage/accuracy_of_covered_chunks",
+    "Chunks that were scored, as predict scores them": "test/coverage/chunks_scored",
+    "Accuracy over chunks with a frame": "test/coverage/accuracy_of_covered_chunks",
     "Accuracy over chunks without a frame": "test/coverage/accuracy_of_uncovered_chunks",
     "Accuracy over chunks without an open frame": "test/coverage/accuracy_of_no_open_frame_chunks",
     "Accuracy over chunks with open frames outside a CDS": "test/coverage/accuracy_of_no_cds_evidence_chunks",
-    "Accuracy over all chunks, each kind by its share": "test/coverage/accuracy_of_all_chunks",
+    "Accuracy over all chunks": "test/coverage/accuracy_of_all_chunks",
+    "ROC-AUC over all chunks": "test/coverage/roc_auc_of_all_chunks",
 }
 
 
@@ -130,6 +131,6 @@ def _cell(key: str, logged: Mapping[str, Any]) -> str:
     if value is None:
         return UNKNOWN
     whole = key.startswith("test/leak") or key.endswith("frames_with_relative")
-    if whole or ("test/coverage" in key and "accuracy" not in key):
+    if whole or ("test/coverage" in key and "_of_" not in key):
         return f"{value:,.0f}"
     return with_interval({"value": value, "low": logged.get(f"{key}_low"), "high": logged.get(f"{key}_high")})

@@ -13,6 +13,7 @@ from virnuc.sequences.chunking import chunk_starts
 from virnuc.sequences.evidence import occur_in_annotation
 from virnuc.sequences.frames import (
     CHUNK_SCHEMA,
+    COVERED,
     FRAME_SCHEMA,
     NO_CDS_EVIDENCE,
     NO_OPEN_FRAME,
@@ -72,7 +73,7 @@ class _Chunks:
 def cut_records(
     records: Sequence[Record], counts: Sequence[RecordCounts], chunk_size: int, evidence: str
 ) -> tuple[Iterator[pa.Table], Iterator[pa.Table]]:
-    """Return frames, by record, chunk, then F1 to R3, and the chunks without one, in parts; fill in the counts."""
+    """Return frames, by record, chunk, then F1 to R3, and all chunks, in parts; fill in the counts."""
     dna = "".join(record.sequence for record in records)
     chunks = _chunk(records, counts, np.frombuffer(dna.encode("ascii"), dtype=np.uint8), chunk_size)
     translation, clean = Translation(dna), chunks.clean()
@@ -87,10 +88,11 @@ def cut_records(
     covered = np.isin(np.arange(len(clean)), at)
     stopped = clean & ~opened.any(axis=1)
     unsupported = clean & ~stopped & ~covered
-    reasons = {"ambiguous_bases": ~clean, NO_OPEN_FRAME: stopped, NO_CDS_EVIDENCE: unsupported, "covered": covered}
+    reasons = {"ambiguous_bases": ~clean, NO_OPEN_FRAME: stopped, NO_CDS_EVIDENCE: unsupported, COVERED: covered}
+    reason = np.select([covered, stopped], [0, 1], 2)
     for name, which in (reasons | {"frames": at}).items():
         chunks.count(name, which)
-    return _frame_tables(chunks, at, index, frames), _chunk_tables(chunks, np.flatnonzero(clean & ~covered), stopped)
+    return _frame_tables(chunks, at, index, frames), _chunk_tables(chunks, np.flatnonzero(clean), reason)
 
 
 def _chunk(records: Sequence[Record], counts: Sequence[RecordCounts], bases: np.ndarray, chunk_size: int) -> _Chunks:
@@ -115,12 +117,12 @@ def _frame_tables(chunks: _Chunks, at: np.ndarray, index: np.ndarray, frames: Fr
         yield pa.table([columns[name] for name in FRAME_SCHEMA.names], schema=FRAME_SCHEMA)
 
 
-def _chunk_tables(chunks: _Chunks, at: np.ndarray, stopped: np.ndarray) -> Iterator[pa.Table]:
-    reasons = pa.array((NO_CDS_EVIDENCE, NO_OPEN_FRAME))
+def _chunk_tables(chunks: _Chunks, at: np.ndarray, reason: np.ndarray) -> Iterator[pa.Table]:
+    reasons = pa.array((COVERED, NO_OPEN_FRAME, NO_CDS_EVIDENCE))
     for begin in range(0, len(at), SHARD_ROWS):
         part = at[begin : begin + SHARD_ROWS]
         columns = chunks.columns(part, pa.array([""] * len(part)))
-        columns["reason"] = reasons.take(pa.array(stopped[part].astype(np.int64)))
+        columns["reason"] = reasons.take(pa.array(reason[part]))
         columns["nucleotide"] = _texts(gather(chunks.bases, chunks.begin[part], chunks.size[part]), chunks.size[part])
         yield pa.table([columns[name] for name in CHUNK_SCHEMA.names], schema=CHUNK_SCHEMA)
 

@@ -1,7 +1,7 @@
 """Frames: the stop-free reading frames of a record's chunks, and the Parquet shards that hold them.
 
-Chunks that gave no frame lie beside them, under `uncovered/` with a manifest of their own: the digest of the frames
-stays that of the frames, whatever becomes of the rest.
+All chunks lie beside them, with a frame or without, under `chunks/` with a manifest of their own: the digest of the
+frames stays that of the frames, whatever becomes of the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from virnuc.storage.manifest import read_manifest
 
 SHARD_ROWS = 10_000
 GENOMES = "genomes.parquet"
-UNCOVERED = "uncovered"  # directory of the chunks without a frame, below that of the frames
+CHUNKS = "chunks"  # directory of the chunks, below that of the frames
+COVERED = "covered"  # a chunk with a frame
 NO_OPEN_FRAME, NO_CDS_EVIDENCE = "no_open_frame", "no_cds_evidence"  # why a chunk has no frame
 FRAME_SCHEMA = pa.schema(
     [
@@ -42,7 +43,7 @@ CHUNK_SCHEMA = pa.schema(
         ("chunk_id", pa.string()),  # ACCESSION_chunk_K
         *(FRAME_SCHEMA.field(name) for name in ("record", "genome", "organism", "lineage", "group", "label")),
         *(FRAME_SCHEMA.field(name) for name in ("chunk_index", "chunk_start")),
-        ("reason", pa.string()),  # no_open_frame or no_cds_evidence
+        ("reason", pa.string()),  # covered, no_open_frame or no_cds_evidence
         ("nucleotide", pa.string()),  # the whole chunk, forward strand
     ]
 )
@@ -76,16 +77,16 @@ def frame_shards(directory: Path) -> list[Path]:
     return [directory / shard.path for shard in shards if shard.path not in (GENOMES, GENOME_TABLE)]
 
 
-def uncovered_shards(directory: Path) -> list[Path]:
-    """Return the shards of the chunks without a frame of a finished directory of frames.
+def chunk_shards(directory: Path) -> list[Path]:
+    """Return the shards of the chunks of a finished directory of frames.
 
     Raises:
         DataError: there are none, or they are not those that were written with the frames.
     """
-    manifest = read_manifest(directory / UNCOVERED, "chunks")
-    if manifest.digest != read_manifest(directory, "frames").details.get("uncovered_digest"):
-        raise DataError(f"{directory / UNCOVERED}: not written together with the frames; run prepare again")
-    return [directory / UNCOVERED / shard.path for shard in manifest.shards]
+    manifest = read_manifest(directory / CHUNKS, "chunks")
+    if manifest.digest != read_manifest(directory, "frames").details.get("chunks_digest"):
+        raise DataError(f"{directory / CHUNKS}: not written together with the frames; run prepare again")
+    return [directory / CHUNKS / shard.path for shard in manifest.shards]
 
 
 def read_frames(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -98,7 +99,7 @@ def read_frames(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def read_chunks(path: Path) -> pa.Table:
-    """Read a shard of chunks without a frame.
+    """Read a shard of chunks.
 
     Raises:
         DataError: the file is damaged or has other columns.

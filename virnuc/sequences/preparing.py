@@ -1,7 +1,7 @@
 """`prepare`: genomes to frames, with every chunk and frame that is dropped counted by its reason.
 
-Chunks without a frame are kept beside the frames, under `uncovered/`: `predict` answers for such chunks too, and how
-well it does is judged on them. Only chunks with bases other than ACGT are lost.
+The DNA of all chunks, with a frame or without, is kept beside the frames, under `chunks/`: `predict` answers for every
+chunk, and a companion is trained on them. Only chunks with bases other than ACGT are lost.
 
 Each source file is staged by itself, by as many processes as are wanted (see `staging`). When all are done their shards
 get their numbers, in the order of the files' names, identical frames are dropped, the draw of `--balance` is made,
@@ -27,7 +27,15 @@ import pyarrow.parquet as pq
 
 from virnuc.errors import DataError, VirnucError
 from virnuc.runtime import Progress, silent
-from virnuc.sequences.frames import GENOMES, NO_CDS_EVIDENCE, NO_OPEN_FRAME, UNCOVERED, RecordCounts, read_frames
+from virnuc.sequences.frames import (
+    CHUNKS,
+    COVERED,
+    GENOMES,
+    NO_CDS_EVIDENCE,
+    NO_OPEN_FRAME,
+    RecordCounts,
+    read_frames,
+)
 from virnuc.sequences.genomes import GENOME_TABLE, TableRow, read_genome_table, write_genome_table
 from virnuc.sequences.identical import drop_identical, find_identical
 from virnuc.sequences.sources import SourceFile, find_sources
@@ -51,7 +59,7 @@ def prepare(settings: PrepareSettings, progress: Progress = silent) -> Manifest:
         UsageError: no such directory.
         ParseError: a file is damaged.
         DataError: no sequence files, one class only, an accession twice, no frame at all, or a finished directory that
-            lacks the chunks without a frame.
+            lacks the chunks.
     """
     sources = find_sources(Path(settings.source))
     out = Path(settings.out)
@@ -71,10 +79,10 @@ def prepare(settings: PrepareSettings, progress: Progress = silent) -> Manifest:
 
 
 def _check_whole(out: Path, manifest: Manifest) -> Manifest:
-    if not has_manifest(out / UNCOVERED):
+    if not has_manifest(out / CHUNKS):
         raise DataError(
-            f"{out}: has no {UNCOVERED}/, the chunks without a frame, which an earlier virnuc did not keep; "
-            f"delete {out} and run prepare again: the frames will be the same, and features made from them stay valid"
+            f"{out}: its {CHUNKS}/ is gone; delete {out} and run prepare again: the frames will be the same, "
+            "and features made from them stay valid"
         )
     return manifest
 
@@ -127,7 +135,7 @@ def _finish(output: OutputDirectory, settings: PrepareSettings, sources: Sequenc
     write_genome_table(out / GENOME_TABLE, described)
     rows = _rows(out, shards)
     totals = {name: sum(getattr(counts, name) for counts in counted) for name in _totals()}
-    uncovered = _finish_uncovered(output, _number(output, sources, notes, UNCOVERED)[0], totals)
+    chunks = _finish_chunks(output, _number(output, sources, notes, CHUNKS)[0], totals)
     counts = {
         "in": {
             "records": len(read),
@@ -147,7 +155,7 @@ def _finish(output: OutputDirectory, settings: PrepareSettings, sources: Sequenc
         },
     }
     details = {
-        "uncovered_digest": uncovered.digest,
+        "chunks_digest": chunks.digest,
         "records_by_source_of_genome": dict(Counter(counts.genome_found_in for counts in counted)),
     }
     return output.complete(rows | dict.fromkeys((GENOMES, GENOME_TABLE), len(counted)), counts, details)
@@ -172,16 +180,16 @@ def _number(
     return shards, hashes
 
 
-def _finish_uncovered(frames: OutputDirectory, shards: list[Path], totals: dict[str, int]) -> Manifest:
-    """Write the manifest of the chunks without a frame."""
+def _finish_chunks(frames: OutputDirectory, shards: list[Path], totals: dict[str, int]) -> Manifest:
+    """Write the manifest of the chunks."""
     parameters = {name: frames.parameters[name] for name in ("chunk_size", "evidence")}
-    output = OutputDirectory(frames.directory / UNCOVERED, "chunks", parameters, frames.inputs)
+    output = OutputDirectory(frames.directory / CHUNKS, "chunks", parameters, frames.inputs)
     rows = _rows(output.directory, shards)
-    without = {reason: totals[reason] for reason in (NO_OPEN_FRAME, NO_CDS_EVIDENCE)}
+    by_reason = {reason: totals[reason] for reason in (COVERED, NO_OPEN_FRAME, NO_CDS_EVIDENCE)}
     counts = {
         "in": {"chunks": totals["chunks"]},
-        "out": {"chunks": sum(rows.values()), **without},
-        "dropped": {"chunks_with_frames": totals["covered"], "chunks_ambiguous_bases": totals["ambiguous_bases"]},
+        "out": {"chunks": sum(rows.values()), **by_reason},
+        "dropped": {"chunks_ambiguous_bases": totals["ambiguous_bases"]},
     }
     return output.complete(rows, counts)
 

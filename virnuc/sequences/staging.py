@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from virnuc.sequences.cutting import cut_records
-from virnuc.sequences.frames import SHARD_ROWS, UNCOVERED, RecordCounts
+from virnuc.sequences.frames import CHUNKS, SHARD_ROWS, RecordCounts
 from virnuc.sequences.genomes import TableRow
 from virnuc.sequences.reading import Record, read_records
 from virnuc.sequences.sources import SourceFile
@@ -36,7 +36,7 @@ def note_of(output: OutputDirectory, source: SourceFile) -> Path:
 
 
 def staged(output: OutputDirectory, source: SourceFile, kind: str, number: int) -> Path:
-    """Return the place of a file's shard number `number` of frames or uncovered chunks."""
+    """Return the place of a file's shard number `number` of frames or chunks."""
     return output.progress / source.path.name / f"{kind}-{number:05d}.parquet"
 
 
@@ -65,7 +65,7 @@ def _stage(
 ) -> dict[str, Any]:
     """Write the shards of one file; return how many there are of each kind, and the counts of its records."""
     counted: list[RecordCounts] = []
-    shards = [_Shards(output, source, kind) for kind in (FRAMES, UNCOVERED)]
+    shards = [_Shards(output, source, kind) for kind in (FRAMES, CHUNKS)]
     for records in _batches(read_records(source.path, genomes)):
         counts = [_describe(record, source, settings.chunk_size) for record in records]
         tables = cut_records(records, counts, settings.chunk_size, settings.evidence)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
+STRANDS = ("F1", "R1")  # of a whole chunk, named after the frames that begin at their first base
 
 _STANDARD_CODE = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG"  # NCBI table 1, bases in order TCAG
 _IUPAC = {
@@ -47,6 +48,11 @@ class ReadingFrame:
 def reverse_complement(dna: str) -> str:
     """Return the other strand of upper-case IUPAC `dna`, 5' to 3'."""
     return dna.translate(_COMPLEMENT)[::-1]
+
+
+def both_strands(dna: str) -> tuple[str, str]:
+    """Return upper-case IUPAC `dna` and its other strand, in the order of STRANDS."""
+    return dna, reverse_complement(dna)
 
 
 def six_frames(dna: str) -> list[ReadingFrame]:

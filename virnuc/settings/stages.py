@@ -144,8 +144,8 @@ class TrainSettings(Settings):
     modality: str = option("merged", "Which half of the features to use.", choices=("merged", "dna", "protein"))
     companion: str = option(
         "",
-        "Registered model of --modality dna, trained on the same split, as models:/NAME/VERSION. It is tried on "
-        "validation chunks without an open frame and scores such chunks if it does better.",
+        "Registered model of --modality dna, trained on the same split, as models:/NAME/VERSION. It is tried on all "
+        "validation chunks and scores chunks, alone or together with their frames, if that is more accurate.",
     )
     checkpoint: str = option(
         "final",
@@ -215,8 +215,8 @@ class EvaluateSettings(Settings):
     )
     split: str = option("data/test_set", "Directory of the split.")
     shuffled: bool = option(True, "Test on frames with shuffled letters too, as a control.")
-    uncovered: int = option(
-        2000, "Maximum number of test chunks without a frame to score, drawn by the seed; 0 leaves them out.", minimum=0
+    chunks: int = option(
+        4000, "Maximum number of test chunks to score as predict does, drawn by the seed; 0 leaves them out.", minimum=0
     )
     device: str = device()
     weights: Mapping[str, str] = weights()

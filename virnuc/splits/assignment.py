@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from virnuc.errors import DataError
-from virnuc.sequences.frames import CHUNK_SCHEMA, read_chunks, uncovered_shards
+from virnuc.sequences.frames import CHUNK_SCHEMA, chunk_shards, read_chunks
 from virnuc.sequences.genomes import read_genome_table
 from virnuc.settings import SplitSettings
 from virnuc.splits.leakage import RELATIVES, measure_leakage
@@ -29,7 +29,7 @@ from virnuc.storage.manifest import verified_manifest
 
 ASSIGNMENTS = "assignments.parquet"
 METADATA = "test_metadata.json"
-CHUNKS = "uncovered.parquet"  # chunks without a frame of the genomes for validation and testing
+CHUNKS = "chunks.parquet"  # all chunks of the genomes for validation and testing
 COLUMNS = ("frame_id", "record", "genome", "organism", "lineage", "group", "label", "length", "part")
 _REPEATED = ("record", "genome", "organism", "lineage", "group", "part")  # kept once for all frames that share them
 _HASHED_AT_ONCE = 65_536  # lines
@@ -74,15 +74,15 @@ class Split:
 
     @property
     def lacks_chunks(self) -> str:
-        """Why the split keeps no chunks without a frame; empty if it does."""
+        """Why the split keeps no chunks; empty if it does."""
         if (self.directory / CHUNKS).is_file():
             return ""
         unit = str(self.metadata.get("unit"))
-        made = "was made from features or a sample, which have none, or before they were kept"
-        return f"the split keeps no chunks without a frame: it {made if unit in WHOLE_GENOMES else f'has unit {unit}'}"
+        made = "was made from features or a sample, which have none"
+        return f"the split keeps no chunks: it {made if unit in WHOLE_GENOMES else f'has unit {unit}'}"
 
-    def uncovered(self, part: str) -> pd.DataFrame:
-        """Return the chunks without a frame of the genomes of one part, `val` or `test`.
+    def chunks(self, part: str) -> pd.DataFrame:
+        """Return all chunks of the genomes of one part, `val` or `test`; `reason` is `covered` for those with a frame.
 
         Raises:
             DataError: the split keeps none; the message says why.
@@ -168,8 +168,8 @@ def _make(output: OutputDirectory, source: Source, settings: SplitSettings) -> N
         _link_test_shards(out, Path(settings.source), table)
     elif sequences is not None:
         written |= _write_test_sequences(out, table.assign(**{name: sequences[name] for name in sequences}))
-    if "uncovered" in (output.inputs or ()):
-        written[CHUNKS] = _write_uncovered(out, Path(settings.source), source)
+    if "chunks" in (output.inputs or ()):
+        written[CHUNKS] = _write_chunks(out, Path(settings.source), source)
     counts = {
         "in": {"frames": len(table)},
         "out": metadata["frames"],
@@ -178,12 +178,12 @@ def _make(output: OutputDirectory, source: Source, settings: SplitSettings) -> N
     output.complete(written, counts, {"split_digest": metadata["digest"]})
 
 
-def _write_uncovered(out: Path, directory: Path, source: Source) -> int:
-    """Write the chunks without a frame of the genomes for validation and testing; training has no use for them."""
+def _write_chunks(out: Path, directory: Path, source: Source) -> int:
+    """Write the chunks of the genomes for validation and testing, for `predict` to be tried on; return their number."""
     assert source.records is not None  # frames have them
     part_of = parts_of_records(source.table, source.records).set_axis(source.records["record"])
     kept = [pd.DataFrame(columns=[*CHUNK_SCHEMA.names, "part"])]
-    for path in uncovered_shards(directory):
+    for path in chunk_shards(directory):
         chunks = read_chunks(path).to_pandas()
         chunks["part"] = chunks["record"].map(part_of)
         kept.append(chunks[chunks["part"].isin(["val", "test"])])

@@ -10,7 +10,7 @@ import pandas as pd
 
 from virnuc.errors import DataError, UsageError
 from virnuc.features.feature_set import FeatureSet
-from virnuc.sequences.frames import GENOMES, UNCOVERED, frame_shards, read_frames
+from virnuc.sequences.frames import CHUNKS, GENOMES, frame_shards, read_frames
 from virnuc.sequences.genomes import RECORD, TABLE, GenomeName, TableRow, look_up, name_genome
 from virnuc.storage.manifest import MANIFEST, has_manifest, read_manifest, verified_manifest
 
@@ -40,12 +40,12 @@ def is_frames(directory: Path) -> bool:
 
 
 def inputs_of(directory: Path, chunks_too: bool) -> dict[str, str]:
-    """Return the digests of frames (and of the chunks without one), or of features, compared with their files."""
+    """Return the digests of frames (and of the chunks beside them), or of features, compared with their files."""
     if not is_frames(directory):
         return {"features": FeatureSet.open(directory).digest}
     inputs = {"frames": verified_manifest(directory, "frames").digest}
-    if chunks_too and has_manifest(directory / UNCOVERED):
-        inputs["uncovered"] = verified_manifest(directory / UNCOVERED, "chunks").digest
+    if chunks_too and has_manifest(directory / CHUNKS):
+        inputs["chunks"] = verified_manifest(directory / CHUNKS, "chunks").digest
     return inputs
 
 

@@ -16,9 +16,9 @@ from typing import Any
 from virnuc.errors import DataError, UsageError
 from virnuc.storage.files import read_json, sha256_file, write_text
 
-# By kind of directory. Since 2 frames, chunks and splits distinguish records from genomes; since 3, and since 2 in the
-# others, the digest covers all of a manifest.
-FORMAT_VERSIONS = {"frames": 3, "chunks": 3, "split": 3, "embeddings": 2, "features": 2, "calls": 2}
+# By kind of directory. Since 4 all chunks are kept, not only those without a frame.
+FORMAT_VERSIONS = {"frames": 4, "chunks": 4, "split": 4, "embeddings": 2, "features": 2, "calls": 2}
+_STILL_READ = {"embeddings": 1, "features": 1, "calls": 1}  # an earlier version, whose digest covers the shards alone
 _OF_A_MACHINE = ("device", "batch_tokens")  # among the details: the same content may be made with others
 _STAGES = {"frames": "prepare", "chunks": "prepare", "split": "split", "embeddings": "extract", "features": "extract"}
 MANIFEST = "manifest.json"
@@ -54,10 +54,10 @@ class Manifest:
     def digest(self) -> str:
         """SHA-256 over all that the manifest says but for device and batch size: the identity of the content.
 
-        In the format before the current one it covers the shards alone.
+        In an earlier format that is still read it covers the shards alone.
         """
         document = asdict(self)
-        if self.format_version < FORMAT_VERSIONS[self.kind]:
+        if self.format_version == _STILL_READ.get(self.kind):
             lines = sorted(f"{shard.path} {shard.sha256}" for shard in self.shards)
             return hashlib.sha256("\n".join([self.kind, *lines]).encode()).hexdigest()
         document["details"] = {key: value for key, value in self.details.items() if key not in _OF_A_MACHINE}
@@ -153,7 +153,7 @@ def _parse(path: Path) -> Manifest:
             raise TypeError("a shard has a path and a number of rows")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a manifest of virnuc ({error})") from error
-    if manifest.format_version not in (known - 1, known):
+    if manifest.format_version not in (_STILL_READ.get(manifest.kind), known):
         raise DataError(_outdated(path, manifest))
     for shard in manifest.shards:
         parts = Path(shard.path).parts

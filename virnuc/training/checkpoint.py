@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from virnuc.errors import DataError, DimensionError, IncompatibleCheckpointError
-from virnuc.features.feature_set import FeatureSet
+from virnuc.features.feature_set import NO_PROTEIN, FeatureSet
 from virnuc.splits.assignment import Split
 from virnuc.storage.tensors import load_plain, save_plain
 from virnuc.training.classifier import Classifier
@@ -96,7 +96,8 @@ def model_name(encoders: Mapping[str, Mapping[str, Any]], modality: str) -> str:
     """Return the name that a model is kept under: its protein encoder's, or one that tells the half it uses."""
     if modality == "merged":
         return str(encoders["protein"]["name"])
-    return f"{encoders[modality]['name']}_{modality}"
+    of_chunks = encoders["protein"]["name"] == NO_PROTEIN
+    return f"{encoders[modality]['name']}_{'chunks' if of_chunks else modality}"
 
 
 def describe_training(features: FeatureSet, split: Split, modality: str, model: Classifier) -> dict[str, Any]:

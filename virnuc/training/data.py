@@ -83,9 +83,9 @@ class TrainingData:
 def match(features: FeatureSet, split: Split, modality: str, share: float = 1.0, seed: int = 0) -> TrainingData:
     """Return the frames for training and validation, found in the features.
 
-    The first member of a mixture must hold exactly the frames of the split; those of the others follow their genomes.
-    With a `share` below 1 only so many of the training genomes of each class are kept, drawn by `seed`: a smaller share
-    is part of a larger one.
+    The first member of a mixture must hold exactly the frames of the split; those of the others, and chunks, follow
+    their genomes. With a `share` below 1 only so many of the training genomes of each class are kept, drawn by `seed`:
+    a smaller share is part of a larger one.
 
     Raises:
         DataError: features and split do not hold the same frames, their labels differ, or a class is missing.
@@ -93,8 +93,11 @@ def match(features: FeatureSet, split: Split, modality: str, share: float = 1.0,
     columns = features.columns(modality)
     if columns.start == columns.stop:
         raise DataError(f"{features.directory}: it is not known which columns are {modality}; use --modality merged")
+    if features.of_chunks and modality == "merged":
+        raise DataError(f"{features.directory}: holds the DNA of chunks alone; use --modality dna")
     first, *others = features.members
-    tables = [_same_frames(first, split), *(follow(other, split) for other in others)]
+    assigned = follow(first, split) if first.of_chunks else _same_frames(first, split)
+    tables = [assigned, *(follow(other, split) for other in others)]
     left_out = sum(map(len, features.members)) - sum(map(len, tables))
     if share < 1:
         kept = _draw_genomes(split, share, seed)
