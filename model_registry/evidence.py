@@ -21,10 +21,10 @@ from mlflow.entities.model_registry import ModelVersion
 from virnuc.errors import DataError, UsageError
 from virnuc.evaluation.calibration import viral_probability
 from virnuc.evaluation.comparison import compare
-from virnuc.evaluation.metrics import Floats, Labels
 from virnuc.evaluation.predictions import chunk_predictions, labels_of, margins
 from virnuc.evaluation.sides import Comparison, SideEvidence
 from virnuc.evaluation.speed import BenchmarkResult, unfairness
+from virnuc.evaluation.weighted import Floats, Labels
 from virnuc.settings import TrainSettings
 from virnuc.tracking import Tracker, download, find_finished, get_run, model_version, version_uri, versions_of
 from virnuc.training.checkpoint import REPLICATES, Checkpoint, load_checkpoint

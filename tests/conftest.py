@@ -13,7 +13,7 @@ from filelock import FileLock
 from tests.shared import PROJECT
 
 # A busy machine is no failure, and the same examples each time; the profile below looks for others.
-hypothesis.settings.register_profile("any machine", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("any machine", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=20_000)  # see tests/fuzz
 hypothesis.settings.load_profile("any machine")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

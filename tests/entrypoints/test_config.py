@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from entrypoints.cli import main
 from entrypoints.command import stage
 from tests.shared import PROJECT
+from tests.shared.samples import sample_frames, write_features
 from virnuc.settings import PIPELINE_STAGES, STAGES, BenchmarkSettings, FeatureSource, MainSettings, TrainSettings
 from virnuc.tracking import CONFIG, download, find_runs
 
@@ -114,14 +115,15 @@ def test_overrides_on_the_command_line():
     assert "did you mean 'epochs'" in refusal("pipeline", "--overrides=train.epoch=3")
 
 
-def test_a_run_is_made_again_from_the_file_it_kept(store, frames, tmp_path, monkeypatch):
+def test_a_run_is_made_again_from_the_file_it_kept(store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = ["split", f"--source={frames}", "--test-fraction=0.25", "--seed=7"]
+    features = write_features(tmp_path / "features", *sample_frames())
+    arguments = ["split", f"--source={features}", "--test-fraction=0.25", "--seed=7"]
     assert CliRunner().invoke(main, [*arguments, "--out=first"]).exit_code == 0
     (run,) = find_runs("split", {})
     path = download(run.info.run_id, CONFIG, tmp_path)
     kept = yaml.safe_load(path.read_text())
-    assert kept == STAGES["split"](source=str(frames), test_fraction=0.25, seed=7, out="first").document()
+    assert kept == STAGES["split"](source=str(features), test_fraction=0.25, seed=7, out="first").document()
     assert CliRunner().invoke(main, ["split", "--config", str(path), "--out=second"]).exit_code == 0
     again = find_runs("split", {})[0]
     same = [{**one.data.params, "config/out": ""} for one in (run, again)]

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as skm
 
@@ -247,6 +247,7 @@ def test_other_ids_are_refused(wrong):
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.floats(0, 1)), min_size=1, max_size=20))
+@settings(max_examples=25)
 def test_a_chunk_is_viral_if_its_highest_viral_score_is_at_least_its_highest_non_viral_one(frames):
     table = pd.DataFrame(frames, columns=["chunk", "score"]).assign(
         genome="g", organism="", lineage="", group="viral", label=1, length=300

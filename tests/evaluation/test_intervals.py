@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn import metrics as skm
 
 from virnuc.evaluation.intervals import draw_genomes
-from virnuc.evaluation.metrics import METRICS, at_prevalence, binary_metrics, expected_calibration_error, mcnemar
+from virnuc.evaluation.metrics import METRICS, binary_metrics, mcnemar
 
 LABELS = np.array([1, 1, 1, 0, 0, 0, 0, 1], dtype=np.int8)
 SCORES = np.array([0.9, 0.5, 0.4, 0.6, 0.2, 0.4, 0.1, 0.8])
@@ -50,12 +51,12 @@ def test_what_the_data_do_not_define_is_not_a_number():
 def test_calibration_error_is_the_gap_within_each_bin():
     scores = np.array([0.30, 0.30, 0.30, 0.30, 0.95, 0.95])
     labels = np.array([0, 0, 0, 1, 1, 1], dtype=np.int8)
-    assert expected_calibration_error(labels, scores) == pytest.approx((4 * 0.05 + 2 * 0.05) / 6)
+    assert binary_metrics(labels, scores)["ece"] == pytest.approx((4 * 0.05 + 2 * 0.05) / 6)
 
 
 @pytest.mark.parametrize("prevalence", [0.01, 0.05, 0.5])
 def test_prevalence_follows_bayes(prevalence):
-    plain, shifted = binary_metrics(LABELS, SCORES), at_prevalence(LABELS, SCORES, prevalence)
+    plain, shifted = binary_metrics(LABELS, SCORES), binary_metrics(LABELS, SCORES, prevalence)
     called = plain["recall"] * prevalence + (1 - plain["specificity"]) * (1 - prevalence)
     assert shifted["precision"] == pytest.approx(plain["recall"] * prevalence / called)
     assert shifted["recall"] == pytest.approx(plain["recall"])
@@ -70,13 +71,44 @@ def clustered(draw):
     return pd.Series([f"G{code}" for code in codes]), (codes % 2).astype(np.int8), np.array(scores) / 10
 
 
+def by_scikit_learn(labels, scores, weights):
+    """The metrics that scikit-learn has too."""
+    called, undefined = scores >= 0.5, {"zero_division": np.nan}
+    both = len(set(labels)) == 2
+    given = {"sample_weight": weights}
+    return {
+        "accuracy": skm.accuracy_score(labels, called, **given),
+        "precision": skm.precision_score(labels, called, **undefined, **given),
+        "recall": skm.recall_score(labels, called, **undefined, **given),
+        "specificity": skm.recall_score(labels, called, pos_label=0, **undefined, **given),
+        "f1": skm.f1_score(labels, called, **undefined, **given),
+        "mcc": skm.matthews_corrcoef(labels, called, **given),
+        "roc_auc": skm.roc_auc_score(labels, scores, **given) if both else np.nan,
+        "pr_auc": skm.average_precision_score(labels, scores, **given) if both else np.nan,
+        "brier": skm.brier_score_loss(labels, scores, pos_label=1, **given),
+        "log_loss": skm.log_loss(labels, scores, labels=[0, 1], **given),
+    }
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 10)), min_size=1, max_size=25), st.floats(0.01, 0.99))
+@settings(max_examples=25)
+def test_metrics_are_those_of_scikit_learn_weighted_or_not(rows, prevalence):
+    labels, scores = np.array([label for label, _ in rows], np.int8), np.array([score for _, score in rows]) / 10
+    share = labels.mean()
+    chosen = np.where(labels == 1, prevalence / max(share, 1e-9), (1 - prevalence) / max(1 - share, 1e-9))
+    for asked, weights in ((None, None), (prevalence, chosen)):
+        expected = by_scikit_learn(labels, scores, weights)
+        found = binary_metrics(labels, scores, asked)
+        assert {key: found[key] for key in expected} == pytest.approx(expected, nan_ok=True)
+
+
 @given(clustered())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_draw_is_the_metric_of_its_rows_written_out(case):
     genomes, labels, scores = case
     draws = draw_genomes(genomes, labels, seed=1, resamples=5)
     found = draws.of(labels, scores)
-    assert found.keys() == {metric.key for metric in METRICS if metric.drawn}
+    assert found.keys() == {metric.key for metric in METRICS if metric.resampled}
     for number, weights in enumerate(draws.weights):
         rows = np.repeat(np.arange(len(labels)), weights[draws.codes].astype(int))
         expected = binary_metrics(labels[rows], scores[rows])
@@ -115,11 +147,13 @@ def test_no_interval_where_a_class_has_a_single_genome():
     assert np.isnan(half_width([0, 0, 1, 2, 3], [0, 0, 1, 1, 1]))
 
 
-@pytest.mark.parametrize(("per_row", "lowest", "highest"), [(False, 0.91, 0.985), (True, 0.2, 0.75)])
-def test_coverage_where_rows_of_a_genome_are_alike(per_row, lowest, highest):
+@pytest.mark.parametrize(
+    ("per_row", "repeats", "lowest", "highest"), [(False, 200, 0.91, 0.985), (True, 40, 0.2, 0.75)]
+)
+def test_coverage_where_rows_of_a_genome_are_alike(per_row, repeats, lowest, highest):
     """Accuracy differs by genome: only draws of genomes cover its mean as often as they say."""
     rng = np.random.default_rng(11)
-    covered, repeats = 0, 200
+    covered = 0
     labels = np.repeat([0, 1], 600).astype(np.int8)
     genomes = pd.Series(np.repeat(np.arange(60), 20))
     for seed in range(repeats):

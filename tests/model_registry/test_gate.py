@@ -77,13 +77,13 @@ def test_every_rule_is_judged_in_the_order_of_the_list():
 
 @pytest.mark.parametrize(
     ("lost", "rules"),
-    [(9, []), (10, ["accuracy_drop", "accuracy_drop_upper_bound"]), (11, ["accuracy_drop"])],
+    [(4, []), (5, ["accuracy_drop", "accuracy_drop_upper_bound"]), (6, ["accuracy_drop"])],
 )
 def test_a_drop_just_below_at_and_above_the_limit(lost, rules):
-    found = verdict(*sides(lost, frames=200))  # lost in each genome alike: the interval is a point
+    found = verdict(*sides(lost))  # lost in each genome alike: the interval is a point
     assert set(rules) <= set(failed(found)) and bool(rules) == (found.outcome == "FAIL")
     drop = rule_of(found, "accuracy_drop")
-    assert drop.numbers == {"drop": pytest.approx(lost / 200)}
+    assert drop.numbers == {"drop": pytest.approx(lost / 100)}
     assert bool(drop.next_steps) is (drop.outcome == "FAIL")
 
 

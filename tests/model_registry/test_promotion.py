@@ -149,15 +149,15 @@ from model_registry.gate import Policy
 from model_registry.locking import promotion_lock
 from model_registry.promotion import promote
 sys.stdin.readline()
-print(promote(sys.argv[1], "champion", Policy.read(), "", sys.argv[2]).version)
+print(promote(sys.argv[1], "champion", Policy.read(), sys.argv[3], sys.argv[2]).version)
 """
 
 
-def race(uris):
+def race(uris, override=""):
     """Promote in processes of their own, started together; return what each printed."""
     racers = [
         subprocess.Popen(
-            [sys.executable, "-c", RACER, uri, f"racer {n}"], stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True
+            [sys.executable, "-c", RACER, uri, f"racer {n}", override], stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True
         )
         for n, uri in enumerate(uris)
     ]
@@ -211,11 +211,16 @@ def test_one_full_cycle_on_postgresql(tmp_path, monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         monkeypatch.chdir(tmp_path)
         experiments.copy_policy(tmp_path)
-        experiments.fill(experiments.Experiment(tmp_path), uri)
+        made = experiments.Experiment(tmp_path)
+        experiments.begin(made, uri, genomes=60)
+        for protein in (experiments.SLOW, experiments.FAST):
+            made.trained(protein, replicates=1)
         client = MlflowClient()
-        with pytest.raises(GateRefusal, match="no comparison"):
-            promote_it(BASELINE)
-        assert sorted(race([CANDIDATE, NEWER])) == ["1", "2"]
+        with pytest.raises(GateRefusal, match="may not replace"):
+            made.compared()
+        with pytest.raises(GateRefusal, match="is not promoted"):
+            promote_it()
+        assert sorted(race([CANDIDATE, BASELINE], override="the store is what is tested")) == ["1", "2"]
         assert aliases(client) == {"champion": "2", "previous": "1"}
         assert rollback("champion", "me").version == "1"
         mlflow.set_tracking_uri(None)

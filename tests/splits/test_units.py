@@ -28,7 +28,7 @@ strata = st.lists(st.tuples(st.integers(1, 40), st.sampled_from(GROUPS)), min_si
 
 
 @given(genomes=strata, seed=st.integers(0, 100), fraction=st.sampled_from([0.1, 0.25]))
-@settings(max_examples=80)
+@settings(max_examples=40)
 def test_groups_are_stratified_and_units_whole(genomes, seed, fraction):
     table = table_of(genomes)
     try:
@@ -120,7 +120,7 @@ files = st.lists(st.integers(1, 6), min_size=6, max_size=15)
 
 
 @given(folders=files, straddling=st.sampled_from(["drop", "keep"]), seed=st.integers(0, 20))
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_files_are_spread_over_folders_and_nothing_is_lost(folders, straddling, seed):
     """One file of each folder is drawn before a second of any; frames of a genome on both sides leave training."""
     counts = {"viral": [20], "bacteria": folders}

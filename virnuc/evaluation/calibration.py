@@ -7,13 +7,17 @@ it gives on test at that share is reported.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 from virnuc.evaluation.intervals import Draws
-from virnuc.evaluation.metrics import ECE_BINS, Floats, Labels, expected_calibration_error, prevalence_weights
+from virnuc.evaluation.metrics import class_weights
+from virnuc.evaluation.weighted import ECE_BINS, Floats, Labels, Weighted, calibration_bins
 
 FALSE_DISCOVERY_RATE = 0.05
 _PERFECT = 200  # draws of labels
@@ -47,7 +51,7 @@ def threshold_for(labels: Labels, scores: Floats, prevalence: float, rate: float
     """
     order = np.argsort(-scores, kind="stable")
     ends = np.diff(scores[order], append=np.nan) != 0  # equal scores are called together
-    weights = prevalence_weights(labels, prevalence)[order]
+    weights = class_weights(labels, prevalence)[labels[order]]
     wrong = np.cumsum(weights * (labels[order] == 0)) / np.cumsum(weights)
     allowed = np.flatnonzero(ends & (wrong <= rate))
     return float(scores[order][allowed[-1]]) if len(allowed) else np.nan
@@ -80,12 +84,14 @@ def calibration_error(predictions: pd.DataFrame, draws: Draws) -> dict[str, floa
     probabilities. Resampling genomes raises it as well, by the mean of the draws over the value, which is taken off.
     """
     labels, scores = predictions["label"].to_numpy(dtype=np.int8), predictions["score"].to_numpy()
-    value = expected_calibration_error(labels, scores)
-    rng = np.random.default_rng(len(scores))
-    perfect = [expected_calibration_error((rng.random(len(scores)) < scores), scores) for _ in range(_PERFECT)]
-    bins = np.minimum((scores * ECE_BINS).astype(int), ECE_BINS - 1)
-    gaps = np.zeros((len(scores), ECE_BINS))
-    gaps[np.arange(len(scores)), bins] = scores - labels
-    drawn = np.abs(draws.totals(gaps)).sum(axis=1) / draws.totals(np.ones((len(scores), 1)))[:, 0]
+    bins, rng = calibration_bins(scores), np.random.default_rng(len(scores))
+
+    def error(labels: NDArray[Any]) -> float:
+        return float(np.abs(np.bincount(bins, weights=scores - labels, minlength=ECE_BINS)).sum() / len(scores))
+
+    value = error(labels)
+    perfect = [error(rng.random(len(scores)) < scores) for _ in range(_PERFECT)]
+    rows = Weighted(draws, labels, scores)
+    drawn = rows.gaps / rows.rows
     ends = draws.interval(value, np.maximum(drawn - (drawn.mean() - value), 0))
     return {"ece": value, "ece_if_perfect": float(np.mean(perfect)), "ece_low": ends.low, "ece_high": ends.high}

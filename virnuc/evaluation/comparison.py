@@ -19,10 +19,11 @@ from virnuc.errors import DataError
 from virnuc.evaluation.crossed import Drop, crossed_drop
 from virnuc.evaluation.evaluation import EVALUATION_VERSION, draws_of, metrics_of, replicate_metrics
 from virnuc.evaluation.intervals import Draws, Interval
-from virnuc.evaluation.metrics import KEYS, THRESHOLD, Floats, binary_metrics, mcnemar
+from virnuc.evaluation.metrics import KEYS, binary_metrics, mcnemar
 from virnuc.evaluation.predictions import chunk_predictions, labels_of
 from virnuc.evaluation.sides import Comparison, Pair, Side, SideEvidence
 from virnuc.evaluation.strata import strata
+from virnuc.evaluation.weighted import THRESHOLD, Floats
 
 _TOLERANCE = 1e-9  # between a logged metric and the one computed again; storing a float64 costs none of it
 LEVELS = ("frames", "chunks")

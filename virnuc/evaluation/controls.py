@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from virnuc.evaluation.metrics import Floats
+from virnuc.evaluation.weighted import Floats
 from virnuc.runtime import derived_seed
 
 PERMUTATIONS = 1000

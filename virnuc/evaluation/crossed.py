@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from virnuc.evaluation.intervals import CONFIDENCE, draw_genomes
-from virnuc.evaluation.metrics import Floats, Labels
+from virnuc.evaluation.weighted import Floats, Labels
 
 DRAWS = 10_000
 POWER = 0.8

@@ -22,7 +22,7 @@ from virnuc.evaluation.calibration import (
 )
 from virnuc.evaluation.controls import permuted_labels
 from virnuc.evaluation.intervals import Draws, draw_genomes, effective_genomes
-from virnuc.evaluation.metrics import METRICS, THRESHOLD, Labels, at_prevalence, binary_metrics
+from virnuc.evaluation.metrics import METRICS, binary_metrics
 from virnuc.evaluation.predictions import (
     Scorer,
     chunk_predictions,
@@ -34,6 +34,7 @@ from virnuc.evaluation.predictions import (
 )
 from virnuc.evaluation.seen import CLASSIFIER, relative_metrics, with_seen
 from virnuc.evaluation.strata import strata
+from virnuc.evaluation.weighted import THRESHOLD, Labels
 from virnuc.features.feature_set import FeatureSet
 from virnuc.sequences.frames import COVERED, NO_CDS_EVIDENCE, NO_OPEN_FRAME
 from virnuc.splits.assignment import Split
@@ -119,7 +120,7 @@ def metrics_of(predictions: pd.DataFrame) -> dict[str, float]:
         calibrated = binary_metrics(labels, predictions["calibrated"].to_numpy())
         metrics |= _under("test/calibrated", {m.key: calibrated[m.key] for m in METRICS if m.calibrated})
     for section, prevalence in PREVALENCES.items():
-        shifted = at_prevalence(labels, scores, prevalence)
+        shifted = binary_metrics(labels, scores, prevalence)
         metrics |= _under(f"test/{section}", {m.key: shifted[m.key] for m in METRICS if m.shifting})
     metrics |= _under("test/count", _counts(predictions, chunks)) | _under("test/macro", _macro(predictions))
     if "seen" in predictions:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from virnuc.errors import DataError
 from virnuc.evaluation.calibration import fit_temperature, viral_probability
-from virnuc.evaluation.metrics import Labels
+from virnuc.evaluation.weighted import Labels
 from virnuc.features.feature_set import FeatureSet
 from virnuc.splits.assignment import Split
 from virnuc.training.checkpoint import Checkpoint

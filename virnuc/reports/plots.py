@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn import metrics as skm
 
-from virnuc.evaluation.metrics import ECE_BINS, Floats
+from virnuc.evaluation.weighted import ECE_BINS, Floats, calibration_bins
 
 INK, SOFT, GRID = "#1c2330", "#566072", "#e3e7ee"
 VIRAL, NON_VIRAL = "#AA3377", "#228833"
@@ -121,7 +121,7 @@ def calibration(sides: Sequence[Series]) -> Drawing:
     axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle=(0, (2, 3)))
     worst = []
     for side in sides:
-        bins = np.minimum((side.scores * ECE_BINS).astype(int), ECE_BINS - 1)
+        bins = calibration_bins(side.scores)
         counts = np.bincount(bins, minlength=ECE_BINS)
         used = counts >= 10  # fewer frames tell nothing of a share
         x = np.bincount(bins, weights=side.scores, minlength=ECE_BINS)[used] / counts[used]
