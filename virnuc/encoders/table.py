@@ -11,7 +11,7 @@ from typing import Any
 from virnuc.encoders.composition import BASES, RESIDUES
 from virnuc.encoders.interface import Encoder
 from virnuc.encoders.loading import EXAMPLES, NAME_DIGITS, load_composition, load_esm, load_mosaicbert, load_unirep
-from virnuc.encoders.sources import RANDOM, at_hand
+from virnuc.encoders.sources import RANDOM, at_hand, locate
 from virnuc.encoders.spec import EncoderSpec, LoadRequest, PackagedWeights
 from virnuc.errors import EncoderError, UsageError, unknown_name
 from virnuc.runtime import choose_device, choose_precision
@@ -171,6 +171,23 @@ def check_weight_sources(weights: Mapping[str, str], revisions: Mapping[str, str
         if find_encoder(name).hub_id is None or name in weights:
             source = f"--weights {name}={weights[name]}" if name in weights else "no hub repository"
             raise UsageError(f"--revisions {name}={revisions[name]}: its weights come from {source}; leave it out")
+
+
+def fetch_encoder(name: str, revisions: Mapping[str, str]) -> Path:
+    """Return where an encoder's files are, after they were fetched from the hub if need be.
+
+    Raises:
+        UsageError: an unknown encoder, or a revision where the weights are not the hub's.
+        EncoderError: the weights are neither here nor reachable.
+    """
+    check_weight_sources({}, {name: revisions[name]} if name in revisions else {})
+    spec = find_encoder(name)
+    if spec.loader is load_composition:
+        raise UsageError(f"--encoders {name}: it has no weights; leave it out")
+    extra = ("tokenizer.json",) if spec.loader is load_mosaicbert else ()
+    directory, _ = locate(spec, LoadRequest(revision=revisions.get(name)), extra)
+    assert directory is not None  # which only random weights have not
+    return directory
 
 
 def load_encoder(

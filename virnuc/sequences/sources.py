@@ -8,18 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virnuc.errors import DataError, UsageError
+from virnuc.settings import REFSEQ_DIVISIONS
 
-GROUPS = (
-    "archaea",
-    "bacteria",
-    "fungi",
-    "invertebrate",
-    "plant",
-    "protozoa",
-    "vertebrate_mammalian",
-    "vertebrate_other",
-    "viral",
-)
 _VIRAL = re.compile("vir|phage", re.IGNORECASE)  # names that nobody gives to what is not viral
 _GROUP = re.compile(r"[a-z][a-z0-9_]*")
 SUFFIXES = (".gbff", ".gbk", ".gb", ".genbank", ".fasta", ".fa", ".fna", ".fastq", ".fq")
@@ -55,9 +45,9 @@ def _is_sequence_file(path: Path) -> bool:
 
 def _group(path: Path) -> str:
     group = path.name.split(".")[0]
-    if group in GROUPS:
+    if group in REFSEQ_DIVISIONS:
         return group
-    nearest = ["viral"] if _VIRAL.search(group) else difflib.get_close_matches(group.lower(), GROUPS, n=1)
+    nearest = ["viral"] if _VIRAL.search(group) else difflib.get_close_matches(group.lower(), REFSEQ_DIVISIONS, n=1)
     if nearest:
         raise DataError(f"{path}: its name must begin with the group and a dot; did you mean {nearest[0]}?")
     if not _GROUP.fullmatch(group):

@@ -9,6 +9,7 @@ from virnuc.settings.experiments import PIPELINE_STAGES, MainSettings, PipelineS
 from virnuc.settings.options import (
     COLLECTIONS,
     MIN_CHUNK_SIZE,
+    REFSEQ_DIVISIONS,
     FeatureSource,
     Settings,
     default_of,
@@ -21,6 +22,7 @@ from virnuc.settings.stages import (
     BenchmarkSettings,
     CompareSettings,
     DoctorSettings,
+    DownloadSettings,
     EvaluateSettings,
     ExtractSettings,
     ImportModelSettings,
@@ -32,23 +34,29 @@ from virnuc.settings.stages import (
 )
 
 # By the name of the stage, in the order of the data.
-STAGES: dict[str, type[Settings]] = PIPELINE_STAGES | {
-    "predict": PredictSettings,
-    "import_model": ImportModelSettings,
-    "doctor": DoctorSettings,
-    "pipeline": PipelineSettings,
-    "main": MainSettings,
-    "rehearse": RehearseSettings,
-}
+STAGES: dict[str, type[Settings]] = (
+    {"download": DownloadSettings}
+    | PIPELINE_STAGES
+    | {
+        "predict": PredictSettings,
+        "import_model": ImportModelSettings,
+        "doctor": DoctorSettings,
+        "pipeline": PipelineSettings,
+        "main": MainSettings,
+        "rehearse": RehearseSettings,
+    }
+)
 
 __all__ = [
     "COLLECTIONS",
     "MIN_CHUNK_SIZE",
     "PIPELINE_STAGES",
+    "REFSEQ_DIVISIONS",
     "STAGES",
     "BenchmarkSettings",
     "CompareSettings",
     "DoctorSettings",
+    "DownloadSettings",
     "EvaluateSettings",
     "ExtractSettings",
     "FeatureSource",

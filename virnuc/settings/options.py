@@ -210,6 +210,17 @@ def _check(declared: Field[Any], value: Any) -> None:
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 MIN_CHUNK_SIZE = 30  # bp
+REFSEQ_DIVISIONS = (
+    "archaea",
+    "bacteria",
+    "fungi",
+    "invertebrate",
+    "plant",
+    "protozoa",
+    "vertebrate_mammalian",
+    "vertebrate_other",
+    "viral",
+)
 
 # Parameters of several stages.
 chunk_size = partial(option, minimum=MIN_CHUNK_SIZE)

@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from virnuc.errors import UsageError
+from virnuc.errors import UsageError, unknown_name
 from virnuc.settings.options import (
     PRECISIONS,
+    REFSEQ_DIVISIONS,
     FeatureSource,
     Settings,
     batch_tokens,
@@ -30,6 +31,38 @@ _POLICY = "model_registry/policy.yaml"
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise UsageError(message)
+
+
+@dataclass(frozen=True)
+class DownloadSettings(Settings):
+    """A RefSeq release to files, and encoders to the hub's cache."""
+
+    divisions: tuple[str, ...] = option(
+        REFSEQ_DIVISIONS, "RefSeq divisions, joined by commas; empty for encoders alone.", choices=REFSEQ_DIVISIONS
+    )
+    files: Mapping[str, str] = option(
+        {"viral": "all", "invertebrate": "10", "plant": "10", "vertebrate_mammalian": "10", "vertebrate_other": "10"},
+        "Files drawn of each division, as DIVISION=N or DIVISION=all, joined by commas; one where none is given.",
+    )
+    mirror: str = option(
+        "https://ftp.ncbi.nlm.nih.gov/refseq/release", "URL of the release's directory.", decisive=False
+    )
+    connections: int = option(3, "Files fetched at once.", minimum=1, maximum=8, decisive=False)
+    encoders: tuple[str, ...] = option((), "Encoders, joined by commas, whose weights go to the hub's cache.")
+    revisions: Mapping[str, str] = revisions()
+    seed: int = seed("Seed of the draw of files.")
+    out: str = out("data/refseq", "Directory for the files.")
+
+    def __post_init__(self) -> None:
+        """Check that there is something to fetch, and each number of files."""
+        super().__post_init__()
+        _check(bool(self.divisions or self.encoders), "give --divisions, --encoders or both")
+        for division, number in self.files.items():
+            if division not in REFSEQ_DIVISIONS:
+                raise unknown_name("RefSeq division", division, REFSEQ_DIVISIONS)
+            _check(
+                number == "all" or (number.isdecimal() and int(number) > 0), f"--files {division}={number}: N or all"
+            )
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,17 @@ from virnuc.errors import DataError, UsageError
 from virnuc.storage.files import read_json, sha256_file, write_text
 
 # By kind of directory. Since 4 all chunks are kept, not only those without a frame.
-FORMAT_VERSIONS = {"frames": 4, "chunks": 4, "split": 4, "embeddings": 2, "features": 2, "calls": 2}
+FORMAT_VERSIONS = {"download": 1, "frames": 4, "chunks": 4, "split": 4, "embeddings": 2, "features": 2, "calls": 2}
 _STILL_READ = {"embeddings": 1, "features": 1, "calls": 1}  # an earlier version, whose digest covers the shards alone
 _OF_A_MACHINE = ("device", "batch_tokens")  # among the details: the same content may be made with others
-_STAGES = {"frames": "prepare", "chunks": "prepare", "split": "split", "embeddings": "extract", "features": "extract"}
+_STAGES = {
+    "download": "download",
+    "frames": "prepare",
+    "chunks": "prepare",
+    "split": "split",
+    "embeddings": "extract",
+    "features": "extract",
+}
 MANIFEST = "manifest.json"
 _LONGEST_NAME = 255  # bytes that a file system takes
 
@@ -38,7 +45,7 @@ class Shard:
 class Manifest:
     """The contents of a directory. `parameters` and `inputs` decide whether a finished directory can be reused."""
 
-    kind: str  # frames, chunks, embeddings, features, split or calls
+    kind: str  # download, frames, chunks, embeddings, features, split or calls
     parameters: dict[str, Any]  # what decides the content; never device, thread count or path
     inputs: dict[str, str]  # digests of what was read, by name
     counts: dict[str, Any]  # `in`, `out`, and `dropped` by reason
