@@ -29,14 +29,14 @@ def compare(settings: CompareSettings, tracker: Tracker) -> dict[str, Any]:
     from model_registry.card import update_card
     from model_registry.evidence import command_of, gather
     from model_registry.gate import NO_VERDICT, PASS, Policy, judge, verdict_document
-    from model_registry.history import past_comparisons
+    from model_registry.history import check_same_split, past_comparisons
     from virnuc.reports.figures import comparison_drawings
     from virnuc.reports.rendering import terminal_summary, write_report
     from virnuc.reports.verdict import Origin
     from virnuc.tracking import get_run
 
     policy = Policy.read(Path(settings.policy))
-    _check_aliases(settings)
+    check_same_split(settings.baseline, settings.candidate)
     comparison = gather(settings.baseline, settings.candidate, settings.controls, settings.benchmark)
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     origin = Origin(now, tracker.run_id, command_of(get_run(tracker.run_id)))
@@ -53,33 +53,6 @@ def compare(settings: CompareSettings, tracker: Tracker) -> dict[str, Any]:
     if document["outcome"] != PASS:
         raise GateRefusal(document["answer"])
     return document
-
-
-def _check_aliases(settings: CompareSettings) -> None:
-    """Raise a DataError if aliases name versions that were trained on different splits: they do not belong together."""
-    from virnuc.tracking import model_version, version_uri, versions_of
-
-    try:
-        slow = model_version(settings.baseline)
-    except DataError:
-        return  # the report says that it is missing
-    split = slow.tags.get("virnuc.split_digest")
-    for uri in settings.candidate:
-        fast = model_version(uri)
-        other = fast.tags.get("virnuc.split_digest")
-        if "@" not in settings.baseline + uri or not split or not other or split == other:
-            continue
-        pairs = ((slow.name, other, "baseline", "candidate", fast), (fast.name, split, "candidate", "baseline", slow))
-        commands = [
-            f"virnuc compare --{asked} {version_uri(version)} --{given} {version_uri(known)}"
-            for name, digest, asked, given, known in pairs
-            for version in versions_of(name)
-            if version.tags.get("virnuc.split_digest") == digest
-        ]
-        raise DataError(
-            f"{settings.baseline} was trained on split {split[:8]} and {uri} on {other[:8]}; "
-            + (f"compare versions of one split: {commands[0]}" if commands else "train both on one split")
-        )
 
 
 def _log_verdicts(

@@ -1,13 +1,18 @@
-"""Every comparison that a model version was judged in, kept on the version itself: deleting a run leaves it there."""
+"""Every comparison that a model version was judged in, kept on the version itself: deleting a run leaves it there.
+
+And which versions can be compared at all: those of one split.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from mlflow.tracking import MlflowClient
 
-from virnuc.tracking import model_version, run_is_active
+from virnuc.errors import DataError
+from virnuc.tracking import model_version, run_is_active, version_uri, versions_of
 
 _TAG = "virnuc.compared."  # and the id of the run
 
@@ -46,3 +51,28 @@ def past_comparisons(candidate: str) -> list[PastComparison]:
     tags = model_version(candidate).tags
     found = [PastComparison(**json.loads(value)) for key, value in tags.items() if key.startswith(_TAG)]
     return sorted(found, key=lambda comparison: comparison.created, reverse=True)
+
+
+def check_same_split(baseline: str, candidates: Sequence[str]) -> None:
+    """Raise a DataError if aliases name versions that were trained on different splits: they do not belong together."""
+    try:
+        slow = model_version(baseline)
+    except DataError:
+        return  # the report says that it is missing
+    split = slow.tags.get("virnuc.split_digest")
+    for uri in candidates:
+        fast = model_version(uri)
+        other = fast.tags.get("virnuc.split_digest")
+        if "@" not in baseline + uri or not split or not other or split == other:
+            continue
+        pairs = ((slow.name, other, "baseline", "candidate", fast), (fast.name, split, "candidate", "baseline", slow))
+        commands = [
+            f"virnuc compare --{asked} {version_uri(version)} --{given} {version_uri(known)}"
+            for name, digest, asked, given, known in pairs
+            for version in versions_of(name)
+            if version.tags.get("virnuc.split_digest") == digest
+        ]
+        raise DataError(
+            f"{baseline} was trained on split {split[:8]} and {uri} on {other[:8]}; "
+            + (f"compare versions of one split: {commands[0]}" if commands else "train both on one split")
+        )

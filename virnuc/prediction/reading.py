@@ -7,25 +7,20 @@ apart by their number over all input, from 1.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, cast
-
-import dnaio
+from typing import cast
 
 from virnuc.errors import ParseError, UsageError
-from virnuc.sequences.bounds import BoundError, bounded_stream
-from virnuc.sequences.reading import MAX_NAME, checked_dna
+from virnuc.sequences.bounds import bounded, bounded_stream
+from virnuc.sequences.reading import MAX_NAME, checked_dna, parse_reads, sequence_format
 
 STANDARD_INPUT = "-"
-_FORMATS = {b">": "fasta", b"@": "fastq"}  # by first letter
 
 
 @dataclass(frozen=True)
@@ -57,41 +52,26 @@ def read_records(sources: Sequence[str]) -> Iterator[Record]:
     """
     number = 0
     for source in sources:
-        for name, letters in _parse(source):
-            number += 1
-            name = _usable_name(name, number)
-            yield Record(number, Path(source).name, name, checked_dna(letters, Path(source), name))
+        path = Path(source)
+        with _open(source) as stream:
+            fileformat = sequence_format(stream, path)
+            if fileformat == "genbank":
+                raise ParseError("this is GenBank; predict reads FASTA and FASTQ", path)
+            for header, letters in parse_reads(stream, path, fileformat):
+                number += 1
+                name = _usable_name(header, number)
+                yield Record(number, path.name, name, checked_dna(letters, path, name))
 
 
-def _parse(source: str) -> Iterator[tuple[str, str]]:
-    """Yield header and letters of each record of one source."""
-    count = 0
-    with ExitStack() as stack:
-        try:
-            stream = _open(source, stack)
-            first = stream.peek(1)[:1]  # type: ignore[attr-defined]  # dnaio itself decides by the file's suffix
-            if first not in _FORMATS:
-                raise ParseError("neither FASTA nor FASTQ; expected > or @ at its start", source)
-            for record in stack.enter_context(dnaio.open(stream, fileformat=_FORMATS[first])):
-                count += 1
-                yield record.name, record.sequence
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ParseError(f"the gzip data is cut short or damaged ({error})", source, count + 1) from error
-        except dnaio.FileFormatError as error:
-            raise ParseError(str(error), source, count + 1, error.line) from error
-        except BoundError as error:
-            raise ParseError(str(error), source, count + 1) from error
-        except (OSError, UnicodeError) as error:
-            raise ParseError(f"cannot be read ({error})", source, count + 1) from error
-
-
-def _open(source: str, stack: ExitStack) -> BinaryIO:
-    if source == STANDARD_INPUT and sys.stdin is None:
-        raise UsageError("standard input is closed; give files with --input")
-    raw = sys.stdin.buffer
+@contextmanager
+def _open(source: str) -> Iterator[BufferedReader]:
     if source != STANDARD_INPUT:
-        raw = stack.enter_context(Path(source).open("rb"))  # noqa: SIM115  # the stack is the context manager
-    return bounded_stream(cast(BufferedReader, raw))[0]
+        with bounded(Path(source)) as (stream, _):
+            yield stream
+    elif sys.stdin is None:
+        raise UsageError("standard input is closed; give files with --input")
+    else:
+        yield bounded_stream(cast(BufferedReader, sys.stdin.buffer))[0]
 
 
 def _usable_name(header: str, number: int) -> str:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, cast
 
 MAX_LINE = 1_000_000  # bytes of a FASTA header, and of any line of a GenBank file
 MAX_READ = 100_000_000  # bytes of a line of a FASTQ file
@@ -79,14 +79,14 @@ class BoundedText(io.RawIOBase):
 
 
 @contextmanager
-def bounded(path: Path) -> Iterator[tuple[BinaryIO, BoundedText]]:
+def bounded(path: Path) -> Iterator[tuple[io.BufferedReader, BoundedText]]:
     """Yield a file's text, unpacked if it is gzipped, and what looks at it."""
     with path.open("rb") as raw:
         yield bounded_stream(raw)
 
 
-def bounded_stream(raw: io.BufferedReader) -> tuple[BinaryIO, BoundedText]:
+def bounded_stream(raw: io.BufferedReader) -> tuple[io.BufferedReader, BoundedText]:
     """Return the text of an open file, unpacked if it is gzipped, and what looks at it."""
     zipped = raw.peek(2)[:2] == _GZIP_MAGIC
     text = BoundedText(cast(IO[bytes], gzip.open(raw)) if zipped else raw)  # noqa: SIM115  # closed with `raw`
-    return cast(BinaryIO, io.BufferedReader(text, _BLOCK)), text
+    return io.BufferedReader(text, _BLOCK), text

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
+from io import BufferedReader
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -58,27 +59,29 @@ def read_records(path: Path, genomes: Mapping[str, TableRow] | None = None) -> I
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     with bounded(path) as (stream, text):
-        fileformat = sequence_format(path)
+        fileformat = sequence_format(stream, path)
         records = (
-            _read_whole_genbank(stream, text, path) if fileformat == "genbank" else read_reads(stream, path, fileformat)
+            _read_whole_genbank(stream, text, path)
+            if fileformat == "genbank"
+            else _read_reads(stream, path, fileformat)
         )
         for record in records:
             row = look_up(genomes, record.accession) if genomes else None
             yield _as_in_table(record, row) if row else record
 
 
-def sequence_format(path: Path) -> str:
-    """Return whether a sequence file is `genbank`, `fasta` or `fastq`, by its first letters.
+def sequence_format(stream: BufferedReader, path: Path) -> str:
+    """Return whether an open sequence file is `genbank`, `fasta` or `fastq`, by its first letters.
 
     Raises:
         ParseError: it is none of them.
     """
-    with bounded(path) as (stream, _), _parse_errors(path, lambda: 0):
-        head = stream.read(4096).lstrip()
+    with _parse_errors(path, lambda: 0):
+        head = stream.peek(4096).lstrip()
     for start, name in ((b"LOCUS", "genbank"), (b">", "fasta"), (b"@", "fastq")):
         if head.startswith(start):
             return name
-    raise ParseError("empty, or neither GenBank, FASTA nor FASTQ; expected LOCUS, > or @ at its start", path)
+    raise ParseError("empty, or neither FASTA nor FASTQ nor GenBank; expected >, @ or LOCUS at its start", path)
 
 
 def _read_whole_genbank(stream: BinaryIO, text: BoundedText, path: Path) -> Iterator[Record]:
@@ -110,16 +113,21 @@ def read_genbank(stream: BinaryIO, path: Path) -> Iterator[Record]:
             )
 
 
-def read_reads(stream: BinaryIO, path: Path, fileformat: str) -> Iterator[Record]:
-    """Yield the records of an open file, `fasta` or `fastq`; `path` is for messages."""
+def parse_reads(stream: BinaryIO, path: Path, fileformat: str) -> Iterator[tuple[str, str]]:
+    """Yield header and letters of each record of an open file, `fasta` or `fastq`; `path` is for messages."""
     count = 0
     with _parse_errors(path, lambda: count):
         for record in dnaio.open(stream, fileformat=fileformat):
             count += 1
-            name, _, description = record.name.replace("\t", " ").partition(" ")
-            accession = checked_name(name, path, count)
-            sequence = checked_dna(record.sequence, path, accession)
-            yield Record(accession, description.strip(), "", sequence, (), name_genome(accession))
+            yield record.name, record.sequence
+
+
+def _read_reads(stream: BinaryIO, path: Path, fileformat: str) -> Iterator[Record]:
+    for number, (header, letters) in enumerate(parse_reads(stream, path, fileformat), 1):
+        name, _, description = header.replace("\t", " ").partition(" ")
+        accession = checked_name(name, path, number)
+        sequence = checked_dna(letters, path, accession)
+        yield Record(accession, description.strip(), "", sequence, (), name_genome(accession))
 
 
 def checked_name(name: str, path: Path, record: int) -> str:
@@ -156,14 +164,13 @@ def _parse_errors(path: Path, finished: Callable[[], int]) -> Iterator[None]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         problem = f"the gzip data is cut short or damaged ({error}); download it again"
         raise ParseError(problem, path, finished() + 1) from error
-    except BoundError as error:
-        raise ParseError(str(error), path, finished() + 1) from error
-    except dnaio.FileFormatError as error:
+    except (BoundError, dnaio.FileFormatError) as error:  # which names the line
         raise ParseError(str(error), path, finished() + 1) from error
     except (RuntimeError, OSError, UnicodeError) as error:
         problem = f"cannot be read ({' '.join(str(error).split())[:120]}); it may be cut short"
         record = finished() + 1
-        raise ParseError(problem, path, record, _first_line(path, record)) from error
+        line = _first_line(path, record) if path.is_file() else None  # standard input cannot be read again
+        raise ParseError(problem, path, record, line) from error
 
 
 def _first_line(path: Path, record: int) -> int | None:
