@@ -1,6 +1,7 @@
 """`--config`: what a file gives, what comes before what, and a run made again from its own record."""
 
 import re
+import shlex
 
 import pytest
 import yaml
@@ -76,15 +77,18 @@ def test_a_pipeline_hands_on_what_is_not_its_own(write):
     assert found.of_stage(TrainSettings) == TrainSettings(lr=0.3, hidden_dim=64, dropout=0.1)
 
 
-def test_the_demo_is_the_default_of_mlflow_run():
-    demo, main_settings = settings_of("pipeline", "--config", PROJECT / "examples" / "demo.yaml"), MainSettings()
-    alone = {"overrides", "warmup"}
+def test_the_demos_file_and_mlflow_run_give_every_stage_the_same_settings():
+    main = yaml.safe_load((PROJECT / "MLproject").read_text())["entry_points"]["main"]
+    command = main["command"].format(**{name: one["default"] for name, one in main["parameters"].items()})
+    by_mlflow = settings_of("main", *shlex.split(command.partition("entrypoints.main")[2]))
+    demo = settings_of("pipeline", "--config", PROJECT / "examples" / "demo.yaml")
+    alone = {"overrides", "warmup"}  # the file writes them as sections of stages, whose settings are compared next
     assert {k: v for k, v in vars(demo).items() if k not in alone} == {
-        k: v for k, v in vars(main_settings).items() if k not in alone
+        k: v for k, v in vars(by_mlflow).items() if k not in alone
     }
     for name, one in PIPELINE_STAGES.items():
-        if name != "promote":
-            assert demo.of_stage(one) == main_settings.of_stage(one)
+        if name != "promote":  # has no settings before a candidate is trained
+            assert demo.of_stage(one) == by_mlflow.of_stage(one)
 
 
 @pytest.mark.parametrize(
