@@ -19,7 +19,7 @@ def promote(settings: PromoteSettings, tracker: Tracker) -> Promotion:
     """Make a model virnuc@champion if its comparison passed the gate and still holds; the old one is virnuc@previous.
 
     A refusal (exit code 3) lists the rules that failed. Only --override "reason" promotes against the gate; the reason
-    stays on the version for ever.
+    stays on the version permanently.
     """
     from model_registry.gate import Policy
     from model_registry.promotion import promote as promote_version

@@ -56,7 +56,7 @@ def check_champion(alias: str = "champion", weights: Mapping[str, str] | None = 
     except (VirnucError, MlflowException, OSError) as error:
         return [*checks, Check(f"{alias} scores", FAIL, " ".join(str(error).split()))]
     if distance is None:
-        return [*checks, Check(f"{alias} scores", WARN, "no probe was recorded: its weights were not at hand then")]
+        return [*checks, Check(f"{alias} scores", WARN, "no probe was recorded: its weights were not available then")]
     return [*checks, Check(f"{alias} scores", PASS, f"the probe is {distance:.1g} from its recorded value")]
 
 

@@ -1,4 +1,4 @@
-"""Does an encoder read its weights rightly? Real sequences embedded by it and by a second implementation.
+"""Does an encoder read its weights correctly? Real sequences embedded by it and by a second implementation.
 
 Besides the embeddings three things are compared that both implementations would read alike from a wrong file: the
 epsilon of each norm and the rotary frequencies with the published ones, and the files' bytes with a checksum, where

@@ -159,7 +159,7 @@ class _Sampled:
 
 
 def _unpaired(baseline: SideEvidence | None) -> Side | None:
-    """Return a baseline of which only metrics are known, measured elsewhere: shown, never paired."""
+    """Return a baseline known only by metrics measured elsewhere: it is shown and never paired."""
     if baseline is None:
         return None
     known = {name: baseline.metrics.get(f"test/{name}", np.nan) for name in KEYS}

@@ -207,7 +207,7 @@ class TrainSettings(Settings):
     device: str = device()
     weights: Mapping[str, str] = weights(decisive=False)  # the features were made with theirs
     register: bool = option(True, "Register the model as a version of virnuc-<protein encoder>.", decisive=False)
-    resume: str = option("", "Run id of a stopped training; found by itself if empty.", decisive=False)
+    resume: str = option("", "Run id of a stopped training; if empty, it is looked up.", decisive=False)
     out: str = out("data/models", "Directory for checkpoints and training logs.")
 
     def __post_init__(self) -> None:
@@ -330,7 +330,7 @@ class PromoteSettings(Settings):
     candidate: str = option("", "models:/NAME@ALIAS or /VERSION of the model to promote.")
     alias: str = option("champion", "Alias in the registered model `virnuc` that moves.")
     policy: str = option(_POLICY, "The rules of the gate.")
-    override: str = option("", "Reason to promote against the verdict; it stays on the version for ever.")
+    override: str = option("", "Reason to promote against the verdict; it stays on the version permanently.")
     rollback: bool = option(False, "Put the previous champion back.")
 
     def __post_init__(self) -> None:
@@ -370,7 +370,7 @@ class PredictSettings(Settings):
         "of viral chunks.",
         minimum=0,
     )
-    region_length: int = option(1500, "Length of a viral region in bp at least.", minimum=0)
+    region_length: int = option(1500, "Length of the shortest viral region, in bp.", minimum=0)
     batch_tokens: int = batch_tokens()
     device: str = device()
     weights: Mapping[str, str] = weights()

@@ -74,7 +74,7 @@ def _listen(workers: Mapping[Connection, BaseProcess], hear: Callable[[str, Any]
 
 
 def this_process() -> str:
-    """Return what names this process for ever: machine and container, number, and time of its start."""
+    """Return what names this process and never another: machine and container, number, and time of its start."""
     return f"{machine()} {os.getpid()} {_started(os.getpid())}"
 
 

@@ -2,7 +2,7 @@
 
 VirNucPro saves a whole pickled module, whose class was in `__main__` or `train`. Unpickling one runs whatever its
 author wrote. Here torch's restricted unpickler reads it, and the few classes that such a module is made of are
-replaced by an inert one, of which only the attributes are read; a pickle that names anything else is refused.
+replaced by an inert one, and only its attributes are read; a pickle that names anything else is refused.
 """
 
 from __future__ import annotations
