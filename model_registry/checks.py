@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable
 from importlib import metadata, util
+from pathlib import Path
 
 import torch
 
@@ -15,6 +16,7 @@ from virnuc.encoders.verification import verify_source
 from virnuc.errors import VirnucError
 from virnuc.runtime import choose_device, choose_precision
 from virnuc.settings import DoctorSettings
+from virnuc.storage.usage import usage
 from virnuc.tracking import abandoned_runs, store_is_writable
 
 MIN_TORCH = (2, 5)  # scaled_dot_product_attention with the backends used here
@@ -23,7 +25,18 @@ MIN_TORCH = (2, 5)  # scaled_dot_product_attention with the backends used here
 def examine(settings: DoctorSettings) -> list[Check]:
     """Make all checks, each whatever becomes of the others."""
     checks: list[Check] = []
-    for check in (_python, _torch, _device, _attention, _transformers, _encoders, _verification, _store, _champion):
+    for check in (
+        _python,
+        _torch,
+        _device,
+        _attention,
+        _transformers,
+        _encoders,
+        _verification,
+        _store,
+        _champion,
+        _storage,
+    ):
         checks += _guarded(check, settings)
     return checks
 
@@ -132,3 +145,11 @@ def _store(settings: DoctorSettings) -> list[Check]:
 
 def _champion(settings: DoctorSettings) -> list[Check]:
     return check_champion(weights=settings.weights)
+
+
+def _storage(settings: DoctorSettings) -> list[Check]:
+    """Say what lies below --data, and what would be lost with it."""
+    return [
+        Check("storage", PASS, f"{found.directory}: {found.kind}, {found.bytes / 1e9:.3g} GB; {found.lost}")
+        for found in usage(Path(settings.data))
+    ]

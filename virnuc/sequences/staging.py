@@ -22,7 +22,7 @@ from virnuc.sequences.genomes import TableRow
 from virnuc.sequences.reading import Record, read_records
 from virnuc.sequences.sources import SourceFile
 from virnuc.settings import PrepareSettings
-from virnuc.storage.directory import OutputDirectory
+from virnuc.storage.directory import PROGRESS, OutputDirectory
 from virnuc.storage.files import atomic_path, write_text
 from virnuc.storage.processes import Send
 
@@ -52,7 +52,7 @@ def stage_files(
     Raises:
         ParseError: a file is damaged.
     """
-    names = {f".progress/{source.path.name}.json": source for source in sources}
+    names = {f"{PROGRESS}/{source.path.name}.json": source for source in sources}
     for claim in output.claims(sorted(names, key=lambda name: (-names[name].path.stat().st_size, name))):
         with claim.lock:
             note = _stage(output, names[claim.name], genomes, settings)

@@ -393,3 +393,6 @@ class DoctorSettings(Settings):
     weights: Mapping[str, str] = weights()
     revisions: Mapping[str, str] = revisions()
     device: str = device()
+    data: str = option(
+        "data", "Directory whose contents are listed, with what would be lost with each.", decisive=False
+    )

@@ -21,6 +21,7 @@ from virnuc.storage.files import exclusive, remove_leftovers, write_text
 from virnuc.storage.manifest import FORMAT_VERSIONS, Manifest, check_reusable, describe_shard, has_manifest
 
 _LOCK = ".lock"
+PROGRESS = ".progress"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class OutputDirectory:
     @property
     def progress(self) -> Path:
         """Directory of the notes for a restart; it goes when the manifest is written."""
-        return self.directory / ".progress"
+        return self.directory / PROGRESS
 
     @contextmanager
     def alone(self) -> Iterator[Manifest | None]:
