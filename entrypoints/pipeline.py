@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from entrypoints.benchmark import benchmark
+from entrypoints.benchmark import REPORT, benchmark
 from entrypoints.command import say, stage
 from entrypoints.compare import compare
 from entrypoints.evaluate import evaluate
@@ -20,6 +20,7 @@ from entrypoints.split import split
 from entrypoints.train import train
 from virnuc.errors import DataError, GateRefusal, UsageError
 from virnuc.settings import (
+    LATEST,
     BenchmarkSettings,
     CompareSettings,
     EvaluateSettings,
@@ -61,8 +62,7 @@ def run_experiment(settings: PipelineSettings, tracker: Tracker) -> dict[str, An
     except DataError as error:
         if _OUT not in str(error):
             raise
-        where = f"--data (such as data/{settings.chunk_size}bp_{settings.unit})"  # where the stages' --out lies
-        raise DataError(str(error).replace(_OUT, where)) from error
+        raise DataError(str(error).replace(_OUT, "--experiment")) from error  # where the stages' --out lies
 
 
 def _run_stages(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any]:
@@ -106,7 +106,12 @@ class Experiment:
 
     def place(self, name: str) -> str:
         """Return where a stage leaves what it makes."""
-        return str(Path(self.settings.data) / name)
+        return str(self.settings.home / name)
+
+    @property
+    def reports(self) -> str:
+        """Directory of this run's reports."""
+        return self.place(f"reports/{self.tracker.run_id}")
 
     def models(self) -> list[str]:
         """Split, extract, train and evaluate; return the URIs of baseline, candidate and controls.
@@ -135,18 +140,20 @@ class Experiment:
             baseline=self.settings.baseline,
             candidate=self.settings.candidate,
             frames=self.place("frames"),
-            out=self.settings.out,
+            out=self.reports,
         )
 
     def timed(self) -> str:
         """Time both protein encoders, if that was not done already; return the id of the run that did."""
         from virnuc.storage.manifest import read_manifest
+        from virnuc.tracking import download
 
         frames = read_manifest(Path(self.place("frames")), "frames").digest
         same = {"key": self.benchmark_settings.key, "frames_digest": frames}
         if known := _finished("benchmark", same, "metrics.`bench/speedup` > 0"):
             say(f"benchmark  {self.settings.baseline} and {self.settings.candidate} were timed already: run {known}")
             self.tracker.tags({"reused.benchmark": known})
+            download(known, REPORT, Path(self.reports))
             return known
         benchmark.run(self.benchmark_settings)
         return _finished("benchmark", same)
@@ -164,7 +171,7 @@ class Experiment:
             candidate=(candidate,),
             controls=tuple(controls),
             benchmark=(timed,) if timed else (),
-            out=self.settings.out,
+            out=self.reports,
         )
         try:
             document = compare.run(wanted)
@@ -252,18 +259,29 @@ class Experiment:
     def _conclude(self) -> None:
         """Leave verdict, figures and report on the parent run, and say where everything is."""
         from virnuc.reports.rendering import HTML, MARKDOWN, VERDICT
+        from virnuc.storage.files import link_latest
 
-        settings, reports = self.settings, Path(self.settings.out)
+        settings, reports = self.settings, Path(self.reports)
         document = json.loads((reports / VERDICT).read_text(encoding="utf-8"))
         (verdict,) = document["verdicts"]
         sides = {"baseline": settings.baseline, "candidate": settings.candidate, "dna_encoder": settings.dna_encoder}
-        self.tracker.tags({"verdict": verdict["outcome"], **sides, "chunk_size": settings.chunk_size})
+        self.tracker.tags(
+            {
+                "verdict": verdict["outcome"],
+                **sides,
+                "chunk_size": settings.chunk_size,
+                "experiment": settings.home.name,
+            }
+        )
         self.tracker.metrics(_headline(document, verdict))
         for name in (HTML, MARKDOWN, VERDICT):
             self.tracker.file(reports / name)
         self.tracker.describe(document["answer"])
         say("")
-        say(f"report     {reports / HTML} (and .md); speed in {reports / 'speed_benchmark.md'}")
+        for directory in (reports, settings.home):
+            link_latest(directory, LATEST)
+        latest = reports.parent / LATEST
+        say(f"report     {latest / HTML} (and .md); speed in {latest / REPORT}")
         say(f"runs       make ui, then open http://127.0.0.1:5000/{self.tracker.ui_path}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from entrypoints.benchmark import benchmark
@@ -32,17 +31,18 @@ def rehearse(settings: RehearseSettings, tracker: Tracker) -> dict[str, Any]:
 
     check_encoders_and_policy(_pipeline(settings))
     experiment = Experiment(_pipeline(settings), tracker)
-    data = Path(settings.data)
+    data = experiment.settings.home
     prepare.run(PrepareSettings(settings.source, settings.chunk_size, seed=settings.seed, out=str(data / "all_frames")))
     sample_frames(data / "all_frames", data / "frames", settings.rows, settings.seed)
     models = experiment.models()
     timed = replace(experiment.benchmark_settings, frames=str(data / "all_frames"))
-    _estimate(settings, benchmark.run(timed), tracker)
+    _estimate(settings, benchmark.run(timed), experiment)
     return experiment.judge(models, "")
 
 
 def _pipeline(settings: RehearseSettings) -> PipelineSettings:
-    return PipelineSettings(
+    pipeline = PipelineSettings(
+        source=settings.source,
         chunk_size=settings.chunk_size,
         test_fraction=0.25,
         val_fraction=0.25,
@@ -55,8 +55,11 @@ def _pipeline(settings: RehearseSettings) -> PipelineSettings:
         epochs=EPOCHS,
         seed=settings.seed,
         data=settings.data,
-        out=settings.out,
+        experiment=settings.experiment,
         **_timing(settings),
+    )
+    return (
+        pipeline if settings.experiment else replace(pipeline, experiment=f"{pipeline.home.name}-{settings.rows}rows")
     )
 
 
@@ -71,7 +74,7 @@ def _random(settings: RehearseSettings) -> dict[str, str]:
     return dict.fromkeys((settings.dna_encoder, settings.baseline, settings.candidate), "random")
 
 
-def _estimate(settings: RehearseSettings, proteins: BenchmarkResult, tracker: Tracker) -> None:
+def _estimate(settings: RehearseSettings, proteins: BenchmarkResult, experiment: Experiment) -> None:
     """Estimate, from what was measured here, what extracting the frames of the real run will take."""
     from virnuc.benchmarking import estimate_cost
 
@@ -79,12 +82,12 @@ def _estimate(settings: RehearseSettings, proteins: BenchmarkResult, tracker: Tr
         BenchmarkSettings(
             baseline=settings.dna_encoder,
             candidate=CONTROLS[0][0],
-            frames=str(Path(settings.data) / "all_frames"),
+            frames=experiment.place("all_frames"),
             **_timing(settings),
             precision=(settings.precision,),
             device=settings.device,
             weights={settings.dna_encoder: "random"},
-            out=str(Path(settings.out) / "dna"),
+            out=f"{experiment.reports}/dna",
         ),
         "benchmark dna",
     ).sides.get("baseline")
@@ -99,7 +102,7 @@ def _estimate(settings: RehearseSettings, proteins: BenchmarkResult, tracker: Tr
         cost = estimate_cost(
             settings.frames, speeds, {kind: timed.provenance["dimension"] for kind, timed in both.items()}
         )
-        tracker.metrics({f"rehearse/{side}_hours": cost.hours, f"rehearse/{side}_disk_gb": cost.disk_gb})
+        experiment.tracker.metrics({f"rehearse/{side}_hours": cost.hours, f"rehearse/{side}_disk_gb": cost.disk_gb})
         say(
             f"rehearse   {proteins.names[side]}: {settings.frames:,} frames take {cost.hours:,.1f} h on this device "
             f"({speeds['protein']:.2f} proteins/s, {speeds['dna']:.2f} DNA/s), {cost.disk_gb:,.0f} GB of disk and "

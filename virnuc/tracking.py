@@ -41,6 +41,10 @@ _DIGEST_LENGTH = 36  # MLflow's limit for a dataset's digest; the whole one is l
 _METRICS_A_CALL = 1000  # MLflow's limit
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 _MISREAD = re.compile(r"['\"\\]")
+# What decides a result, from the top of the checkout; files of users beside it do not make it another version.
+_CODE = tuple(
+    f":/{name}" for name in ("virnuc", "entrypoints", "model_registry", "examples", "MLproject", "conda.yaml")
+)
 _CUSTOM_MODELS = {"mlflow.experimentKind": "custom_model_development"}  # opens the UI in its model-training view
 
 
@@ -399,10 +403,12 @@ def _is_empty(tracker: Tracker) -> bool:
 
 
 def _code_version() -> dict[str, str]:
-    """Return the commit and whether the working tree differs from it; empty outside a git checkout."""
+    """Return the commit and whether the code in the working tree differs from it."""
     here = Path(__file__).parent
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
     if commit.returncode:
         return {"commit": "unknown", "dirty": "unknown"}
-    status = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=False)
+    status = subprocess.run(
+        ["git", "status", "--porcelain", "--", *_CODE], cwd=here, capture_output=True, text=True, check=False
+    )
     return {"commit": commit.stdout.strip(), "dirty": str(bool(status.stdout.strip())).lower()}

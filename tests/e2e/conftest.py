@@ -26,6 +26,16 @@ class Demo:
     output: str
 
     @property
+    def data(self) -> Path:
+        """The experiment's directory."""
+        return self.directory / "data" / "genomes-500bp-cds-genome-seed42"
+
+    @property
+    def reports(self) -> Path:
+        """The first run's reports."""
+        return self.data / "reports" / self.runs("main")[0].info.run_id
+
+    @property
     def client(self) -> MlflowClient:
         return MlflowClient(self.store)
 

@@ -39,6 +39,8 @@ EPOCH_KEYS = {
 
 def test_one_parent_run_with_a_child_run_a_stage(demo):
     (parent,) = demo.runs("main")
+    for link, directory in ((demo.data.parent, demo.data), (demo.data / "reports", demo.reports)):
+        assert (link / "latest").resolve() == directory.resolve()
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["virnuc.verdict"] == "PASS"
     wanted = {"accuracy/baseline", "accuracy/candidate", "drop/value", "drop/low", "drop/high", "speedup"}
@@ -89,12 +91,12 @@ def test_every_epoch_is_logged_once(demo):
 
 def test_datasets_carry_their_manifests_digests(demo):
     digests = {
-        name: json.loads((demo.directory / "data" / folder / "manifest.json").read_text())["digest"]
+        name: json.loads((demo.data / folder / "manifest.json").read_text())["digest"]
         for name, folder in (("frames", "frames"), ("features", "features/codon_phase+esm2_tiny_deep"))
     }
     inputs = {item.dataset.name: item.dataset.digest for item in trained(demo).inputs.dataset_inputs}
     assert inputs["features"] == digests["features"][:36]
-    assert inputs["split"] == Split.open(demo.directory / "data" / "test_set").digest[:36]
+    assert inputs["split"] == Split.open(demo.data / "test_set").digest[:36]
     assert {i.dataset.digest for i in demo.runs("extract")[0].inputs.dataset_inputs} >= {digests["frames"][:36]}
 
 
@@ -124,13 +126,13 @@ def test_figures_and_checkpoints_are_artifacts(demo):
 
 
 def test_the_report_holds_only_numbers_of_the_store(demo):
-    verdict = json.loads((demo.directory / "reports" / "verdict.json").read_text())
+    verdict = json.loads((demo.reports / "verdict.json").read_text())
     evaluated = {run.data.tags["virnuc.model"]: demo.measured(run) for run in demo.runs("evaluate")}
     metrics = [evaluated[model] for model in ALL_MODELS]
     for side, logged in zip(verdict["sides"], metrics, strict=True):
         for name, interval in side["metrics"]["frames"].items():
             assert interval["value"] == pytest.approx(logged[f"test/{name}"], abs=1e-12)
-    page = (demo.directory / "reports" / "validation_report.md").read_text()
+    page = (demo.reports / "validation_report.md").read_text()
     for logged in metrics:
         assert f"{logged['test/accuracy']:.3f}" in page
     bench = demo.runs("benchmark")[0].data.metrics
@@ -153,9 +155,10 @@ def test_the_terminal_ends_with_a_summary(demo):
 
 
 def test_the_slow_side_as_candidate_is_refused(demo):
-    done = demo.run(
-        "main", "--baseline=esm2_tiny", "--candidate=esm2_tiny_deep", "--out=reports/refused", "--sample=50", "--runs=2"
-    )
+    passed = (demo.reports / "verdict.json").read_bytes()
+    done = demo.run("main", "--baseline=esm2_tiny", "--candidate=esm2_tiny_deep", "--sample=50", "--runs=2")
+    assert (demo.reports / "verdict.json").read_bytes() == passed
+    assert json.loads((demo.data / "reports" / "latest" / "verdict.json").read_text())["outcome"] == "FAIL"
     assert done.returncode == 3
     assert "virnuc-esm2_tiny version 1; delete" in done.stdout
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("main: ")]
@@ -177,7 +180,7 @@ def test_the_same_again_reuses_what_is_done(demo):
 
 
 def test_predict_returns_every_chunk_of_test_genomes_once(demo):
-    split = Split.open(demo.directory / "data" / "test_set")
+    split = Split.open(demo.data / "test_set")
     unseen = set(split.table.iloc[split.rows["test"]]["genome"])
     fasta, expected = demo.directory / "reads.fa", set()
     with fasta.open("w") as stream:
@@ -201,7 +204,7 @@ def test_predict_returns_every_chunk_of_test_genomes_once(demo):
 
 
 def test_accuracy_over_all_chunks_is_that_of_predict(demo):
-    chunks = Split.open(demo.directory / "data" / "test_set").chunks("test")
+    chunks = Split.open(demo.data / "test_set").chunks("test")
     (demo.directory / "chunks.fa").write_text(
         "".join(f">{name}\n{dna}\n" for name, dna in zip(chunks["chunk_id"], chunks["nucleotide"], strict=True))
     )
@@ -268,14 +271,16 @@ def test_doctor_finds_all_well(demo):
 
 
 def test_each_stage_runs_alone_on_what_the_stage_before_wrote(demo):
-    features = "data/features/codon_phase+esm2_tiny"
+    features, frames, test_set = (
+        str(demo.data / name) for name in ("features/codon_phase+esm2_tiny", "frames", "test_set")
+    )
     for stage, parameters in (
         ("split", {"source": features, "out": "data/split_of_features"}),
-        ("train", {"features": features, "epochs": "2", "lr": "1e-3"}),
-        ("evaluate", {"model": "models:/virnuc-esm2_tiny/2", "features": features}),
+        ("train", {"features": features, "split": test_set, "epochs": "2", "lr": "1e-3"}),
+        ("evaluate", {"model": "models:/virnuc-esm2_tiny/2", "features": features, "split": test_set}),
         (
             "benchmark",
-            {"baseline": "esm2_tiny_deep", "candidate": "esm2_tiny", "sample": "50", "runs": "2", "warmup": "1"},
+            {"baseline": "esm2_tiny_deep", "candidate": "esm2_tiny", "frames": frames, "sample": "50", "runs": "2"},
         ),
     ):
         options = [f"--{name}={value}" for name, value in parameters.items()]

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from entrypoints.cli import main
 from entrypoints.command import stage
 from tests.shared import PROJECT
 from tests.shared.samples import sample_frames, write_features
+from virnuc.errors import UsageError
 from virnuc.settings import PIPELINE_STAGES, STAGES, BenchmarkSettings, FeatureSource, MainSettings, TrainSettings
 from virnuc.tracking import CONFIG, download, find_runs
 
@@ -135,7 +137,28 @@ def test_a_run_is_made_again_from_the_file_it_kept(store, tmp_path, monkeypatch)
     assert run.data.tags["virnuc.split_digest"] == again.data.tags["virnuc.split_digest"]
 
 
-def test_another_experiment_has_its_own_reports():
-    assert MainSettings().out == MainSettings(data="data").out == "reports/"
-    assert MainSettings(data="data/500bp").out == "data/500bp/reports"
-    assert MainSettings(data="data/500bp", out="elsewhere").out == "elsewhere"
+def test_an_experiment_is_named_after_what_decides_its_data():
+    usual = MainSettings()
+    assert usual.home == Path("data/genomes-500bp-cds-genome-seed42")
+    assert MainSettings(source="/data/refseq", unit="cluster", data="x").home == Path(
+        "x/refseq-500bp-cds-cluster-seed42"
+    )
+    assert MainSettings(experiment="mine", chunk_size=300).home == Path("data/mine")
+    same = {
+        "epochs": 3,
+        "candidate": "dipeptide",
+        "device": "cpu",
+        "batch_tokens": 1,
+        "overrides": {"train.gamma": "1"},
+    }
+    assert MainSettings(**same).home == usual.home
+    others = [
+        {"balance": True},
+        {"test_fraction": 0.2},
+        {"precision": "bf16"},
+        {"overrides": {"split.identity": "0.9"}},
+    ]
+    assert len({MainSettings(**one).home for one in [{}, *others]}) == 5
+    for name in ("latest", "../up", "/tmp/x", "-x"):
+        with pytest.raises(UsageError, match="--experiment"):
+            MainSettings(experiment=name)

@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import json
 import re
 import shutil
 
@@ -10,6 +11,7 @@ import pytest
 from huggingface_hub import constants
 from mlflow.tracking import MlflowClient
 
+from entrypoints.compare import compare
 from entrypoints.evaluate import evaluate
 from entrypoints.extract import extract
 from entrypoints.pipeline import CONTROLS, pipeline
@@ -19,11 +21,14 @@ from tests.shared.hub import OTHER, PINNED, fill_hub_cache
 from tests.shared.samples import without_mmseqs
 from virnuc.encoders import load_encoder
 from virnuc.errors import DataError, GateRefusal, UsageError
-from virnuc.settings import EvaluateSettings, ExtractSettings, FeatureSource, PipelineSettings
+from virnuc.settings import CompareSettings, EvaluateSettings, ExtractSettings, FeatureSource, PipelineSettings
 from virnuc.storage.manifest import read_manifest
+from virnuc.tracking import model_version, version_uri
 
+POLICY = str(PROJECT / "model_registry" / "policy.yaml")
 DNA, PROTEIN = CASES["dnabert_s"], CASES["esm2"]
 LONGEST = 4000  # bp of a genome in the sample
+FIRST = "data/latest"
 
 
 @contextlib.contextmanager
@@ -54,25 +59,17 @@ def made_there(tmp_path_factory, genomes, empty_store):
         ]
         (directory / "genomes" / name).write_bytes(gzip.compress("".join(short[:14]).encode()))
     fill_hub_cache(directory / "hub", "esm2_8m", {PINNED: 1, OTHER: 2})
-    settings = PipelineSettings(
-        source="genomes",
-        dna_encoder=DNA.encoder,
-        baseline=PROTEIN.encoder,
-        candidate="esm2_8m",
-        revisions={"esm2_8m": OTHER},
-        test_fraction=0.3,
-        val_fraction=0.2,
-        epochs=2,
-        replicates=2,
-        sample=20,
-        runs=1,
-        warmup=1,
-        policy=str(PROJECT / "model_registry" / "policy.yaml"),
-    )
-    with inside(directory), pytest.MonkeyPatch.context() as patch, contextlib.suppress(GateRefusal):
-        patch.setattr("entrypoints.pipeline.CONTROLS", CONTROLS[:1])  # a second one takes as long and shows no more
-        pipeline.run(settings)  # the verdict depends on how fast this machine is
+    with inside(directory):
+        run_pipeline(dna_encoder=DNA.encoder, candidate="esm2_8m", revisions={"esm2_8m": OTHER})
     return directory
+
+
+def run_pipeline(**options):
+    usual = {"test_fraction": 0.3, "val_fraction": 0.2, "epochs": 2, "replicates": 2, "sample": 20, "runs": 1}
+    usual |= {"source": "genomes", "baseline": PROTEIN.encoder, "warmup": 1, "policy": POLICY}
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(GateRefusal):
+        patch.setattr("entrypoints.pipeline.CONTROLS", CONTROLS[:1])  # a second one takes as long and shows no more
+        pipeline.run(PipelineSettings(**usual | options))  # the verdict depends on how fast this machine is
 
 
 @pytest.fixture
@@ -113,7 +110,7 @@ def test_every_model_has_its_control_of_shuffled_sequences(experiment):
 
 
 def test_the_revision_is_recorded_by_features_and_benchmark(experiment):
-    (features,) = (experiment / "data" / "features").glob("*+esm2_8m")
+    (features,) = (experiment / FIRST / "features").glob("*+esm2_8m")
     assert read_manifest(features, "features").details["protein"]["revision"] == OTHER
     (timed,) = runs_of("benchmark")
     assert timed.data.params["bench/candidate_revision"] == OTHER
@@ -121,6 +118,7 @@ def test_the_revision_is_recorded_by_features_and_benchmark(experiment):
 
 def test_another_revision_never_finishes_or_reuses_these_features(experiment):
     chosen = {"dna_encoder": "tetranucleotide", "protein_encoder": "esm2_8m", "revisions": {"esm2_8m": PINNED}}
+    chosen |= {"frames": f"{FIRST}/frames", "out": f"{FIRST}/features"}
     with pytest.raises(DataError, match=f"made with revision={OTHER}"):
         extract.run(ExtractSettings(**chosen))
 
@@ -134,7 +132,8 @@ def test_evaluate_alone_says_which_directory_it_wants(experiment, capsys):
     dna, protein = load_encoder(DNA.encoder).name, load_encoder(PROTEIN.encoder).name
     options = {
         "model": f"models:/virnuc-{protein}@challenger",
-        "features": (FeatureSource(f"data/features/{dna}+{protein}"),),
+        "features": (FeatureSource(f"{FIRST}/features/{dna}+{protein}"),),
+        "split": f"{FIRST}/test_set",
         "out": "elsewhere",
     }
     with pytest.raises(UsageError, match=f"give it with --weights {dna}=DIR$"):
@@ -148,3 +147,37 @@ def test_evaluate_alone_says_which_directory_it_wants(experiment, capsys):
     client = MlflowClient()
     assert "test/control/shuffled_accuracy" not in client.get_run(asked).data.metrics
     assert "test/control/shuffled_accuracy" in client.get_run(answered).data.metrics
+
+
+def contents(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def versions_there():
+    found = MlflowClient().search_model_versions()
+    return {version_uri(one): (one.run_id, one.source, one.description, repr(one.tags)) for one in found}
+
+
+def test_a_second_experiment_never_touches_the_first(experiment, tmp_path, monkeypatch):
+    uri = f"sqlite:///{shutil.copy(experiment / 'mlflow.db', tmp_path / 'mlflow.db')}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    mlflow.set_tracking_uri(uri)
+    (first,), place = runs_of("pipeline"), (experiment / FIRST).resolve()
+    side = f"virnuc-{load_encoder(PROTEIN.encoder).name}"
+    kept, versions = contents(place), versions_there()
+    assert (place / "reports" / "latest").resolve() == place / "reports" / first.info.run_id
+    run_pipeline(chunk_size=500, unit="cluster", dna_encoder="tetranucleotide", candidate="dipeptide")
+    second = (experiment / FIRST).resolve()
+    assert "500bp-cds-cluster-seed42" in second.name and "300bp-cds-genome-seed42" in place.name
+    assert contents(place) == kept
+    assert versions.items() <= versions_there().items()
+    reports = (place / "reports" / "latest", second / "reports" / "latest")
+    verdicts = [json.loads((report / "verdict.json").read_text()) for report in reports]
+    for compared, told, chunk_size in zip(runs_of("compare"), verdicts, ("300", "500"), strict=True):
+        sides = [model_version(compared.data.tags[f"virnuc.{role}"]).tags for role in ("baseline", "candidate")]
+        assert {tags["virnuc.chunk_size"] for tags in sides} == {chunk_size}
+        assert len({tags["virnuc.split_digest"] for tags in sides}) == 1
+        assert told["verdicts"][0]["problems"] == []
+    pair = {"baseline": f"models:/{side}@challenger", "candidate": ("models:/virnuc-esm2_8m@challenger",)}
+    with pytest.raises(DataError, match=f"--baseline models:/{side}/1 --candidate models:/virnuc-esm2_8m/1"):
+        compare.run(CompareSettings(**pair, policy=POLICY, out=str(tmp_path)))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from virnuc.errors import UsageError, unknown_name
@@ -16,6 +19,7 @@ from virnuc.settings.options import (
     option,
     out,
     parse,
+    plain,
     precision,
     revisions,
     seed,
@@ -61,6 +65,16 @@ _HANDED_ON = frozenset(
 )
 
 
+_MAKING_DATA = ("prepare", "extract", "split")
+LATEST = "latest"  # the link beside experiments, and beside an experiment's reports, to the newest
+
+
+def check_experiment(name: str) -> None:
+    """Raise a UsageError if `name` cannot be that of a directory of experiments."""
+    if name and (name == LATEST or not re.fullmatch(r"[\w][\w.+-]*", name)):
+        raise UsageError(f"--experiment {name!r}: use letters, digits and - _ . +, and not {LATEST!r}")
+
+
 @dataclass(frozen=True)
 class PipelineSettings(Settings):
     """Genomes to verdict, for a baseline, a candidate and the composition controls."""
@@ -95,15 +109,17 @@ class PipelineSettings(Settings):
     overrides: Mapping[str, str] = option(
         {}, "Parameters of single stages, as STAGE.NAME=VALUE joined by commas: train.hidden_dim=256."
     )
-    data: str = out("data", "Directory for frames, features, split, models and evaluations.")
-    out: str = out("reports/", "Directory for the reports; with another --data, <data>/reports unless it is given.")
+    data: str = out("data", "Directory of experiments.")
+    experiment: str = out(
+        "",
+        "Name of the directory in --data for frames, features, split, models and reports. Default: made from the "
+        "parameters that decide the data, so that another experiment never touches this one.",
+    )
 
     def __post_init__(self) -> None:
         """Check that there are two sides, and each stage's parameters."""
         super().__post_init__()
-        usual = {name: default_of(self.__dataclass_fields__[name]) for name in ("data", "out")}
-        if self.out == usual["out"] and self.data != usual["data"]:
-            object.__setattr__(self, "out", f"{self.data}/reports")  # another experiment's reports are not its own
+        check_experiment(self.experiment)
         if self.baseline == self.candidate:
             raise UsageError(f"baseline and candidate are both {self.baseline}")
         for key in self.overrides:
@@ -117,6 +133,20 @@ class PipelineSettings(Settings):
                 raise unknown_name(f"parameter of {stage}", name, known.keys() - _HANDED_ON)
         for stage in PIPELINE_STAGES.keys() - {"promote"}:
             self.of_stage(PIPELINE_STAGES[stage])
+
+    @property
+    def home(self) -> Path:
+        """The experiment's directory; a digest ends its name if more parameters of the data are not the default."""
+        return Path(self.data) / (self.experiment or self._name())
+
+    def _name(self) -> str:
+        name = f"{Path(self.source).resolve().name}-{self.chunk_size}bp-{self.evidence}-{self.unit}-seed{self.seed}"
+        values, declared = self.plain(), PipelineSettings.__dataclass_fields__
+        others = ("balance", "test_fraction", "val_fraction", "precision", "revisions")
+        deciding = [f"{key}={values[key]}" for key in others if values[key] != plain(default_of(declared[key]))]
+        own = [f"{key}={text}" for key, text in self.overrides.items() if key.partition(".")[0] in _MAKING_DATA]
+        digest = hashlib.sha256(repr(sorted(deciding + own)).encode()).hexdigest()[:6]
+        return f"{name}-{digest}" if deciding or own else name
 
     def of_stage(self, stage: type[S], **own: Any) -> S:
         """Return a stage's settings: those it shares with the pipeline by name, `own`, and its overrides.
@@ -168,5 +198,5 @@ class RehearseSettings(Settings):
     precision: str = precision()
     device: str = device()
     seed: int = seed("The one seed of the rehearsal.")
-    data: str = like(PipelineSettings, "data", "data/rehearsal")
-    out: str = like(PipelineSettings, "out", "reports/rehearsal/")
+    data: str = like(PipelineSettings, "data", "data/rehearsals")
+    experiment: str = like(PipelineSettings, "experiment")

@@ -48,6 +48,14 @@ def write_text(target: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def link_latest(target: Path, name: str) -> None:
+    """Make the symbolic link `name` beside `target` lead to it, at once; one that leads elsewhere is replaced."""
+    with tempfile.TemporaryDirectory(prefix=".link", dir=target.parent) as temporary:
+        link = Path(temporary) / name
+        link.symlink_to(target.name)
+        link.replace(target.parent / name)
+
+
 def read_json(path: Path, error: type[DataError] = DataError) -> dict[str, Any]:
     """Read a JSON object from a file that is not trusted.
 
