@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +13,6 @@ from virnuc.settings import BenchmarkSettings
 if TYPE_CHECKING:
     from virnuc.evaluation.speed import BenchmarkResult
     from virnuc.tracking import Tracker
-
-REPORT = "speed_benchmark.md"
 
 
 @stage(BenchmarkSettings)
@@ -35,17 +35,20 @@ def benchmark(settings: BenchmarkSettings, tracker: Tracker) -> BenchmarkResult:
 def log(result: BenchmarkResult, settings: BenchmarkSettings, tracker: Tracker) -> None:
     """Keep a benchmark in its run and in the report, and show its figures."""
     from model_registry.evidence import BENCHMARK
-    from virnuc.benchmarking import speed_report
-    from virnuc.storage.files import write_text
+    from virnuc.reports.rendering import made, markdown, write_page
+    from virnuc.reports.speed import SPEED, speed_page
+    from virnuc.tracking import ui_address, versions
 
     tracker.metrics(result.metrics)
     tracker.parameters(result.parameters)
     tracker.tags({**result.names, "key": settings.key})
     tracker.json(result.asdict(), BENCHMARK)
-    report = speed_report(result)
-    write_text(Path(settings.out) / REPORT, report)
-    tracker.text(report, REPORT)
-    tracker.describe(report[:4900])
+    page = speed_page(replace(result, run_id=tracker.run_id))
+    page = replace(page, made=made(datetime.now(UTC).isoformat(), versions()), ui=ui_address())
+    written = write_page(page, Path(settings.out), SPEED)
+    for path in written.values():
+        tracker.file(path)
+    tracker.describe(markdown(page)[:4900])
     for side, measured in result.sides.items():
         say(
             f"benchmark  {side:9} {result.names[side]}: {measured.frames / measured.seconds:,.0f} frames/s, "
@@ -57,7 +60,7 @@ def log(result: BenchmarkResult, settings: BenchmarkSettings, tracker: Tracker) 
         unequal = "" if result.same_precision else " (DIFFERENT PRECISIONS: not a fair ratio)"
         say(
             f"benchmark  speed-up {result.speedup:.2f}, lower end {result.speedup_low:.2f}{unequal}; "
-            f"{Path(settings.out) / REPORT}"
+            f"{written[f'{SPEED}.html']}"
         )
 
 

@@ -33,13 +33,13 @@ def compare(settings: CompareSettings, tracker: Tracker) -> dict[str, Any]:
     from virnuc.reports.figures import comparison_drawings
     from virnuc.reports.rendering import terminal_summary, write_report
     from virnuc.reports.verdict import Origin
-    from virnuc.tracking import get_run
+    from virnuc.tracking import get_run, ui_address, versions
 
     policy = Policy.read(Path(settings.policy))
     check_same_split(settings.baseline, settings.candidate)
     comparison = gather(settings.baseline, settings.candidate, settings.controls, settings.benchmark)
     now = datetime.now(UTC).isoformat(timespec="microseconds")
-    origin = Origin(now, tracker.run_id, command_of(get_run(tracker.run_id)))
+    origin = Origin(now, tracker.run_id, command_of(get_run(tracker.run_id)), versions(), ui_address())
     candidates = [pair.candidate.evidence.uri for pair in comparison.pairs]
     past = {uri: [str(one) for one in past_comparisons(uri)] for uri in candidates}
     document = verdict_document(comparison, judge(comparison, policy), origin, past)

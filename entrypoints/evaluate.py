@@ -72,6 +72,7 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
             "model": version_uri(version),
             "evaluation_version": EVALUATION_VERSION,
             "split_unit": split.metadata["unit"],
+            "untested_groups": ", ".join(split.metadata.get("groups_without_a_test_unit", ())),
         }
     )
     _log(done, checkpoint, features, tracker)

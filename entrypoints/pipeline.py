@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from entrypoints.benchmark import REPORT, benchmark
+from entrypoints.benchmark import benchmark
 from entrypoints.command import say, stage
 from entrypoints.compare import compare
 from entrypoints.evaluate import evaluate
@@ -145,6 +145,7 @@ class Experiment:
 
     def timed(self) -> str:
         """Time both protein encoders, if that was not done already; return the id of the run that did."""
+        from virnuc.reports.speed import SPEED
         from virnuc.storage.manifest import read_manifest
         from virnuc.tracking import download
 
@@ -153,7 +154,8 @@ class Experiment:
         if known := _finished("benchmark", same, "metrics.`bench/speedup` > 0"):
             say(f"benchmark  {self.settings.baseline} and {self.settings.candidate} were timed already: run {known}")
             self.tracker.tags({"reused.benchmark": known})
-            download(known, REPORT, Path(self.reports))
+            for suffix in ("html", "md"):
+                download(known, f"{SPEED}.{suffix}", Path(self.reports))
             return known
         benchmark.run(self.benchmark_settings)
         return _finished("benchmark", same)
@@ -259,7 +261,9 @@ class Experiment:
     def _conclude(self) -> None:
         """Leave verdict, figures and report on the parent run, and say where everything is."""
         from virnuc.reports.rendering import HTML, MARKDOWN, VERDICT
+        from virnuc.reports.speed import SPEED
         from virnuc.storage.files import link_latest
+        from virnuc.tracking import ui_address
 
         settings, reports = self.settings, Path(self.reports)
         document = json.loads((reports / VERDICT).read_text(encoding="utf-8"))
@@ -281,8 +285,8 @@ class Experiment:
         for directory in (reports, settings.home):
             link_latest(directory, LATEST)
         latest = reports.parent / LATEST
-        say(f"report     {latest / HTML} (and .md); speed in {latest / REPORT}")
-        say(f"runs       make ui, then open http://127.0.0.1:5000/{self.tracker.ui_path}")
+        say(f"report     {latest / HTML} (and .md); speed in {latest / SPEED}.html")
+        say(f"runs       make ui, then open {ui_address()}/{self.tracker.ui_path}")
 
 
 def _headline(document: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, float]:

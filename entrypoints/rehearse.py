@@ -77,6 +77,7 @@ def _random(settings: RehearseSettings) -> dict[str, str]:
 def _estimate(settings: RehearseSettings, proteins: BenchmarkResult, experiment: Experiment) -> None:
     """Estimate, from what was measured here, what extracting the frames of the real run will take."""
     from virnuc.benchmarking import estimate_cost
+    from virnuc.reports.content import gib
 
     dna = benchmark.run(
         BenchmarkSettings(
@@ -106,7 +107,7 @@ def _estimate(settings: RehearseSettings, proteins: BenchmarkResult, experiment:
         say(
             f"rehearse   {proteins.names[side]}: {settings.frames:,} frames take {cost.hours:,.1f} h on this device "
             f"({speeds['protein']:.2f} proteins/s, {speeds['dna']:.2f} DNA/s), {cost.disk_gb:,.0f} GB of disk and "
-            f"{protein.peak_memory_gb:.1f} GB of memory"
+            f"{gib(protein.peak_memory_gb)} GiB of memory"
         )
 
 

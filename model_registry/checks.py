@@ -68,7 +68,7 @@ def _device(settings: DoctorSettings) -> list[Check]:
     if torch.device(device.name).type == "cpu":
         return [Check("device", WARN, f"{detail}; enough for the demo; the published encoders would take weeks")]
     return [
-        Check("device", PASS, f"{detail}; {torch.cuda.get_device_properties(device.name).total_memory / 1e9:.0f} GB")
+        Check("device", PASS, f"{detail}; {torch.cuda.get_device_properties(device.name).total_memory / 2**30:.0f} GiB")
     ]
 
 

@@ -207,6 +207,7 @@ def _evaluated(run: Run, training: Run) -> dict[str, Any]:
         "weights": {name: kind for name, _, kind in pairs},
         "checkpoint": agreement["checkpoint"],
         "features": agreement["features"],
+        "untested": tags.get("virnuc.untested_groups", ""),
         "left_out": tags.get("virnuc.no_chunks", ""),
         "validation": _validation(training.data.tags.get("virnuc.model", ""), split_digest),
     }

@@ -11,6 +11,7 @@ import math
 from model_registry.cases import REQUIRED, WARN, Case, Finding, Limit, Rule
 from virnuc.evaluation.intervals import effective_genomes
 from virnuc.evaluation.speed import unfairness
+from virnuc.reports.content import weights_in_words
 from virnuc.training.checkpoint import READABLE_VERSIONS
 
 AGREEING = ("model_type", "dna_dim", "protein_dim", "merged_dim")  # of a checkpoint and the features it is used with
@@ -137,7 +138,7 @@ def _known_origin(case: Case) -> Finding:
     wrong = random + silent + untold
     if len(case.sides) < 2:
         wrong.append("not known: there is no baseline")
-    kinds = ", ".join(sorted({kind for side in case.sides for kind in side.weights.values()}))
+    kinds = ", ".join(sorted({weights_in_words(kind) for side in case.sides for kind in side.weights.values()}))
     return Finding(not wrong, "; ".join(wrong) or f"weights: {kinds}; both trained in this store")
 
 

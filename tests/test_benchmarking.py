@@ -11,9 +11,11 @@ import pytest
 
 from tests.shared.golden import CASES
 from virnuc import benchmarking
-from virnuc.benchmarking import benchmark, draw_sample, estimate_cost, speed_report
+from virnuc.benchmarking import benchmark, draw_sample, estimate_cost
 from virnuc.errors import MemoryShortageError, UsageError
 from virnuc.evaluation.speed import BenchmarkResult, Timing, lower_end
+from virnuc.reports.rendering import markdown
+from virnuc.reports.speed import speed_page
 from virnuc.sequences.frames import FRAME_SCHEMA
 from virnuc.settings import BenchmarkSettings
 from virnuc.storage.manifest import Manifest, describe_shard
@@ -51,6 +53,11 @@ def frames(tmp_path_factory):
     pq.write_table(pa.Table.from_pylist(rows, schema=FRAME_SCHEMA), path)
     Manifest("frames", {}, {}, {}, (describe_shard(directory, path, 60),)).write(directory)
     return directory
+
+
+def told(result):
+    """The page of a benchmark, as Markdown."""
+    return markdown(speed_page(result))
 
 
 def settings(frames, **changes):
@@ -140,7 +147,7 @@ def test_what_the_figures_hold_for_is_logged(result):
     assert facts["bench/baseline_warmup_batches"] == "1"
     assert len(facts["bench/sample_digest"]) == 64
     assert {"bench/processor", "bench/threads", "bench/torch"} <= facts.keys()
-    assert all(facts[key] in speed_report(result) for key in ("bench/sample_digest", "bench/processor"))
+    assert all(facts[key] in told(result) for key in ("bench/sample_digest", "bench/processor"))
 
 
 def test_a_sample_is_seeded_and_in_order(frames):
@@ -156,14 +163,14 @@ def test_a_sample_is_seeded_and_in_order(frames):
 def test_different_precisions_are_marked_everywhere(frames, quick):
     mixed = benchmark(settings(frames, precision=("fp32", "bf16")))
     assert mixed.parameters["bench/same_precision"] == "no"
-    assert "(differs)" in speed_report(mixed)
-    assert "does not compare the models" in speed_report(mixed)
+    assert "(differs)" in told(mixed)
+    assert "does not compare the models" in told(mixed)
 
 
 def test_random_weights_are_marked(frames, quick):
     timed = benchmark(settings(frames, candidate="esm2_8m", weights={"esm2_8m": "random"}, sample=3))
     assert timed.parameters["bench/candidate_weights"] == "random"
-    assert "Random weights" in speed_report(timed)
+    assert "Random weights" in told(timed)
 
 
 def test_one_side_that_does_not_fit_leaves_the_other(frames, monkeypatch, quick):
@@ -179,7 +186,7 @@ def test_one_side_that_does_not_fit_leaves_the_other(frames, monkeypatch, quick)
     assert set(timed.sides) == {"candidate"}
     assert timed.speedup is None
     assert timed.parameters["bench/baseline_failure"] == "needs 11 GB"
-    assert "was not timed: needs 11 GB" in speed_report(timed)
+    assert "was not timed: needs 11 GB" in told(timed)
     with pytest.raises(MemoryShortageError, match="neither side"):
         benchmark(settings(frames, candidate=ESM2))
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -251,48 +250,3 @@ def _warm_up(encoder: Encoder, tokens: Tokens, settings: BenchmarkSettings, devi
     for number in range(wanted):
         encoder.embed_tokens(tokens.take(batches[number % len(batches)][:most]), batch_tokens=settings.batch_tokens)
     return wanted
-
-
-def speed_report(result: BenchmarkResult) -> str:
-    """Return the content of speed_benchmark.md."""
-    lines = ["# Embedding speed", "", *_verdict_lines(result), "", *_table(result), "", "## Measured on", ""]
-    lines += [f"- {key.removeprefix('bench/')}: {value}" for key, value in result.parameters.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _verdict_lines(result: BenchmarkResult) -> list[str]:
-    lines = [f"{side} `{result.names[side]}` was not timed: {why}" for side, why in result.failures.items()]
-    if result.speedup is not None:
-        baseline, candidate = result.names["baseline"], result.names["candidate"]
-        ratios = ", ".join(f"{ratio:.2f}" for ratio in result.ratios)
-        lines.append(
-            f"`{candidate}` is {result.speedup:.2f} times as fast as `{baseline}`; lower end over the runs "
-            f"{result.speedup_low:.2f} (run by run: {ratios})."
-        )
-    if not result.same_precision:
-        lines.append("**The two were timed in different precisions: this ratio does not compare the models.**")
-    if any(side.provenance["weights"] == "random" for side in result.sides.values()):
-        lines.append("Random weights in the true architecture: good for timing, for nothing else.")
-    return lines
-
-
-def _table(result: BenchmarkResult) -> list[str]:
-    columns = [(f"{name}: {result.names[name]}", side) for name, side in result.sides.items()]
-    mark = "" if result.same_precision else " (differs)"
-    rows: list[tuple[str, Callable[[SideResult], str]]] = [
-        ("precision", lambda side: str(side.provenance["precision"]) + mark),
-        ("weights", lambda side: str(side.provenance["weights"])),
-        ("frames, tokens", lambda side: f"{side.frames}, {side.tokens}"),
-        ("median of the runs, s", lambda side: f"{side.seconds:.3f}"),
-        ("each run, s", lambda side: ", ".join(f"{run.total_s:.3f}" for run in side.runs)),
-        ("of it tokenising, s", lambda side: f"{statistics.median(run.tokenise_s for run in side.runs):.4f}"),
-        ("frames/s", lambda side: f"{side.frames / side.seconds:.1f}"),
-        ("tokens/s", lambda side: f"{side.tokens / side.seconds:.0f}"),
-        ("model GFLOP/s", lambda side: f"{side.flops / side.embed_s / 1e9:.1f}"),
-        ("GEMM peak, GFLOP/s", lambda side: f"{side.gemm_flops_per_s / 1e9:.1f}"),
-        ("share of GEMM peak", lambda side: f"{side.flops / side.embed_s / side.gemm_flops_per_s:.2f}"),
-        ("peak memory, GB", lambda side: f"{side.peak_memory_gb:.2f}"),
-        ("warm-up batches", lambda side: str(side.warmup_batches)),
-    ]
-    head = ["| | " + " | ".join(title for title, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    return head + [f"| {label} | " + " | ".join(show(side) for _, side in columns) + " |" for label, show in rows]

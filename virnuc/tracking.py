@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
+import virnuc
 from virnuc.errors import DataError, GateRefusal, Terminated, UsageError, masked
 from virnuc.settings import Settings
 from virnuc.storage.files import exclusive
@@ -37,6 +39,7 @@ from virnuc.storage.processes import has_ended, this_process
 EXPERIMENT = "virnuc"
 CONFIG = "config.yaml"  # the artifact that has a run's settings
 DEFAULT_STORE = "sqlite:///mlflow.db"
+LOCAL_UI = "http://127.0.0.1:5000"  # of `make ui`
 _DIGEST_LENGTH = 36  # MLflow's limit for a dataset's digest; the whole one is logged as a tag
 _METRICS_A_CALL = 1000  # MLflow's limit
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
@@ -348,6 +351,16 @@ def download(run_id: str, path: str, destination: Path) -> Path:
 def _store() -> str:
     """Return the URI of the store without its password, for messages."""
     return masked(mlflow.get_tracking_uri())
+
+
+def ui_address() -> str:
+    """Return where the UI shows the store: the server that is the store, or the one that `make ui` starts."""
+    return _store() if _store().startswith("http") else LOCAL_UI
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of virnuc and of what it computes and logs with."""
+    return {"virnuc": virnuc.__version__, **{name: version(name) for name in ("torch", "mlflow")}}
 
 
 def open_store() -> None:

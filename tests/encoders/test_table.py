@@ -79,7 +79,7 @@ def test_a_model_larger_than_the_memory_is_refused_before_it_is_built(monkeypatc
     from virnuc.encoders import loading
 
     monkeypatch.setattr(loading, "available_memory", lambda device: 8e9)
-    with pytest.raises(MemoryShortageError, match=r"needs 11\.3 GB.*8\.0 GB left"):
+    with pytest.raises(MemoryShortageError, match=r"needs 10\.6 GiB.*7\.5 GiB left"):
         load_encoder("esm2_3b", weights={"esm2_3b": "random"})
 
 

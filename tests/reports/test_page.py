@@ -44,7 +44,7 @@ def opened(browser, path, width, **options):
     return page
 
 
-@pytest.mark.parametrize("width", [400, 1200])
+@pytest.mark.parametrize("width", [400, 800, 1400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_is_whole_at_any_width(browser, page_file, width, scheme):
     path, document, figures = page_file
@@ -59,6 +59,7 @@ def test_page_is_whole_at_any_width(browser, page_file, width, scheme):
     assert len(drawn) == figures
     assert all(complete and size > 100 and words > 20 for complete, size, words in drawn)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.eval_on_selector_all("pre", "all => all.filter(e => e.scrollWidth > e.clientWidth).length") == 0
     cut = "all => all.filter(e => e.getBoundingClientRect().right > innerWidth + 1).length"
     assert page.eval_on_selector_all("tbody td, tbody th, p, li, img", cut) == 0
 

@@ -7,12 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.shared import PROJECT
 from tests.shared.constructed import frames_table, predicted, side, sides
-from tests.shared.reports import case, logged, report, reported
+from tests.shared.reports import ORIGIN, case, logged, report, reported
 from tests.shared.verdict import breaks
 from virnuc.evaluation.comparison import compare
 from virnuc.evaluation.metrics import METRICS
+from virnuc.evaluation.speed import Timing
 from virnuc.reports.figures import comparison_drawings
+from virnuc.reports.glossary import WORDS
 from virnuc.reports.rendering import HTML, MARKDOWN, VERDICT, svg, terminal_summary
 from virnuc.reports.sections import sections
 
@@ -148,6 +151,46 @@ def test_the_control_of_shuffled_sequences_is_put_beside_the_true_ones(tmp_path)
     assert f"0.612, which is what composition alone gives, against {fast.metrics['test/roc_auc']:.3f}" in line
 
 
+def test_the_page_opens_with_date_and_contents_and_ends_with_a_glossary():
+    _, texts = reported("pass")
+    for text in (texts[HTML], texts[MARKDOWN]):
+        assert text.index("1 January 2026, 00:00 UTC, virnuc 0.1.0") < text.index("The gate, rule by rule")
+    contents = texts[HTML].split("<nav")[1].split("</nav>")[0]
+    shown = re.findall(r'<section id="([^"]+)"', texts[HTML])
+    assert re.findall(r'href="#([^"]+)"', contents) == shown
+    assert shown[-1] == "glossary"
+    explained = (PROJECT / "docs" / "glossary.md").read_text().replace("`", "")
+    assert all(f"| {word} | {meaning} |" in explained for word, meaning in WORDS.items())
+
+
+def test_a_number_leads_to_the_run_that_it_is_from(tmp_path):
+    runs = ["0" * 32, "1" * 32]
+    evidence = [replace(one, provenance={"evaluation run": run}) for one, run in zip(sides(), runs, strict=True)]
+    document, texts = report(compare(evidence[0], evidence[1:]), tmp_path)
+    table = texts[HTML].split('<table class="metrics">')[1].split("</table>")[0]
+    led = re.findall(r'<a href="http://127.0.0.1:5000/#/runs/([^"]+)"[^>]*><b class="value">([-+.0-9]+)', table)
+    accuracies = [one["metrics"]["frames"]["accuracy"]["value"] for one in document["sides"]]
+    assert led[:2] == [(run, f"{value:.3f}") for run, value in zip(runs, accuracies, strict=True)]
+    assert led[2] == (ORIGIN.run, f"{accuracies[1] - accuracies[0]:+.3f}")
+    assert '"http://127.0.0.1:5000/#/runs/benchmark of fast"' in texts[HTML]
+
+
+def test_caveats_follow_from_the_facts_of_the_run(tmp_path):
+    slow, fast = sides()
+    uneven = replace(fast.speed, sides={**fast.speed.sides, "candidate": uneven_runs(fast.speed.sides["candidate"])})
+    document, _ = report(compare(slow, [replace(fast, speed=uneven, untested="fungi, plant")]), tmp_path)
+    caveats = " ".join(document["caveats"])
+    assert "No test frame is of fungi, plant" in caveats
+    assert "1 of 5 timed runs are below the limit of 2 (4.00, 4.00, 4.00, 4.00, 1.00)" in caveats
+    plain = " ".join(reported("pass")[0]["caveats"])
+    assert "timed runs" not in plain and "No test frame is of" not in plain
+
+
+def uneven_runs(side):
+    """The last run as slow as the baseline's."""
+    return replace(side, runs=(*side.runs[:-1], Timing(0.0, 10.0)))
+
+
 def test_names_from_outside_are_escaped(tmp_path):
     slow, fast = sides()
     _, texts = report(compare(slow, [replace(fast, provenance={"Note": "<script>alert(1)</script>|x"})]), tmp_path)
@@ -162,7 +205,7 @@ def test_the_same_comparison_gives_the_same_bytes(tmp_path):
 
 def test_the_page_names_nothing_to_fetch():
     _, texts = reported("pass")
-    sources = re.findall(r'(?:src|href)="([^"]{0,40})', texts[HTML])
+    sources = re.findall(r'<(?!a )[^>]*(?:src|href)="([^"]{0,40})', texts[HTML])
     assert sources
     assert all(source.startswith("data:") for source in sources)
     assert "@import" not in texts[HTML]

@@ -16,7 +16,13 @@ from virnuc.reports.rendering import write_report
 from virnuc.reports.verdict import Origin
 
 POLICY = Policy.read()
-ORIGIN = Origin("2026-01-01T00:00:00+00:00", "run of this comparison", "python -m entrypoints.compare --seed=42")
+ORIGIN = Origin(
+    "2026-01-01T00:00:00+00:00",
+    "run-of-this-comparison",
+    "python -m entrypoints.compare --seed=42",
+    {"virnuc": "0.1.0"},
+    "http://127.0.0.1:5000",
+)
 
 
 def logged(evidence):

@@ -147,8 +147,8 @@ def _check_memory(network: Network, spec: EncoderSpec, request: LoadRequest) -> 
     needed, available = _weights(network) * WEIGHT_BYTES[request.precision], available_memory(request.device)
     if needed > available:
         raise MemoryShortageError(
-            f"{spec.name} needs {needed / 1e9:.1f} GB for its weights in {request.precision}, but {request.device} has "
-            f"{available / 1e9:.1f} GB left; use a lower precision or a machine with more memory"
+            f"{spec.name} needs {needed / 2**30:.1f} GiB for its weights in {request.precision}, but {request.device} "
+            f"has {available / 2**30:.1f} GiB left; use a lower precision or a machine with more memory"
         )
 
 

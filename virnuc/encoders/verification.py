@@ -86,7 +86,8 @@ def verify(encoder: Encoder, directory: Path | None) -> Verification | None:
     facts = encoder.provenance
     if available_memory() < 4 * facts.parameters:
         raise MemoryShortageError(
-            f"{encoder.name}: a second copy in float32 needs {4 * facts.parameters / 1e9:.1f} GB of memory to verify it"
+            f"{encoder.name}: a second copy in float32, to verify it, needs {4 * facts.parameters / 2**30:.1f} GiB of "
+            "memory"
         )
     sequences = real_sequences(encoder.kind)
     computed_by, reference = _REFERENCES[type(encoder.network)](directory)

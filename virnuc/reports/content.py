@@ -7,6 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 UNKNOWN = "—"
+_WEIGHTS = {  # what is recorded of an encoder's weights, in words
+    "none": "not needed (composition)",
+    "shipped": "shipped with virnuc",
+    "package": "published, from a package",
+    "hub": "published, from the hub",
+    "local": "from a directory",
+    "random": "RANDOM",
+}
 Document = Mapping[str, Any]
 
 
@@ -17,6 +25,11 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    runs: tuple[str, ...] = ()  # ids of the runs that the columns' values come from, empty for a column of words
+
+    def run_of(self, column: int) -> str:
+        """Return the id of the run that a column's values come from; empty if that is not known."""
+        return self.runs[column] if self.runs else ""
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,16 @@ class Section:
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number with fixed digits, or a dash where it is not known."""
     return UNKNOWN if value is None else f"{value:.{digits}f}"
+
+
+def gib(gigabytes: float) -> str:
+    """Return a size given in GB (1e9 bytes) in GiB."""
+    return f"{gigabytes * 1e9 / 2**30:,.2f}"
+
+
+def weights_in_words(kind: str) -> str:
+    """Return where an encoder's weights are from."""
+    return _WEIGHTS.get(kind, kind)
 
 
 def with_interval(found: Mapping[str, float | None], digits: int = 3, sign: str = "") -> str:

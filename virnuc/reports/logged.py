@@ -90,6 +90,11 @@ def logged_sections(document: Document) -> list[Section]:
     return [_section(one, document) for one in shown]
 
 
+def evaluation_run(side: Mapping[str, Any]) -> str:
+    """Return the id of the run that measured a side; empty if there is none."""
+    return str(side["provenance"].get("evaluation run", ""))
+
+
 def _permuted(document: Document) -> Iterable[str]:
     """Yield what each side reaches where there is nothing, or nothing but composition, to be learned from."""
     for side in document["sides"]:
@@ -121,7 +126,7 @@ def _section(shown: _Shown, document: Document) -> Section:
     )
     if not rows:
         return Section(shown.anchor, shown.title)
-    table = Table("", ("", *(side["name"] for side in sides)), rows)
+    table = Table("", ("", *(side["name"] for side in sides)), rows, ("", *map(evaluation_run, sides)))
     return Section(shown.anchor, shown.title, shown.text, (table,))
 
 

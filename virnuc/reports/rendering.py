@@ -8,7 +8,8 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ import jinja2
 import matplotlib as mpl
 from markupsafe import Markup, escape
 
-from virnuc.reports.content import AllRows, Document, Section, Table
+from virnuc.reports.content import UNKNOWN, AllRows, Document, Section, Table
 from virnuc.reports.plots import Drawing
 from virnuc.reports.sections import sections, title
 from virnuc.storage.files import atomic_path, write_text
 
 HTML, MARKDOWN, VERDICT, FIGURES = "validation_report.html", "validation_report.md", "verdict.json", "figures"
 _LIBRARY = "vendor/dataTables.min.js"  # DataTables 3.1.5, MIT licence beside it
+_RUN = re.compile("[0-9a-f]{32}")  # MLflow's id of one
 _WITH_INTERVAL = re.compile(r"([+-]?[\d.]+) (\([+-]?[\d.]+ to [+-]?[\d.]+\))")
 
 
@@ -37,9 +39,11 @@ class Page:
     answer: str  # one sentence beside it
     caveats: tuple[str, ...]  # what a reader must know beside every number
     sections: tuple[Section, ...]
-    drawings: Mapping[str, Drawing]  # by file name without suffix, in their order
-    figures_after: str  # anchor of the section that they follow
+    drawings: Mapping[str, Drawing] = field(default_factory=dict)  # by file name without suffix, in their order
+    figures_after: str = ""  # anchor of the section that they follow
     answers: tuple[tuple[str, str], ...] = ()  # outcome and sentence of each, where there are several, instead
+    made: str = ""  # when, and by which versions
+    ui: str = ""  # address of the MLflow UI that has the runs of the tables
 
 
 def write_report(document: Document, drawings: Mapping[str, Drawing], directory: Path) -> dict[str, Path]:
@@ -58,7 +62,12 @@ def write_report(document: Document, drawings: Mapping[str, Drawing], directory:
 def gate_markdown(document: Document) -> str:
     """Return answer, caveats and gate as Markdown, for the description of a run."""
     gate = [section for section in sections(document) if section.anchor == "gate"]
-    return _render("report.md.j2", _page(document, gate, {}), autoescape=False)
+    return markdown(_page(document, gate, {}))
+
+
+def markdown(page: Page) -> str:
+    """Return a page as Markdown."""
+    return _render("report.md.j2", page, autoescape=False)
 
 
 def write_page(page: Page, directory: Path, stem: str) -> dict[str, Path]:
@@ -73,7 +82,7 @@ def write_page(page: Page, directory: Path, stem: str) -> dict[str, Path]:
     scripts = {"library": Markup(_resource(_LIBRARY)), "script": Markup(_resource("table.js"))} if shown else {}
     written = {
         f"{stem}.html": _render("report.html.j2", page, autoescape=True, images=embedded, css=css, scripts=scripts),
-        f"{stem}.md": _render("report.md.j2", page, autoescape=False),
+        f"{stem}.md": markdown(page),
     }
     for name, text in written.items():
         write_text(directory / name, text)
@@ -94,7 +103,15 @@ def _page(document: Document, shown: Sequence[Section], drawings: Mapping[str, D
         drawings=drawings,
         figures_after="metrics",
         answers=tuple((verdict["outcome"], verdict["answer"]) for verdict in document["verdicts"]),
+        made=made(document["created"], document["versions"]),
+        ui=document["ui"],
     )
+
+
+def made(created: str, versions: Mapping[str, str]) -> str:
+    """Return when a page was made, and by what."""
+    when = datetime.fromisoformat(created).strftime("%d %B %Y, %H:%M UTC").lstrip("0")
+    return ", ".join([when, *(f"{name} {version}" for name, version in versions.items())])
 
 
 def terminal_summary(document: Document) -> str:
@@ -132,7 +149,7 @@ def _render(name: str, page: Page, *, autoescape: bool, **values: Any) -> str:
     environment = jinja2.Environment(
         autoescape=autoescape, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"cell": _cell, "interval": _interval, "data": _data, "text": escape_markdown}
+    environment.filters |= {"cell": _cell, "linked": _linked, "data": _data, "text": escape_markdown}
     return environment.from_string(_resource(name)).render(page=page, **values)
 
 
@@ -154,6 +171,15 @@ def _interval(text: str) -> Markup:
     """Return `value (low to high)` as HTML with a quieter bracket, other text as it is."""
     found = _WITH_INTERVAL.fullmatch(text)
     return Markup('<b class="value">{}</b> <small>{}</small>').format(*found.groups()) if found else escape(text)
+
+
+def _linked(text: str, run: str, ui: str) -> Markup:
+    """Return a cell as HTML that leads to the run of its value, or, of a run's id, to that run."""
+    run = run or (text if _RUN.fullmatch(text) else "")
+    if not (run and ui) or text == UNKNOWN:
+        return _interval(text)
+    link = Markup('<a href="{}/#/runs/{}" target="_blank" title="run {}">{}</a>')
+    return link.format(ui, run, run, _interval(text))
 
 
 def _data(rows: AllRows) -> Markup:

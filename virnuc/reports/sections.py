@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from virnuc.evaluation.metrics import METRICS
-from virnuc.reports.content import UNKNOWN, Document, Section, Table, number, with_interval
-from virnuc.reports.logged import logged_sections
+from virnuc.reports.content import UNKNOWN, Document, Section, Table, gib, weights_in_words, with_interval
+from virnuc.reports.glossary import glossary
+from virnuc.reports.logged import evaluation_run, logged_sections
 
 STRATA = {
     "group": "Group",
@@ -28,7 +29,7 @@ _DROP_COLUMNS = (
 def sections(document: Document) -> list[Section]:
     """Return the sections of the report, without those that the evidence leaves empty."""
     made = (_gate, _metrics, _drops, _differences, _strata, _speed)
-    found = [*(make(document) for make in made), *logged_sections(document), _provenance(document)]
+    found = [*(make(document) for make in made), *logged_sections(document), _provenance(document), glossary()]
     return [section for section in found if section.tables or section.text or section.commands]
 
 
@@ -48,7 +49,8 @@ def _gate(document: Document) -> Section:
     text, tables, steps = [], [], []
     for verdict in document["verdicts"]:
         rows = tuple((rule["outcome"], rule["title"], rule["observed"], rule["limit"]) for rule in verdict["rules"])
-        tables.append(Table(verdict["candidate"], ("", "Rule", "Observed", "Limit"), rows))
+        runs = ("", "", document["run"], "")
+        tables.append(Table(verdict["candidate"], ("", "Rule", "Observed", "Limit"), rows, runs))
         text += [f"Compared before, {line}." for line in verdict["earlier"]]
         whose = f"{verdict['candidate']}, " if len(document["verdicts"]) > 1 else ""
         for rule in verdict["rules"]:
@@ -79,15 +81,17 @@ def _metric_table(document: Document, level: str, heading: str) -> Table:
     sides = [side for side in document["sides"] if level in side["metrics"]]
     differences = [(v["candidate"], v["differences"].get(level)) for v in document["verdicts"] + document["controls"]]
     shown = {name: found for name, found in differences if found}
-    columns, cells = ["Metric"], []
+    columns, cells, runs = ["Metric"], [], [""]
     for side in sides:
         columns.append(f"{side['name']} ({side['role']})")
         cells.append([with_interval(side["metrics"][level][metric.key]) for metric in METRICS])
+        runs.append(evaluation_run(side))
         if side["id"] in shown:
             columns.append("difference")
             cells.append([with_interval(shown[side["id"]][metric.key], sign="+") for metric in METRICS])
+            runs.append(document["run"])
     rows = zip((metric.title for metric in METRICS), *cells, strict=True)
-    return Table(heading, tuple(columns), tuple(rows))
+    return Table(heading, tuple(columns), tuple(rows), tuple(runs))
 
 
 def _differences(document: Document) -> Section:
@@ -106,7 +110,7 @@ def _differences(document: Document) -> Section:
             for row in verdict["disagreements"]
         )
         columns = ("Group", "Frames", "only the baseline right", "only the candidate right")
-        tables.append(Table(verdict["candidate"], columns, rows))
+        tables.append(Table(verdict["candidate"], columns, rows, ("", *[document["run"]] * 3)))
     return Section("disagreement", "Frames that only one of the two gets right", tuple(text), tuple(tables))
 
 
@@ -130,7 +134,10 @@ def _stratum_table(sides: Sequence[Mapping[str, Any]], kind: str) -> Table:
         ]
         rows.append((name, f"{row['frames']:,}", f"{row['genomes']:,}", f"{row['viral']:.0%}", *cells))
     return Table(
-        STRATA[kind], (kind.capitalize(), "Frames", "Genomes", "Viral", *(s["name"] for s in sides)), tuple(rows)
+        STRATA[kind],
+        (kind.capitalize(), "Frames", "Genomes", "Viral", *(side["name"] for side in sides)),
+        tuple(rows),
+        ("", *[evaluation_run(sides[0])] * 3, *map(evaluation_run, sides)),
     )
 
 
@@ -154,7 +161,8 @@ def _drops(document: Document) -> Section:
         draws = document["method"]["drop_draws"]
         how = f"95 % intervals from {draws:,} draws of genomes and trainings together"
         text.insert(0, f"Points of accuracy over frames, mean over trainings paired by seed; {how}.")
-    return Section("drop", "The accuracy drop", tuple(text), (Table("", _DROP_COLUMNS, tuple(rows)),) if rows else ())
+    table = Table("", _DROP_COLUMNS, tuple(rows), ("", *[document["run"]] * (len(_DROP_COLUMNS) - 1)))
+    return Section("drop", "The accuracy drop", tuple(text), (table,) if rows else ())
 
 
 def _drop_cells(drop: Mapping[str, Any]) -> tuple[str, ...]:
@@ -180,21 +188,20 @@ def _speed(document: Document) -> Section:
                 ratios = ", ".join(f"{ratio:.2f}" for ratio in timed["ratios"])
                 low = f"lower end {timed['speedup_low']:.2f} (one-sided 90 %)"
                 text.append(f"{side['name']}: speed-up {timed['speedup']:.2f}, {low}; run by run {ratios}.")
-            tables.append(_timed_runs(side["id"], timed["sides"]))
+            tables.append(_timed_runs(side["id"], timed))
     return Section("speed", "Embedding speed", tuple(text), tuple(tables))
 
 
-def _timed_runs(heading: str, timed: Sequence[Mapping[str, Any]]) -> Table:
-    columns = ("Encoder", "Median, s", "Runs, s", "Frames/s", "Peak memory, GB", "Precision", "Weights")
+def _timed_runs(heading: str, timed: Mapping[str, Any]) -> Table:
+    columns = ("Encoder", "Median, s", "Runs, s", "Frames/s", "Peak memory, GiB", "Precision", "Weights")
     rows = []
-    for speed in timed:
+    for speed in timed["sides"]:
         runs = ", ".join(f"{seconds:.2f}" for seconds in speed["runs"])
         rate = f"{speed['frames'] / speed['seconds']:,.1f}"
-        memory = number(speed["peak_memory_gb"], 2)
-        rows.append(
-            (speed["encoder"], f"{speed['seconds']:.2f}", runs, rate, memory, speed["precision"], speed["weights"])
-        )
-    return Table(heading, columns, tuple(rows))
+        memory = gib(speed["peak_memory_gb"])
+        weights = weights_in_words(speed["weights"])
+        rows.append((speed["encoder"], f"{speed['seconds']:.2f}", runs, rate, memory, speed["precision"], weights))
+    return Table(heading, columns, tuple(rows), ("", *[timed["run_id"]] * 4, "", ""))
 
 
 def _provenance(document: Document) -> Section:
@@ -202,7 +209,7 @@ def _provenance(document: Document) -> Section:
     keys = list(dict.fromkeys(key for side in sides for key in side["provenance"]))
     rows = [("Registered model", *(side["id"] for side in sides))]
     rows.append(("Encoder", *(side["encoder"] for side in sides)))
-    rows.append(("Weights", *(", ".join(f"{k}: {v}" for k, v in side["weights"].items()) or UNKNOWN for side in sides)))
+    rows.append(("Weights", *(_weights(side) for side in sides)))
     rows.append(("Split", *(f"{side['split']['digest'][:12]} ({side['split']['unit'] or '?'})" for side in sides)))
     rows += [(key, *(_short(key, side["provenance"].get(key, UNKNOWN)) for side in sides)) for key in keys]
     policy = document["policy"]
@@ -214,6 +221,10 @@ def _provenance(document: Document) -> Section:
     commands = tuple(dict.fromkeys([*(command for side in sides for command in side["commands"]), document["command"]]))
     table = Table("", ("", *(side["name"] for side in sides)), tuple(rows))
     return Section("provenance", "Where the numbers come from", text, (table,), commands=commands)
+
+
+def _weights(side: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {weights_in_words(kind)}" for name, kind in side["weights"].items()) or UNKNOWN
 
 
 def _short(key: str, value: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -31,6 +31,8 @@ class Origin:
     created: str  # ISO 8601
     run: str  # id
     command: str  # that makes it again
+    versions: Mapping[str, str] = field(default_factory=dict)  # of virnuc and of what it computes with, by name
+    ui: str = ""  # address of the MLflow UI that shows its runs
 
 
 def document(comparison: Comparison, verdict: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def document(comparison: Comparison, verdict: Mapping[str, Any], origin: Origin)
             "drop_draws": DRAWS,
             "confidence": CONFIDENCE,
         },
-        "caveats": caveats(comparison),
+        "caveats": caveats(comparison, verdict["policy"]),
         "sides": [
             {"name": name, **_side(role, side, hardest)} for name, (role, side) in zip(names, roles, strict=True)
         ],
@@ -77,14 +79,15 @@ def short_names(sides: Sequence[SideEvidence]) -> list[str]:
     return [side.encoder if encoders.count(side.encoder) == 1 else side.identity for side in sides]
 
 
-def caveats(comparison: Comparison) -> list[str]:
-    """Return what a reader must know beside every number."""
+def caveats(comparison: Comparison, policy: Mapping[str, Any]) -> list[str]:
+    """Return what a reader must know beside every number; `policy` has the limits."""
     found = [f"No baseline to compare with: {comparison.missing}."] if comparison.missing else []
     found += _control_caveats(comparison)
     for _, side in _roles(comparison):
         found += weight_caveats(side.evidence.weights, side.evidence.identity)
     for side in comparison.sides[: 1 + len(comparison.pairs)]:
         found += _data_caveats(side)
+        found += _speed_caveats(side, policy["speedup_at_least"])
     return list(dict.fromkeys(found))
 
 
@@ -147,8 +150,27 @@ def _data_caveats(side: Side) -> list[str]:
         )
     if side.evidence.left_out:
         found.append(f"No accuracy over all chunks of {side.evidence.identity}: {side.evidence.left_out}.")
-    timed = side.evidence.speed.sides.values() if side.evidence.speed else ()
-    for provenance in (one.provenance for one in timed):
+    if side.evidence.untested:
+        found.append(
+            f"No test frame is of {side.evidence.untested}, which have too few units for a test part: no figure here "
+            "is about them."
+        )
+    return found
+
+
+def _speed_caveats(side: Side, limit: float) -> list[str]:
+    """Return for whom the timed runs do not agree, and what was timed without its own weights."""
+    timed = side.evidence.speed
+    if timed is None:
+        return []
+    found = []
+    if slow := [ratio for ratio in timed.ratios if ratio < limit]:
+        ratios = ", ".join(f"{ratio:.2f}" for ratio in timed.ratios)
+        found.append(
+            f"The speed-up of {side.evidence.identity} varies: {len(slow)} of {len(timed.ratios)} timed runs are below "
+            f"the limit of {limit:g} ({ratios})."
+        )
+    for provenance in (one.provenance for one in timed.sides.values()):
         if provenance["weights"] == "random":
             found.append(f"Speed of {provenance['name']} was timed with random weights, which does not change it.")
     return found

@@ -1,0 +1,32 @@
+"""The words that a report uses, as docs/glossary.md explains them."""
+
+from __future__ import annotations
+
+from virnuc.reports.content import Section, Table
+
+WORDS = {
+    "chunk": "a piece of a record, 300 or 500 bp",
+    "frame": "one of a chunk's six reading frames that has no stop codon: its DNA and its protein",
+    "encoder": "a model that turns a frame's DNA or protein into a vector",
+    "composition": "frequencies of k-mers, such as tetranucleotides, in place of a language model",
+    "replicate": "one of several trainings of the same side that differ in the seed alone; the one with the median "
+    "validation loss is registered",
+    "control": "a model without a protein language model: composition, or the DNA side alone",
+    "split": "the assignment of frames to training, validation and test",
+    "unit": "what the split keeps together, such as whole genomes",
+    "baseline, candidate": "the slow side, and the fast side that is to replace it",
+    "coverage": "the share of chunks that have a frame; test metrics are about those chunks",
+    "accuracy drop": "accuracy of the baseline minus accuracy of the candidate, on the same test frames",
+    "95 % interval": "where the value would lie with other test genomes: bootstrap that draws whole genomes",
+    "speed-up": "embedding time of the baseline over that of the candidate; same sample, precision and device",
+    "gate": "the rules in model_registry/policy.yaml",
+    "verdict": "PASS if every rule holds, FAIL if one does not, NO VERDICT if evidence is missing",
+    "MCC": "Matthews correlation coefficient: 1 perfect, 0 chance",
+    "ECE": "expected calibration error: how far probabilities lie from observed shares",
+    "digest": "SHA-256 of contents: two things with the same digest are the same",
+}
+
+
+def glossary() -> Section:
+    """Return the section that explains them."""
+    return Section("glossary", "Glossary", tables=(Table("", ("Word", "Meaning"), tuple(WORDS.items())),))
