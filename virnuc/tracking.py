@@ -7,6 +7,7 @@ longer than other files because no other module of this package may import mlflo
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import subprocess
@@ -48,7 +49,23 @@ _MISREAD = re.compile(r"['\"\\]")
 _CODE = tuple(
     f":/{name}" for name in ("virnuc", "entrypoints", "model_registry", "examples", "MLproject", "conda.yaml")
 )
-_CUSTOM_MODELS = {"mlflow.experimentKind": "custom_model_development"}  # opens the UI in its model-training view
+_SAVED_VIEW = "virnuc"  # of the UI's table of runs, in an experiment's tags and in the address of its page
+_COLUMNS = (
+    *(f"tags.`virnuc.{name}`" for name in ("verdict", "experiment")),
+    *(
+        f"metrics.`{name}`"
+        for name in ("accuracy/baseline", "accuracy/candidate", "drop/value", "drop/high", "speedup")
+    ),
+)
+_EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # opens the UI in its model-training view
+    f"mlflow.sharedViewState.{_SAVED_VIEW}": json.dumps({"selectedColumns": _COLUMNS}),
+    "mlflow.note.content": (
+        "Each run at the top is an experiment: a baseline and a candidate on one split, with the verdict, both "
+        "accuracies, the drop (1 is 100 points) and the speed-up. Its stages are the runs below it. The report is its "
+        "artifact `validation_report.html`. To see two models side by side, tick their `evaluate` runs, then *Compare*."
+    ),
+}
 
 
 class Tracker:
@@ -65,7 +82,7 @@ class Tracker:
         MLflow 3.17 opens an experiment in its GenAI view unless the address says otherwise, whatever its kind.
         """
         experiment = self.client.get_run(self.run_id).info.experiment_id
-        return f"#/experiments/{experiment}/runs?workflowType=machine_learning"
+        return f"#/experiments/{experiment}/runs?viewStateShareKey={_SAVED_VIEW}&workflowType=machine_learning"
 
     def rename(self, name: str) -> None:
         """Name the run by what differs, unless `mlflow run` named it."""
@@ -378,8 +395,10 @@ def open_store() -> None:
             experiment_id = client.get_run(os.environ["MLFLOW_RUN_ID"]).info.experiment_id
         else:
             experiment_id = mlflow.set_experiment(EXPERIMENT).experiment_id
-        for key, value in _CUSTOM_MODELS.items():
-            client.set_experiment_tag(experiment_id, key, value)
+        known = client.get_experiment(experiment_id).tags
+        for key, value in _EXPERIMENT_TAGS.items():
+            if key not in known or key == "mlflow.experimentKind":  # written each time, so that doctor sees that it can
+                client.set_experiment_tag(experiment_id, key, value)
 
 
 def _where(values: Mapping[str, str], condition: str = "") -> str:

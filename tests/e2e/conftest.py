@@ -61,7 +61,11 @@ class Demo:
 
     def run(self, stage: str, *options: str) -> subprocess.CompletedProcess:
         """Run a stage by `python -m`."""
-        return self._run([sys.executable, "-m", f"entrypoints.{stage}", *options])
+        return self.python("-m", f"entrypoints.{stage}", *options)
+
+    def python(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Run Python in the project's copy."""
+        return self._run([sys.executable, *arguments])
 
     def mlflow(self, stage: str, **parameters: str) -> subprocess.CompletedProcess:
         """Run a stage by `mlflow run`."""

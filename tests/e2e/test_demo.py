@@ -264,6 +264,24 @@ def test_the_champion_over_http_answers_as_predict_does(demo):
             assert status == 400 and words in answer
 
 
+def test_the_notebook_runs_on_what_the_demo_left(demo):
+    program = """
+import json, matplotlib
+matplotlib.use("Agg")
+found = {}
+for cell in json.load(open("examples/explore.ipynb"))["cells"]:
+    if cell["cell_type"] == "code":
+        exec("".join(cell["source"]), found)
+print(sorted(found["runs"]), len(found["first"]), found["answer"]["status"].tolist())
+"""
+    done = demo.python("-c", program)
+    assert done.returncode == 0, done.stderr
+    models = ["models:/virnuc-esm2_tiny/1", "models:/virnuc-esm2_tiny_deep/1"]
+    shown = re.fullmatch(r"(\[.+?\]) (\d+) (\[.+?\])", done.stdout.splitlines()[-1])
+    assert (shown[1], shown[3]) == (str(models), "['scored', 'too_short']")
+    assert int(shown[2]) > 3
+
+
 def test_doctor_finds_all_well(demo):
     done = demo.run("doctor")
     assert done.returncode == 0, done.stdout

@@ -31,6 +31,8 @@ def test_the_experiment_page_lists_the_runs_in_the_view_of_model_training(demo, 
     for name in ("esm2_tiny extract, codon_phase", "esm2_tiny train", "esm2_tiny/1 evaluate"):
         page.get_by_text(name, exact=True).first.wait_for(timeout=60_000)
     assert page.get_by_text("Prompts", exact=True).count() == 0
+    for column in ("accuracy/baseline", "accuracy/candidate", "drop/value", "speedup", "virnuc.verdict"):
+        page.get_by_role("columnheader").filter(has_text=column).first.wait_for(timeout=60_000)
 
 
 def test_the_compare_page_shows_both_models_with_no_missing_metric(demo, server, page):

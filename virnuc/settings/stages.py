@@ -281,7 +281,7 @@ class BenchmarkSettings(Settings):
     weights: Mapping[str, str] = weights()
     revisions: Mapping[str, str] = revisions()
     seed: int = seed("Seed of the sample.")
-    out: str = out("reports/", "Directory for speed_benchmark.md.")
+    out: str = out("reports/", "Directory for speed_benchmark.html and .md.")
 
     def __post_init__(self) -> None:
         """Check that there is a precision for each side."""
