@@ -19,11 +19,8 @@ from pathlib import Path
 from mlflow.tracking import MlflowClient
 from playwright.sync_api import Page, sync_playwright
 
-STORE, REPORT, PICTURES = (
-    "sqlite:///mlflow.db",
-    Path("data/latest/reports/latest/validation_report.html"),
-    Path(__file__).parent,
-)
+STORE, PICTURES = "sqlite:///mlflow.db", Path(__file__).parent
+REPORT = Path("data/latest/reports/latest/validation_report.html")
 TRAINING = "workflowType=machine_learning"  # else the UI opens in its view of language models
 WAIT = 60_000  # ms
 
