@@ -23,7 +23,9 @@ def named_lines(drawing):
 
 def test_confusion_matrix_shows_every_count():
     labels, scores = np.array([1, 1, 1, 0, 0], np.int8), np.array([0.9, 0.5, 0.1, 0.7, 0.2])
-    shown = texts(plots.confusion_matrix(Series("s", plots.BASELINE, labels, scores)))
+    drawing = plots.confusion_matrix(Series("s", plots.BASELINE, labels, scores))
+    shown, axes = texts(drawing), drawing.figure.axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
     assert [text.split("\n")[0] for text in shown] == ["1", "1", "1", "2"]
     assert shown[3].endswith("66.7%")
 
@@ -52,7 +54,7 @@ def test_calibration_draws_the_observed_share_of_each_bin():
     assert line.get_xdata() == pytest.approx([0.1, 0.9])
 
 
-def test_groups_without_a_figure_keep_their_place_and_get_no_mark():
+def test_groups_without_a_figure_are_left_out_with_a_sentence():
     rows = [
         {"stratum": "viral", "accuracy": 0.9, "low": 0.8, "high": 0.95},
         {"stratum": "plant", "accuracy": 0.7, "low": np.nan, "high": np.nan},
@@ -60,9 +62,10 @@ def test_groups_without_a_figure_keep_their_place_and_get_no_mark():
     ]
     drawing = plots.group_accuracy([("slow", plots.BASELINE, rows)])
     axes = drawing.figure.axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["viral", "vertebrate other", "plant"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["viral", "plant"]
     assert sorted(axes.containers[0][0].get_xdata()) == [0.7, 0.9]
     assert "viral 0.90, plant 0.70" in drawing.alt
+    assert drawing.caption.endswith("Left out, with too few frames: vertebrate_other.")
 
 
 def test_speed_bars_are_rates_of_the_median_run():

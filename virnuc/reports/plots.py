@@ -74,7 +74,7 @@ def confusion_matrix(series: Series) -> Drawing:
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=11)
     axes.set_xticks([0, 1], ["non-viral", "viral"])
     axes.set_yticks([0, 1], ["non-viral", "viral"], rotation=90, va="center")
-    axes.set(xlabel="called", ylabel="is", title=series.name)
+    axes.set(xlabel="predicted", ylabel="true", title=series.name)
     (tn, fp), (fn, tp) = counts
     alt = (
         f"Confusion matrix of {series.name}: {tp:,} viral frames called viral and {fn:,} non-viral; {tn:,} non-viral "
@@ -131,7 +131,8 @@ def calibration(sides: Sequence[Series]) -> Drawing:
         worst.append(f"{side.name} {np.abs(x - y).max(initial=0):.2f}")
     _finish(axes, "upper left")
     alt = f"Calibration curves; largest distance from the diagonal: {', '.join(worst)}."
-    return Drawing(figure, "Calibration", alt, "On the diagonal probabilities mean what they say; below it, too high.")
+    caption = "On the diagonal probabilities mean what they say; below it, too high. No point for fewer than 10 frames."
+    return Drawing(figure, "Calibration", alt, caption)
 
 
 def score_distribution(series: Series) -> Drawing:
@@ -194,7 +195,9 @@ def learning_curve(name: str, style: Style, rows: Sequence[Mapping[str, Any]]) -
 
 def group_accuracy(sides: Sequence[tuple[str, Style, Sequence[Mapping[str, Any]]]]) -> Drawing:
     """Draw accuracy by group with its intervals; `sides` has rows of `strata` for each name and style."""
-    groups = sorted({str(row["stratum"]) for _, _, rows in sides for row in rows}, reverse=True)
+    every = [row for _, _, rows in sides for row in rows]
+    groups = sorted({str(row["stratum"]) for row in every if np.isfinite(row["accuracy"])}, reverse=True)
+    empty = ", ".join(sorted({str(row["stratum"]) for row in every} - set(groups)))
     figure, axes = _axes("accuracy (95 % interval over genomes)", "", (4.4, 1.4 + 0.36 * len(groups)))
     told = []
     for index, (name, style, rows) in enumerate(sides):
@@ -213,7 +216,8 @@ def group_accuracy(sides: Sequence[tuple[str, Style, Sequence[Mapping[str, Any]]
         figure,
         "Accuracy by group",
         f"Accuracy by group. {'; '.join(told)}.",
-        "Recall for viral, specificity for non-viral groups; no bar where genomes are too few for an interval.",
+        "Recall for viral, specificity for non-viral groups; no bar where genomes are too few for an interval."
+        + (f" Left out, with too few frames: {empty}." if empty else ""),
     )
 
 
