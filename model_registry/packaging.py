@@ -92,7 +92,7 @@ def log_scoring_model(
         digest = scorer_digest(scorer)
         scorable = read_config(scorer)["probe"]["probability"] is not None
         model = mlflow.pyfunc.log_model(
-            name="model",
+            name=registered_name,
             python_model=str(_CODE),
             artifacts={SCORER: str(scorer)},
             code_paths=[str(Path(virnuc.__file__).parent)],
