@@ -28,7 +28,7 @@ from virnuc.tracking import model_version, version_uri
 POLICY = str(PROJECT / "model_registry" / "policy.yaml")
 DNA, PROTEIN = CASES["dnabert_s"], CASES["esm2"]
 LONGEST = 4000  # bp of a genome in the sample
-FIRST = "data/latest"
+FIRST = "data/first"
 
 
 @contextlib.contextmanager
@@ -60,7 +60,7 @@ def made_there(tmp_path_factory, genomes, empty_store):
         (directory / "genomes" / name).write_bytes(gzip.compress("".join(short[:14]).encode()))
     fill_hub_cache(directory / "hub", "esm2_8m", {PINNED: 1, OTHER: 2})
     with inside(directory):
-        run_pipeline(dna_encoder=DNA.encoder, candidate="esm2_8m", revisions={"esm2_8m": OTHER})
+        run_pipeline(experiment="first", dna_encoder=DNA.encoder, candidate="esm2_8m", revisions={"esm2_8m": OTHER})
     return directory
 
 
@@ -162,13 +162,14 @@ def test_a_second_experiment_never_touches_the_first(experiment, tmp_path, monke
     uri = f"sqlite:///{shutil.copy(experiment / 'mlflow.db', tmp_path / 'mlflow.db')}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     mlflow.set_tracking_uri(uri)
-    (first,), place = runs_of("pipeline"), (experiment / FIRST).resolve()
+    (first,), place = runs_of("pipeline"), experiment / FIRST
     side = f"virnuc-{load_encoder(PROTEIN.encoder).name}"
     kept, versions = contents(place), versions_there()
-    assert (place / "reports" / "latest").resolve() == place / "reports" / first.info.run_id
+    assert (place.parent / "latest").resolve() == place.resolve()
+    assert (place / "reports" / "latest").resolve() == (place / "reports" / first.info.run_id).resolve()
     run_pipeline(chunk_size=500, unit="cluster", dna_encoder="tetranucleotide", candidate="dipeptide")
-    second = (experiment / FIRST).resolve()
-    assert "500bp-cds-cluster-seed42" in second.name and "300bp-cds-genome-seed42" in place.name
+    second = (experiment / "data" / "latest").resolve()
+    assert second.name.startswith("genomes-500bp-cds-cluster-seed42")
     assert contents(place) == kept
     assert versions.items() <= versions_there().items()
     reports = (place / "reports" / "latest", second / "reports" / "latest")
