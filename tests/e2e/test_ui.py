@@ -4,7 +4,7 @@ import re
 import shutil
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 pytestmark = [
     pytest.mark.e2e,
@@ -52,6 +52,8 @@ def test_the_compare_page_shows_both_models_with_no_missing_metric(demo, server,
     values = [float(text) for text in shown if not text.startswith("test/")]
     assert len(listed) > 10
     assert len(values) == 2 * len(listed)
+    page.get_by_text("confusion_matrix.png", exact=True).first.click()
+    expect(page.locator("img[src^='blob:']").filter(visible=True)).to_have_count(2, timeout=60_000)
 
 
 def test_the_report_renders_in_the_artifact_viewer(demo, server, page):
