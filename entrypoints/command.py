@@ -5,7 +5,6 @@ Nothing heavy is imported before a command really runs, so that `--help` answers
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
@@ -22,34 +21,16 @@ import click
 from click.core import ParameterSource
 
 from entrypoints.config import read_config
-from virnuc.errors import Terminated, UsageError, VirnucError, masked
+from virnuc.errors import Terminated, UsageError, VirnucError, cause_outside, masked
 from virnuc.settings import COLLECTIONS, Settings, default_of, flag_name, plain
 
-_CAUSES = {
-    errno.ENOSPC: "the disk is full; make room and give the same command again",
-    errno.EDQUOT: "the quota of the disk is used up; make room and give the same command again",
-    errno.EROFS: "the disk is read-only; give a place that can be written to",
-    errno.EACCES: "no permission; give another place, or ask for the permission",
-    errno.EPERM: "no permission; give another place, or ask for the permission",
-    errno.ENOTDIR: "a file is where a directory is needed; give another --out",
-    errno.EEXIST: "a file is where a directory is needed; give another --out",
-    errno.EISDIR: "a directory is where a file is needed; name the file",
-    errno.EBADF: "standard input or output is closed; give a file instead",
-}
-_STORE_CAUSES = {  # by words of the store's error
-    "database is locked": "another process holds the store's database; try again when it has ended",
-    "readonly database": "the store's database is read-only; give MLFLOW_TRACKING_URI a place that can be written to",
-    "unable to open database file": "the store's database cannot be opened; see MLFLOW_TRACKING_URI",
-    "Connection refused": "the store's server does not answer; start it, or see MLFLOW_TRACKING_URI",
-    "Max retries exceeded": "the store's server does not answer; start it, or see MLFLOW_TRACKING_URI",
-    "could not connect to server": "the store's database does not answer; start it, or see MLFLOW_TRACKING_URI",
-}
 S = TypeVar("S", bound=Settings)
 R = TypeVar("R")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")  # a server may take half a minute to come back
 
 
 class _Command(click.Command):
@@ -155,24 +136,6 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
     for name in ("mlflow", "alembic", "httpx", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def cause_outside(error: BaseException) -> str:
-    """Return what is wrong on the machine or with the store, and the next step; empty if the error is not of that kind.
-
-    The errors of libraries are wrapped in one another, so the whole chain is looked at.
-    """
-    chain: list[BaseException] = []
-    following: BaseException | None = error
-    while following is not None and following not in chain:
-        chain.append(following)
-        following = following.__cause__ or following.__context__
-    for one in chain:
-        if isinstance(one, OSError) and one.errno in _CAUSES:
-            place = f"{one.filename}: " if one.filename else ""
-            return f"{place}{_CAUSES[one.errno]}"
-    text = " ".join(" ".join(map(str, chain)).split())
-    return next((cause for words, cause in _STORE_CAUSES.items() if words in text), "")
 
 
 def say(message: str) -> None:

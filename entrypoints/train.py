@@ -38,7 +38,7 @@ def train(settings: TrainSettings) -> ModelVersion | None:
     from entrypoints.progress import bars
     from virnuc.features.mixture import open_features
     from virnuc.splits.assignment import Split
-    from virnuc.tracking import run_status, versions_of
+    from virnuc.tracking import TRAINING_TAG, run_status, versions_of
     from virnuc.training.checkpoint import model_name
     from virnuc.training.earlier import find_earlier, training_directory
 
@@ -48,7 +48,8 @@ def train(settings: TrainSettings) -> ModelVersion | None:
     directory = training_directory(settings, features, split)
     known = find_earlier(settings, directory)
     if known and known.finished and run_status(known.run_id) == "FINISHED":
-        versions = versions_of(f"virnuc-{name}", known.run_id)
+        same = [one for one in versions_of(f"virnuc-{name}") if one.tags.get(TRAINING_TAG) == directory.name]
+        versions = versions_of(f"virnuc-{name}", known.run_id) or same
         if versions or not settings.register:
             which = f", {versions[0].name} version {versions[0].version}" if versions else ""
             say(f"train      {name} is trained already: run {known.run_id}{which}; delete {directory} to train again")
@@ -209,6 +210,7 @@ def _register(
     from virnuc.tracking import model_version, tag_version, version_uri
     from virnuc.training.checkpoint import load_checkpoint
     from virnuc.training.data import chunk_size_of
+    from virnuc.training.earlier import training_directory
 
     chunk_size, recorded = chunk_size_of(features, split)
     if not recorded:
@@ -224,9 +226,12 @@ def _register(
         temperature=temperature_of(load_checkpoint(result.model), features, split),
         companion=companion,
         seed=settings.seed,
+        training=training_directory(settings, features, split).name,
         device=choose_device(settings.device).name,
         on_choice=lambda choices: _log_choices(choices, result.name, tracker),
     )
+    if version.run_id != tracker.run_id:
+        say(f"train      the same model as that of run {version.run_id}")
     tag_version(version, result.described() | _identity(features, split, chunk_size))
     tracker.client.set_registered_model_alias(version.name, "challenger", version.version)
     update_card(version_uri(version))

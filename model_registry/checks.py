@@ -13,7 +13,7 @@ import torch
 from model_registry.health import FAIL, PASS, WARN, Check, check_champion
 from virnuc.encoders import load_encoder
 from virnuc.encoders.verification import verify_source
-from virnuc.errors import VirnucError
+from virnuc.errors import VirnucError, cause_outside
 from virnuc.runtime import choose_device, choose_precision
 from virnuc.settings import DoctorSettings
 from virnuc.storage.usage import usage
@@ -47,7 +47,8 @@ def _guarded(check: Callable[[DoctorSettings], list[Check]], settings: DoctorSet
         return check(settings)
     except Exception as error:  # any error is a finding
         name = check.__name__.removeprefix("_")
-        return [Check(name, FAIL, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")]
+        unknown = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return [Check(name, FAIL, cause_outside(error) or unknown)]
 
 
 def _python(settings: DoctorSettings) -> list[Check]:

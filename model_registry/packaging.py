@@ -11,7 +11,6 @@ import mlflow
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import ModelSignature
-from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 import virnuc
@@ -25,7 +24,7 @@ from virnuc.prediction.scorer import CONFIG, DIGEST_TAG, PROBE, Choices, read_co
 from virnuc.prediction.scoring import BATCH_TOKENS
 from virnuc.sequences.frames import CHUNK_SCHEMA
 from virnuc.splits.assignment import Split
-from virnuc.tracking import model_version, version_uri
+from virnuc.tracking import TRAINING_TAG, model_version, version_uri, versions_of
 from virnuc.training.checkpoint import load_checkpoint
 
 REQUIREMENTS = (
@@ -64,6 +63,7 @@ def log_scoring_model(
     companion: CompanionSource | None = None,
     seed: int = 42,
     device: str = "cpu",
+    training: str = "",
     on_choice: Callable[[Choices], None] = lambda choices: None,
 ) -> ModelVersion:
     """Log the scoring model to the active run and register it as a new version of `registered_name`.
@@ -77,6 +77,8 @@ def log_scoring_model(
         companion: tried on validation chunks, and kept if chunks of a status are scored better with it.
         seed: of the sample of those chunks.
         device: to try it on.
+        training: names the settings and data of the training; a version of the same training with the same scorer is
+            returned instead of a second one.
         on_choice: called with the measurements that chose how chunks are scored.
 
     Raises:
@@ -90,6 +92,9 @@ def log_scoring_model(
             on_choice(add_companion(scorer, companion, seed, weights, device))
         # MLflow scores the example at once, for which it would fetch weights of gigabytes that are not at hand.
         digest = scorer_digest(scorer)
+        same = {DIGEST_TAG: digest, TRAINING_TAG: training}.items()
+        if known := [one for one in versions_of(registered_name) if training and same <= one.tags.items()]:
+            return known[0]
         scorable = read_config(scorer)["probe"]["probability"] is not None
         model = mlflow.pyfunc.log_model(
             name=registered_name,
@@ -99,12 +104,9 @@ def log_scoring_model(
             signature=SIGNATURE,
             input_example=pd.DataFrame({"sequence": [PROBE], "id": ["probe"]}) if scorable else None,
             pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS],
-            registered_model_name=registered_name,
+            tags={DIGEST_TAG: digest},  # read where the model is served
         )
-    client, version = MlflowClient(), str(model.registered_model_version)
-    client.set_logged_model_tags(model.model_id, {DIGEST_TAG: digest})  # read where the model is served
-    client.set_model_version_tag(registered_name, version, DIGEST_TAG, digest)
-    return client.get_model_version(registered_name, version)
+    return mlflow.register_model(model.model_uri, registered_name, tags={DIGEST_TAG: digest, TRAINING_TAG: training})
 
 
 def companion_source(uri: str, split: Split) -> CompanionSource:

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from tests.shared import PROJECT
 from virnuc.errors import DataError
@@ -37,6 +38,16 @@ def test_checkpoint_and_scorer():
     checkpoint, scorer = load_checkpoint(KEPT / "model_dipeptide.pth"), load_scorer(KEPT / "scorer")
     assert (checkpoint.epoch, checkpoint.metadata["input_dim"], scorer.chunk_size) == (1, 656, 300)
     assert check_probe(scorer, KEPT / "scorer") == pytest.approx(0, abs=1e-5)
+
+
+def test_a_newer_checkpoint_and_a_newer_scorer_ask_for_a_newer_virnuc(tmp_path):
+    document = torch.load(KEPT / "model_dipeptide.pth", weights_only=True)
+    document["metadata"]["checkpoint_version"] = "99.0.0"
+    torch.save(document, tmp_path / "model.pth")
+    (tmp_path / "scorer.json").write_text('{"format_version": 99}')
+    for read, path in ((load_checkpoint, tmp_path / "model.pth"), (load_scorer, tmp_path)):
+        with pytest.raises(DataError, match=r"version 99.*a newer version a newer one"):
+            read(path)
 
 
 @pytest.mark.parametrize("name", ["frames", "features", "split"])

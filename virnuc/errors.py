@@ -7,6 +7,7 @@ else. A message is one line that says what is wrong, where, and what to do next.
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 from collections.abc import Iterable
@@ -17,6 +18,26 @@ _PASSWORD_IN_URI = re.compile(r"(?<=://)([^\s/:@'\"]*):[^\s'\"]*@")
 _SECRET_VALUE = re.compile(r"((?:password|passwd|secret|token|api_?key)=)[^\s&;'\"]+", re.IGNORECASE)
 _SECRET_VARIABLE = re.compile("PASSWORD|SECRET|TOKEN|CREDENTIAL|ACCESS_KEY")
 _SHORTEST_SECRET = 6  # letters; a shorter value of a variable would mask ordinary words
+
+_CAUSES = {
+    errno.ENOSPC: "the disk is full; make room and give the same command again",
+    errno.EDQUOT: "the quota of the disk is used up; make room and give the same command again",
+    errno.EROFS: "the disk is read-only; give a place that can be written to",
+    errno.EACCES: "no permission; give another place, or ask for the permission",
+    errno.EPERM: "no permission; give another place, or ask for the permission",
+    errno.ENOTDIR: "a file is where a directory is needed; give another --out",
+    errno.EEXIST: "a file is where a directory is needed; give another --out",
+    errno.EISDIR: "a directory is where a file is needed; name the file",
+    errno.EBADF: "standard input or output is closed; give a file instead",
+}
+_STORE_CAUSES = {  # by words of the store's error
+    "database is locked": "another process holds the store's database; try again when it has ended",
+    "readonly database": "the store's database is read-only; give MLFLOW_TRACKING_URI a place that can be written to",
+    "unable to open database file": "the store's database cannot be opened; see MLFLOW_TRACKING_URI",
+    "Connection refused": "the store's server does not answer; start it, or see MLFLOW_TRACKING_URI",
+    "Max retries exceeded": "the store's server does not answer; start it, or see MLFLOW_TRACKING_URI",
+    "could not connect to server": "the store's database does not answer; start it, or see MLFLOW_TRACKING_URI",
+}
 
 
 def masked(text: str) -> str:
@@ -93,6 +114,33 @@ class MemoryShortageError(EncoderError):
 
 class Terminated(BaseException):
     """SIGTERM arrived. Like KeyboardInterrupt this is not an error and is not caught as one."""
+
+
+def cause_outside(error: BaseException) -> str:
+    """Return what is wrong on the machine or with the store, and the next step; empty if the error is not of that kind.
+
+    The errors of libraries are wrapped in one another, so the whole chain is looked at.
+    """
+    for one in _chain(error):
+        if isinstance(one, OSError) and one.errno in _CAUSES:
+            place = f"{one.filename}: " if one.filename else ""
+            return f"{place}{_CAUSES[one.errno]}"
+    return store_cause(error)
+
+
+def store_cause(error: BaseException) -> str:
+    """Return why the store does not answer, and the next step; empty if an error has another cause."""
+    text = " ".join(" ".join(map(str, _chain(error))).split())
+    return next((cause for words, cause in _STORE_CAUSES.items() if words in text), "")
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    chain: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in chain:
+        chain.append(following)
+        following = following.__cause__ or following.__context__
+    return chain
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -29,12 +29,13 @@ from mlflow.entities import Metric, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.tracking.fluent import _active_run_stack
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 import virnuc
-from virnuc.errors import DataError, GateRefusal, Terminated, UsageError, masked
+from virnuc.errors import DataError, GateRefusal, Terminated, UsageError, masked, store_cause
 from virnuc.settings import Settings
-from virnuc.storage.files import exclusive
+from virnuc.storage.files import exclusive, sha256_file
 from virnuc.storage.processes import has_ended, this_process
 
 EXPERIMENT = "virnuc"
@@ -66,6 +67,10 @@ _EXPERIMENT_TAGS = {
         "artifact `validation_report.html`. To see two models side by side, tick their `evaluate` runs, then *Compare*."
     ),
 }
+_PROCESS = "virnuc.process"
+TRAINING_TAG = "virnuc.training"  # of a version: the name of its training's directory, the same for an identical one
+_DIGESTS = "artifacts"  # tag of a run: the digests of its artifacts by path, as JSON
+_KEPT_OF_SHA256 = 32  # hexadecimal digits: a tag takes 8,000 letters
 
 
 class Tracker:
@@ -124,8 +129,8 @@ class Tracker:
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags `virnuc.<name>`."""
-        for name, value in values.items():
-            self.client.set_tag(self.run_id, f"virnuc.{name}", masked(str(value)))
+        for name, value in _tags(values).items():
+            self.client.set_tag(self.run_id, name, value)
 
     def weights(self, encoders: Mapping[str, Mapping[str, Any]]) -> None:
         """Set the tag that says of each encoder where its weights are from, by name."""
@@ -145,10 +150,16 @@ class Tracker:
 
     def json(self, document: dict[str, Any], path: str) -> None:
         """Log plain values as the artifact `path`."""
-        self.client.log_dict(self.run_id, document, path)
+        with tempfile.TemporaryDirectory() as temporary:
+            file = Path(temporary) / path
+            file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+            self.file(file)
 
     def file(self, path: Path, folder: str | None = None) -> None:
-        """Log a file as an artifact."""
+        """Log a file as an artifact; the run keeps its SHA-256, which `download` compares."""
+        kept = _digests(self.client.get_run(self.run_id))
+        kept[f"{folder}/{path.name}" if folder else path.name] = sha256_file(path)[:_KEPT_OF_SHA256]
+        self.tags({_DIGESTS: json.dumps(kept, separators=(",", ":"))})
         self.client.log_artifact(self.run_id, str(path), folder)
 
     def frame(self, table: pd.DataFrame, path: str) -> None:
@@ -190,10 +201,9 @@ def child_runs(parent: Tracker, stage: str, tags: Mapping[str, Mapping[str, Any]
     known = client.search_runs([experiment], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.run_id}'")
     children = {run.info.run_name: Tracker(run.info.run_id) for run in known}
     for name in tags.keys() - children.keys():
-        run = client.create_run(experiment, tags={MLFLOW_PARENT_RUN_ID: parent.run_id}, run_name=name)
-        children[name] = Tracker(run.info.run_id)
-        children[name].tags({"stage": stage, **tags[name]})
-    for name in tags:
+        own = {MLFLOW_PARENT_RUN_ID: parent.run_id, **_tags({"stage": stage, "process": this_process(), **tags[name]})}
+        children[name] = Tracker(client.create_run(experiment, tags=own, run_name=name).info.run_id)
+    for name in tags.keys() & {run.info.run_name for run in known}:
         children[name].tags({"process": this_process()})
     status = "FAILED"
     try:
@@ -202,8 +212,11 @@ def child_runs(parent: Tracker, stage: str, tags: Mapping[str, Mapping[str, Any]
     except (KeyboardInterrupt, Terminated):
         status = "KILLED"
         raise
+    except Exception as error:
+        status = "" if store_cause(error) else status
+        raise
     finally:
-        for name in tags:
+        for name in tags if status else ():
             client.set_terminated(children[name].run_id, status)
 
 
@@ -214,10 +227,10 @@ def tracked_run(stage: str, settings: Settings, name: str | None = None) -> Iter
     close_abandoned(stage)
     nested = mlflow.active_run() is not None
     given = os.environ.get("MLFLOW_RUN_ID")
-    run = mlflow.start_run(nested=nested, run_name=None if given and not nested else name or stage)
+    tags = _tags({"stage": stage, "process": this_process(), **_code_version()})
+    run = mlflow.start_run(nested=nested, run_name=None if given and not nested else name or stage, tags=tags)
     tracker = Tracker(run.info.run_id)
     with _ending_run(tracker):
-        tracker.tags({"stage": stage, "process": this_process(), **_code_version()})
         tracker.settings(settings)
         yield tracker
 
@@ -227,7 +240,8 @@ def run_status(run_id: str) -> str | None:
     open_store()
     try:
         return str(MlflowClient().get_run(run_id).info.status) if run_id else None
-    except MlflowException:
+    except MlflowException as error:
+        _raise_if_away(error)
         return None
 
 
@@ -246,18 +260,20 @@ def continued_run(run_id: str) -> Iterator[Tracker]:
         yield tracker
 
 
-def abandoned_runs(stage: str = "") -> list[Run]:
-    """Return the runs, of one stage or of all, that are RUNNING in the store while their process has ended."""
-    query = _where({"tags.`virnuc.stage`": stage} if stage else {}, "attributes.status = 'RUNNING'")
+def abandoned_runs() -> list[Run]:
+    """Return the runs that are RUNNING in the store while their process has ended."""
+    query = "attributes.status = 'RUNNING'"
     found = mlflow.search_runs(filter_string=query, search_all_experiments=True, output_format="list")
-    processes = {run.info.run_id: run.data.tags.get("virnuc.process", "") for run in found}
-    return [run for run in found if processes[run.info.run_id] and has_ended(processes[run.info.run_id])]
+    return [run for run in found if _PROCESS in run.data.tags and has_ended(run.data.tags[_PROCESS])]
 
 
 def close_abandoned(stage: str) -> None:
-    """End as KILLED the runs of a stage whose process was killed before it could do so."""
-    for run in abandoned_runs(stage):
-        MlflowClient().set_terminated(run.info.run_id, "KILLED")
+    """End as KILLED what processes left RUNNING that were killed in a run of this stage: it, and runs below it."""
+    left = abandoned_runs()
+    killed = {run.data.tags[_PROCESS] for run in left if run.data.tags.get("virnuc.stage") == stage}
+    for run in left:
+        if run.data.tags[_PROCESS] in killed:
+            MlflowClient().set_terminated(run.info.run_id, "KILLED")
 
 
 def find_runs(stage: str, tags: Mapping[str, str], condition: str = "") -> list[Run]:
@@ -273,7 +289,8 @@ def run_is_active(run_id: str) -> bool:
     """Return whether the store has a run that was not deleted."""
     try:
         return str(MlflowClient().get_run(run_id).info.lifecycle_stage) == "active"
-    except MlflowException:
+    except MlflowException as error:
+        _raise_if_away(error)
         return False
 
 
@@ -296,6 +313,7 @@ def model_version(uri: str) -> ModelVersion:
     try:
         client.get_registered_model(name)
     except MlflowException as error:
+        _raise_if_away(error)
         known = [model.name for model in client.search_registered_models()]
         nearest = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else "run train first"
@@ -305,6 +323,7 @@ def model_version(uri: str) -> ModelVersion:
             return client.get_model_version_by_alias(name, match["alias"])
         return client.get_model_version(name, match["version"])
     except MlflowException as error:
+        _raise_if_away(error)
         versions = ", ".join(str(version.version) for version in versions_of(name))
         raise DataError(f"{uri}: no such alias or version; {name} has the versions {versions or 'none'}") from error
 
@@ -350,6 +369,7 @@ def get_run(run_id: str | None) -> Run:
     try:
         return MlflowClient().get_run(run_id or "")
     except MlflowException as error:
+        _raise_if_away(error)
         raise DataError(f"the store {_store()} has no run {run_id or 'behind this version'}; it was deleted") from error
 
 
@@ -357,12 +377,32 @@ def download(run_id: str, path: str, destination: Path) -> Path:
     """Download an artifact of a run; return where it is.
 
     Raises:
-        DataError: the run has no such artifact.
+        DataError: the run has no such artifact, or it is not the file that was logged.
     """
+    run = get_run(run_id)
     try:
-        return Path(MlflowClient().download_artifacts(run_id, path, str(destination)))
+        file = Path(MlflowClient().download_artifacts(run_id, path, str(destination)))
     except (MlflowException, OSError) as error:
+        _raise_if_away(error)
         raise DataError(f"run {run_id} has no artifact {path}; it was deleted or never finished") from error
+    logged = _digests(run).get(path)  # runs of earlier versions have none
+    if logged and sha256_file(file)[:_KEPT_OF_SHA256] != logged:
+        raise DataError(f"run {run_id}: its artifact {path} was changed since it was logged; run that stage again")
+    return file
+
+
+def _digests(run: Run) -> dict[str, str]:
+    return json.loads(run.data.tags.get(f"virnuc.{_DIGESTS}", "{}"))
+
+
+def _tags(values: Mapping[str, Any]) -> dict[str, str]:
+    return {f"virnuc.{name}": masked(str(value)) for name, value in values.items()}
+
+
+def _raise_if_away(error: Exception) -> None:
+    """Raise an error of a store that does not answer, which says nothing of what is in it."""
+    if store_cause(error):
+        raise error
 
 
 def _store() -> str:
@@ -418,6 +458,9 @@ def _ending_run(tracker: Tracker) -> Iterator[None]:
         mlflow.end_run("FINISHED")
         raise
     except BaseException as error:
+        if store_cause(error):  # waiting for it again would double the time; the next run of the stage ends this one
+            _active_run_stack.get().pop()
+            raise
         tracker.tags({"error": f"{type(error).__name__}: {error}"[:500]})
         mlflow.end_run("FAILED")
         if isinstance(error, UsageError) and _is_empty(tracker):  # a mistyped value or path leaves no red run behind

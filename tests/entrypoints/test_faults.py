@@ -1,9 +1,12 @@
 """Faults of the machine and of the store end in one line with a cause and a next step; secrets are in none of them."""
 
 import errno
+import json
 import signal
+from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from mlflow.exceptions import MlflowException
@@ -12,7 +15,16 @@ from mlflow.tracking import MlflowClient
 from entrypoints.command import say, stage
 from virnuc.errors import DataError, masked
 from virnuc.settings import DoctorSettings
-from virnuc.tracking import model_version, tracked_run
+from virnuc.tracking import (
+    child_runs,
+    close_abandoned,
+    download,
+    get_run,
+    model_version,
+    run_is_active,
+    run_status,
+    tracked_run,
+)
 
 SECRET = "postgresql://virnuc:hunter2secret@db.example.org/mlflow"
 
@@ -57,6 +69,43 @@ def test_a_fault_outside_has_a_cause_and_a_next_step(raised, words):
     assert code == 1
     assert words in output.splitlines()[-1]
     assert "Traceback" not in output and "please report it" not in output
+
+
+def test_a_run_is_not_ended_in_a_store_that_does_not_answer_but_by_the_next_of_its_stage(store, monkeypatch):
+    with (
+        pytest.raises(MlflowException),
+        tracked_run("doctor", DoctorSettings()) as tracker,
+        child_runs(tracker, "replicate", {"seed 1": {}}) as (child,),
+    ):
+        raise locked()
+    assert mlflow.active_run() is None  # which MLflow would end as FINISHED when Python ends
+    left = [child.run_id, tracker.run_id]
+    assert [run_status(run) for run in left] == ["RUNNING", "RUNNING"]
+    monkeypatch.setattr("virnuc.tracking.has_ended", lambda process: True)
+    close_abandoned("doctor")
+    assert [run_status(run) for run in left] == ["KILLED", "KILLED"]
+
+
+@pytest.mark.parametrize("ask", [run_status, run_is_active, get_run, lambda name: model_version(f"models:/{name}/1")])
+def test_what_a_store_that_does_not_answer_has_is_not_said_to_be_missing(store, monkeypatch, ask):
+    def away(*args, **kwargs):
+        raise locked()
+
+    for name in ("get_run", "get_registered_model"):
+        monkeypatch.setattr(MlflowClient, name, away)
+    with pytest.raises(MlflowException, match="database is locked"):
+        ask("a")
+
+
+def test_an_artifact_that_was_changed_since_it_was_logged_is_refused(store, tmp_path):
+    with tracked_run("doctor", DoctorSettings()) as tracker:
+        tracker.json({"a": 1}, "kept.json")
+        tracker.frame(pd.DataFrame({"a": [1]}), "tables/changed.csv")
+    place = Path(mlflow.get_run(tracker.run_id).info.artifact_uri)
+    assert json.loads(download(tracker.run_id, "kept.json", tmp_path).read_text()) == {"a": 1}
+    (place / "tables" / "changed.csv").write_text("a\n2\n")
+    with pytest.raises(DataError, match=r"tables/changed\.csv was changed since it was logged"):
+        download(tracker.run_id, "tables/changed.csv", tmp_path)
 
 
 @pytest.mark.parametrize("raised", [DataError(f"no run in {SECRET}"), RuntimeError(f"cannot open {SECRET}")])

@@ -123,3 +123,13 @@ def test_one_training_alone_is_its_own_run(place):
     version = train.run(settings(replicates=1, epochs=2))
     assert not find_runs("replicate", {}) and sorted(steps(version.run_id)) == [1, 2]
     assert versions_of(version.name)[0].tags["virnuc.replicates"] == "1"
+
+
+def test_two_identical_trainings_are_one_version(place):
+    same = {"epochs": 1, "replicates": 1}
+    first, again, other = (
+        train.run(settings(**same | changed)) for changed in ({"out": "a"}, {"out": "b"}, {"seed": 8})
+    )
+    assert (first.version, again.version) == (1, 1) and first.run_id == again.run_id
+    assert train.run(settings(**same, out="b")).version == 1  # which is trained already
+    assert (other.version, len(versions_of(first.name))) == (2, 2)

@@ -51,9 +51,9 @@ class Experiment:
         """Frames to time encoders on."""
         return self.home / "frames"
 
-    def features(self, protein: str) -> Path:
-        """The features of one side."""
-        return self.home / "features" / f"{DNA}+{protein}"
+    def features(self, protein: str, source: str = "features") -> Path:
+        """The features of one side; those of another source have other vectors."""
+        return self.home / source / f"{DNA}+{protein}"
 
     def use(self, monkeypatch, directory: Path) -> None:
         """Point MLflow to a copy of the store, in a directory of its own; artifacts are shared."""
@@ -63,18 +63,18 @@ class Experiment:
         copy_policy(directory)
         mlflow.set_tracking_uri(uri)
 
-    def trained(self, protein: str, parts: str = "split", **changed) -> str:
+    def trained(self, protein: str, parts: str = "split", made: str = "features", **changed) -> str:
         """Train and evaluate a side; return the URI of its version."""
-        source = (FeatureSource(str(self.features(protein))),)
+        source = (FeatureSource(str(self.features(protein, made))),)
         settings = TrainSettings(features=source, split=str(self.home / parts), **(QUICK | {"out": "models"} | changed))
         version = train.run(settings)
         uri = f"models:/{version.name}/{version.version}"
-        self.evaluated(uri, protein, parts)
+        self.evaluated(uri, protein, parts, made)
         return uri
 
-    def evaluated(self, uri: str, protein: str, parts: str = "split") -> None:
+    def evaluated(self, uri: str, protein: str, parts: str = "split", made: str = "features") -> None:
         """Evaluate a version."""
-        source, place = (FeatureSource(str(self.features(protein))),), str(self.home / parts)
+        source, place = (FeatureSource(str(self.features(protein, made))),), str(self.home / parts)
         evaluate.run(EvaluateSettings(model=uri, features=source, split=place, shuffled=False, device="cpu"))
 
     def timed(self) -> None:
@@ -134,7 +134,7 @@ def fill(made: Experiment, uri: str) -> None:
     begin(made, uri)
     made.trained(SLOW)
     made.trained(FAST)
-    made.trained(FAST, out="again")
+    made.trained(FAST, made="others")
     made.timed()
     for version in (1, 2):
         made.compared(f"models:/virnuc-{FAST}/{version}")
@@ -146,8 +146,8 @@ def begin(made: Experiment, uri: str, genomes: int = 120) -> None:
     mlflow.set_tracking_uri(uri)
     mlflow.set_experiment(experiment_id=mlflow.create_experiment("virnuc", artifact_location=str(made.home / "files")))
     _write_frames(made.frames)
-    for name, seed in ((SLOW, 1), (FAST, 2)):
-        _write_features(made, name, genomes, seed)
+    for name, source, seed in ((SLOW, "features", 1), (FAST, "features", 2), (FAST, "others", 3)):
+        _write_features(made, name, genomes, seed, source)
     made.split("split")
 
 
@@ -162,12 +162,12 @@ def _write_frames(directory: Path, rows: int = 600) -> None:
     Manifest("frames", {}, {}, {}, (describe_shard(directory, path, rows),)).write(directory)
 
 
-def _write_features(made: Experiment, protein: str, genomes: int, seed: int) -> None:
+def _write_features(made: Experiment, protein: str, genomes: int, seed: int, source: str) -> None:
     """Write features in which classes lie apart, with the record of the true encoders."""
     known = {kind: load_encoder(name, device="cpu", precision="fp32").provenance for kind, name in _kinds(protein)}
     widths = {kind: provenance.dimension for kind, provenance in known.items()}
     drawn = sample_frames(genomes=genomes, frames=10, width=sum(widths.values()), seed=seed, apart=0.6)
-    directory = made.features(protein)
+    directory = made.features(protein, source)
     shards = []
     for label, group in ((1, "viral"), (0, "bacteria")):
         rows = np.flatnonzero(drawn[1] == label)

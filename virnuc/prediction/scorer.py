@@ -39,7 +39,7 @@ PROBE_TOLERANCE = 1e-3  # other processors, numbers of threads and precisions ro
 
 _ENCODER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "*.safetensors", "*.safetensors.index.json")
 
-_TRAINED = ("model_type", "modality", "checkpoint_version", "training_date", "features_digest", "split_digest")
+_TRAINED = ("model_type", "modality", "checkpoint_version", "features_digest", "split_digest")
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,9 @@ def read_config(directory: Path) -> dict[str, Any]:
     if (version := config.get("format_version")) is None:
         raise DataError(f"{path}: not a scorer of virnuc (it has no format_version)")
     if version not in READABLE_VERSIONS:
-        raise DataError(f"{path}: format version {version}; this virnuc reads {FORMAT_VERSION}")
+        raise DataError(
+            f"{path}: format version {version}; this virnuc reads {FORMAT_VERSION}, and a newer version a newer one"
+        )
     return config
 
 

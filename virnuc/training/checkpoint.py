@@ -167,7 +167,8 @@ def check_weights(path: Path, state: Any, metadata: Any) -> None:
     version = metadata.get("checkpoint_version")
     if version not in READABLE_VERSIONS:
         raise IncompatibleCheckpointError(
-            f"{path}: checkpoint version {version}; this virnuc reads {' and '.join(READABLE_VERSIONS)}"
+            f"{path}: checkpoint version {version}; this virnuc reads {' and '.join(READABLE_VERSIONS)}, "
+            "and a newer version a newer one"
         )
     wrong = [name for name in _SIZES if type(metadata.get(name)) is not int or metadata[name] < 0]
     if wrong or not isinstance(metadata.get("model_type"), str):
