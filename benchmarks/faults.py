@@ -1,0 +1,489 @@
+"""Is anything lost or wrong after a fault? Every stage is disturbed in many manners, and then runs as if nothing was.
+
+A small experiment on random genes is made once, undisturbed, and all that each stage leaves is kept: its files, its
+run, the registry. Then, again and again, everything before a stage is put back, the stage is disturbed, and the same
+command is given once more. What is there then must be what the undisturbed stage left (but for times, dates and ids:
+what two undisturbed runs of a stage differ in is not compared). No run may be RUNNING, none FAILED without an error.
+
+| fault | what happens |
+|---|---|
+| kill | SIGKILL at a random moment |
+| step | SIGKILL before one of the store's transactions that write; all of them in turn |
+| term | SIGTERM at a random moment: the run must be KILLED at once |
+| twice | the same command in two processes at once |
+| clock | SIGKILL at a random moment; then the clock is a day behind |
+| full | the output's disk is full, and then is not (a tmpfs: needs the right to mount) |
+| readonly | the output's disk is read-only, and then is not |
+| locked | another process holds the store's database from a random moment on until the stage gives up |
+| server | the store is behind a server, which is killed at a random moment and comes back |
+
+    python -m benchmarks.faults --kills 300 --minutes 60
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import hashlib
+import importlib
+import json
+import os
+import pkgutil
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"OMP_NUM_THREADS": "1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "HF_HUB_OFFLINE": "1"}
+
+import numpy as np
+import torch
+
+import entrypoints.command  # its settings of MLflow
+import model_registry
+import virnuc
+from model_registry.gate import PROJECT_POLICY
+
+BASELINE, CANDIDATE = "models:/virnuc-dipeptide/1", "models:/virnuc-tetranucleotide/1"
+FEATURES, SPLIT = "data/features/tetranucleotide+dipeptide", "data/test_set"
+TRAIN = ("--features", FEATURES, "--split", SPLIT, "--epochs=4", "--lr=0.01", "--hidden-dim=16", "--replicates=2")
+TIMED = ("--baseline=dipeptide", "--candidate=esm2_tiny", "--sample=20", "--runs=1", "--warmup=0")
+SHORTEST = 0.05  # s that a stage is left alone at least; before that it has not begun
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of the experiment."""
+
+    stage: str
+    arguments: tuple[str, ...]
+    out: str = ""  # what it writes, apart from the store
+    disturbed: bool = True
+
+
+STEPS = (
+    Step("prepare", ("--source", "genomes", "--evidence", "open"), "data/frames"),
+    Step("extract", ("--dna-encoder", "tetranucleotide", "--protein-encoder", "dipeptide"), "data/features"),
+    Step("split", ("--test-fraction", "0.3", "--val-fraction", "0.2", "--source", FEATURES), SPLIT),
+    Step("train", (*TRAIN, "--modality", "dna"), "data/models", disturbed=False),
+    Step("train", TRAIN, "data/models"),
+    *(
+        Step("evaluate", ("--model", model, "--features", FEATURES, "--split", SPLIT), "data/evaluations", disturbed)
+        for model, disturbed in ((CANDIDATE, False), (BASELINE, True))
+    ),
+    Step("benchmark", TIMED),
+    Step("compare", ("--baseline", BASELINE, "--candidate", CANDIDATE), "reports"),
+    Step("promote", ("--candidate", CANDIDATE, "--override", "a campaign of faults")),
+    Step("predict", ("--input", "genomes/viral.fa,genomes/bacteria.fa", "--track", "yes"), "data/calls"),
+)
+
+
+@dataclass
+class Campaign:
+    """A directory with the experiment, and what it was before each step and after it."""
+
+    home: Path
+    rng: np.random.Generator
+    expected: dict[Step, dict[str, str]] = field(default_factory=dict)
+    codes: dict[Step, int] = field(default_factory=dict)
+    seconds: dict[Step, float] = field(default_factory=dict)
+    found: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # stage, fault and outcome
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def work(self) -> Path:
+        """Where stages run; always the same, as a store has absolute paths."""
+        return self.home / "work"
+
+    def before(self, step: Step) -> Path:
+        """What `work` was before a step."""
+        return self.home / f"before_{STEPS.index(step)}"
+
+    def restore(self, step: Step) -> None:
+        """Put everything back to what it was before a step."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        shutil.copytree(self.before(step), self.work, symlinks=True)
+
+    def prepare(self) -> None:
+        """Make the experiment undisturbed; keep what each step starts from and what it leaves."""
+        self.work.mkdir(parents=True)
+        write_genomes(self.work / "genomes", self.rng)
+        (self.work / "model_registry").mkdir()
+        shutil.copy(PROJECT_POLICY, self.work / "model_registry")
+        for step in STEPS:
+            shutil.copytree(self.work, self.before(step), symlinks=True)
+            outcomes = []
+            for _ in range(2 if step.disturbed else 1):
+                self.restore(step)
+                started = time.monotonic()
+                self.codes[step] = self.wait(self.start(step))
+                self.seconds[step] = time.monotonic() - started
+                outcomes.append(outcome(self.work, step))
+            if self.codes[step] not in (0, 3, 4) or "Traceback" in self.said():
+                raise SystemExit(f"{step.stage} fails undisturbed:\n{self.said()}")
+            print(f"{step.stage}: {self.seconds[step]:.1f} s undisturbed", file=sys.stderr)
+            self.expected[step] = dict(set.intersection(*(set(one.items()) for one in outcomes)))
+
+    def start(self, step: Step, child: Callable[[], object] = lambda: None) -> int:
+        """Start a step in a process of its own, after `child` there; return its number.
+
+        It is forked from this one, which has imported everything, so that little but the stage itself is disturbed.
+        """
+        if pid := os.fork():
+            return pid
+        code = 1
+        try:
+            os.chdir(self.work)
+            log = os.open(self.home / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            child()
+            sys.argv = [step.stage, *step.arguments]
+            getattr(importlib.import_module(f"entrypoints.{step.stage}"), step.stage).main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        finally:
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            os._exit(code)
+
+    def wait(self, pid: int) -> int:
+        """Return the exit code of a process, negative for a signal."""
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def said(self) -> str:
+        """What the last process printed."""
+        return (self.home / "said.txt").read_text(encoding="utf-8")
+
+    def moment(self, step: Step) -> None:
+        """Let a random part of a step's time go by."""
+        time.sleep(self.rng.uniform(SHORTEST, max(self.seconds[step], 2 * SHORTEST)))
+
+    def finish(self, step: Step, fault: str, trouble: str, child: Callable[[], object] = lambda: None) -> None:
+        """Give the same command once more and note whether all is as if nothing had happened."""
+        code = self.wait(self.start(step, child))
+        if code != self.codes[step]:
+            trouble += f"; ends with {code}, not {self.codes[step]}: {self.said().strip().splitlines()[-1:]}"
+        left = outcome(self.work, step)
+        unlike = [key for key, value in self.expected[step].items() if left.get(key) != value]
+        states = {state for _, state in runs(self.work)}
+        allowed = {"FINISHED", "KILLED"} | ({"FAILED"} if fault in ("full", "readonly", "twice") else set())
+        for problem, name in ((unlike, "other content"), (states - allowed, "wrong state"), (trouble, "wrong answer")):
+            if problem:
+                self.found[step.stage, fault, name] += 1
+                self.wrong.append(f"{step.stage}, {fault}, {name}: {problem if trouble else sorted(problem)[:3]}")
+        self.found[step.stage, fault, "tries"] += 1
+
+
+def write_genomes(directory: Path, rng: np.random.Generator, genomes: int = 16, length: int = 900) -> None:
+    """Write FASTA files of random genes, so that each chunk has an open reading frame."""
+    directory.mkdir()
+    codons = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT"]
+    sense = [codon for codon in codons if codon not in ("TAA", "TAG", "TGA")]
+    for group in ("viral", "bacteria"):
+        genes = ("".join(rng.choice(sense, size=length // 3)) for _ in range(genomes))
+        (directory / f"{group}.fa").write_text("".join(f">{group}{n}.1\n{gene}\n" for n, gene in enumerate(genes)))
+
+
+def outcome(work: Path, step: Step) -> dict[str, str]:
+    """Return all that a step has left, each value by where it is."""
+    left = {}
+    for path in sorted((work / step.out).rglob("*")) if step.out else ():
+        if path.is_file() and not path.name.startswith("."):
+            left |= values(path, f"{path.relative_to(work)}")
+    finished = [run for run, state in runs(work, step.stage) if state == "FINISHED"]
+    left["runs"] = str(bool(finished))
+    with database(work) as ask:
+        for run in finished[:1]:
+            left |= {f"metric {key}": str(value) for key, value in ask(_METRICS, run)}
+            ((place,),) = ask("SELECT artifact_uri FROM runs WHERE run_uuid = ?", run)
+            for path in sorted(Path(place.removeprefix("file://")).rglob("*")):
+                left |= values(path, f"artifact {path.relative_to(place)}") if path.is_file() else {}
+        left |= {f"version {name} {number}": "" for name, number in ask("SELECT name, version FROM model_versions")}
+        left |= {f"alias {name} {alias}": str(number) for name, alias, number in ask(_ALIASES)}
+        left |= {f"tag {name} {number} {key}": value for name, number, key, value in ask(_VERSION_TAGS)}
+        names = [name for (name,) in ask("SELECT name FROM registered_models ORDER BY name")]
+    versions = sum(key.startswith("version ") for key in left)
+    return left | {"models": str(names), "versions": str(versions)}
+
+
+_METRICS = "SELECT key, value FROM latest_metrics WHERE run_uuid = ?"
+_ALIASES = "SELECT name, alias, version FROM registered_model_aliases"
+_VERSION_TAGS = "SELECT name, version, key, value FROM model_version_tags WHERE key IN " + str(
+    ("virnuc.promotion", "virnuc.promoted_from", "virnuc.replaces", "virnuc.scorer_sha256", "virnuc.alias")
+)
+_RUNS = """SELECT run_uuid, status FROM runs WHERE lifecycle_stage = 'active' AND (? = '' OR EXISTS (SELECT 1 FROM tags
+    WHERE tags.run_uuid = runs.run_uuid AND key = 'virnuc.stage' AND value = ?)) ORDER BY start_time DESC"""
+
+
+@contextmanager
+def database(work: Path) -> Iterator[Callable[..., list[Any]]]:
+    """Yield a function that asks the store's database; nothing of MLflow may be open here before a fork."""
+    connection = sqlite3.connect(work / "mlflow.db")
+    try:
+        yield lambda query, *parameters: connection.execute(query, parameters).fetchall()
+    except sqlite3.OperationalError as error:
+        if "no such table" not in str(error):
+            raise
+    finally:
+        connection.close()
+
+
+def runs(work: Path, stage: str = "") -> list[tuple[str, str]]:
+    """Return id and status of the store's runs, the newest first."""
+    found: list[tuple[str, str]] = []
+    with database(work) as ask:
+        found += ask(_RUNS, stage, stage)
+    return found
+
+
+def values(path: Path, name: str) -> dict[str, str]:
+    """Return what a file holds: each value of a JSON file or a checkpoint, and the digest of any other."""
+    if path.suffix == ".json":
+        return dict(leaves(json.loads(path.read_text(encoding="utf-8")), name))
+    if path.suffix == ".pth":
+        return dict(leaves(torch.load(path, weights_only=True), name))
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def leaves(value: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Yield each plain value in nested ones, by where it is."""
+    if isinstance(value, Mapping | list | tuple):
+        for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from leaves(inner, f"{name} {key}")
+    else:
+        yield name, repr(value.tolist() if isinstance(value, torch.Tensor) else value)
+
+
+# Faults. Each disturbs a step, which `Campaign.restore` has prepared, and calls `Campaign.finish`.
+
+
+def kill(campaign: Campaign, step: Step, fault: str = "kill", child: Callable[[], object] = lambda: None) -> None:
+    """End it with SIGKILL at a random moment."""
+    pid = campaign.start(step)
+    campaign.moment(step)
+    os.kill(pid, signal.SIGKILL)
+    campaign.wait(pid)
+    campaign.finish(step, fault, "", child)
+
+
+def clock(campaign: Campaign, step: Step) -> None:
+    """End it with SIGKILL; the second time the clock is a day behind."""
+    real = time.time
+    kill(campaign, step, "clock", lambda: setattr(time, "time", lambda: real() - 86_400))
+
+
+def at_each_step(campaign: Campaign, step: Step) -> None:
+    """End it with SIGKILL before each transaction that writes into the store, in turn."""
+    for number in range(1, 1000):
+        campaign.restore(step)
+        if campaign.wait(campaign.start(step, lambda number=number: die_before(number))) != -signal.SIGKILL:
+            return
+        campaign.finish(step, "step", "")
+
+
+def die_before(number: int) -> None:
+    """Let this process be killed before its n-th transaction that writes."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    writes = [0, False]
+
+    @event.listens_for(Engine, "before_cursor_execute")
+    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        writes[1] |= statement.split(maxsplit=1)[0] in ("INSERT", "UPDATE", "DELETE")
+
+    @event.listens_for(Engine, "commit")
+    def die(connection: Any) -> None:
+        writes[0] += writes[1]
+        if writes[1] and writes[0] == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        writes[1] = False
+
+
+def term(campaign: Campaign, step: Step) -> None:
+    """End it with SIGTERM at a random moment."""
+    pid = campaign.start(step)
+    campaign.moment(step)
+    os.kill(pid, signal.SIGTERM)
+    code = campaign.wait(pid)
+    states = {state for _, state in runs(campaign.work)}
+    fine = code in (1, -signal.SIGTERM, campaign.codes[step]) and states <= {"FINISHED", "KILLED"}
+    campaign.finish(step, "term", "" if fine else f"SIGTERM: exit code {code}, runs {sorted(states)}")
+
+
+def twice(campaign: Campaign, step: Step) -> None:
+    """Run two copies at once; one may be told that the other is at work."""
+    pids = [campaign.start(step) for _ in range(2)]
+    codes = sorted(campaign.wait(pid) for pid in pids)
+    fine = codes in ([campaign.codes[step]] * 2, sorted([campaign.codes[step], 1]))
+    campaign.finish(step, "twice", "" if fine else f"two copies end with {codes}: {campaign.said()[-300:]}")
+
+
+def refused(campaign: Campaign, pid: int, words: str, within: float = 60) -> str:
+    """Return what is wrong with how a process ended that should have given up in one line; empty if nothing is."""
+    started = time.monotonic()
+    code, seconds = campaign.wait(pid), time.monotonic() - started
+    fine = code == 1 and words in campaign.said() and "Traceback" not in campaign.said() and seconds < within
+    return "" if fine else f"after {seconds:.0f} s exit code {code}: {campaign.said()[-300:]}"
+
+
+@contextmanager
+def own_disk(place: Path, size: int) -> Iterator[Callable[[str], object]]:
+    """Mount a tmpfs at a directory; yield a function that mounts it again with other options."""
+
+    def mount(*options: str) -> None:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", *options, "tmpfs", str(place)], check=True)
+
+    place.mkdir(parents=True, exist_ok=True)
+    mount(f"size={size}")
+    try:
+        yield lambda options: mount(f"remount,{options}")
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def full(campaign: Campaign, step: Step) -> None:
+    """Let the output's disk be too small at first."""
+    kept = sum(path.stat().st_size for path in (campaign.work / step.out).rglob("*") if path.is_file())
+    assert not kept, f"{step.out} is not empty before {step.stage}"
+    with own_disk(campaign.work / step.out, 8192) as remount:
+        trouble = refused(campaign, campaign.start(step), "the disk is full; make room")
+        remount("size=100m")
+        campaign.finish(step, "full", trouble)
+
+
+def readonly(campaign: Campaign, step: Step) -> None:
+    """Let the output's disk be read-only at first."""
+    with own_disk(campaign.work / step.out, 100_000_000) as remount:
+        remount("ro")
+        trouble = refused(campaign, campaign.start(step), "the disk is read-only; give a place")
+        remount("rw")
+        campaign.finish(step, "readonly", trouble)
+
+
+def locked(campaign: Campaign, step: Step) -> None:
+    """Hold the store's database from a random moment on, until the stage gives up."""
+    pid = campaign.start(step)
+    time.sleep(campaign.rng.uniform(0, campaign.seconds[step] / 2))
+    with database(campaign.work) as ask:
+        ask("PRAGMA busy_timeout = 20000")
+        ask("BEGIN EXCLUSIVE")
+        done = os.waitpid(pid, os.WNOHANG)[0]
+        trouble = "" if done else refused(campaign, pid, "another process holds the store's database; try again")
+    campaign.finish(step, "locked", trouble)
+
+
+def server(campaign: Campaign, step: Step) -> None:
+    """Let the stage log to a server, which is killed at a random moment and comes back."""
+
+    def through_it() -> None:
+        os.environ["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:5055"
+
+    with serving(campaign.work):
+        pid = campaign.start(step, through_it)
+        time.sleep(campaign.rng.uniform(0, campaign.seconds[step]))
+    code = campaign.wait(pid)
+    fine = code == campaign.codes[step] or "the store's server does not answer; start it" in campaign.said()
+    with serving(campaign.work):
+        campaign.finish(step, "server", "" if fine else f"exit code {code}: {campaign.said()[-300:]}", through_it)
+
+
+@contextmanager
+def serving(work: Path) -> Iterator[None]:
+    """Serve the store, and end with SIGKILL."""
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{work}/mlflow.db"]
+    command += ["--port", "5055", "--workers", "1"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=work, start_new_session=True, **quiet) as process:
+        try:
+            for _ in range(600):
+                with suppress(OSError), urllib.request.urlopen("http://127.0.0.1:5055/health", timeout=5):
+                    break
+                time.sleep(0.2)
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+FAULTS: dict[str, tuple[Callable[[Campaign, Step], None], Callable[[Step], bool]]] = {  # and which steps it suits
+    "kill": (kill, lambda step: True),
+    "term": (term, lambda step: True),
+    "twice": (twice, lambda step: True),
+    "clock": (clock, lambda step: True),
+    "full": (full, lambda step: bool(step.out) and step.stage not in ("train", "evaluate")),
+    "readonly": (readonly, lambda step: bool(step.out) and step.stage not in ("train", "evaluate")),
+    "step": (at_each_step, lambda step: step.stage in ("compare", "promote")),
+    "locked": (locked, lambda step: step.stage in ("split", "train", "promote")),
+    "server": (server, lambda step: step.stage in ("train", "promote")),
+}
+
+
+def main() -> None:
+    """Run the campaign, print its table and, last, one JSON line; exit code 1 if anything was lost or wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=300, help="random kills, over all stages")
+    parser.add_argument("--minutes", type=float, default=60, help="no fault is begun after that")
+    parser.add_argument("--faults", default=",".join(FAULTS), help="which, joined by commas")
+    parser.add_argument("--stages", default=",".join(dict.fromkeys(step.stage for step in STEPS)))
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    started, torch_threads = time.monotonic(), torch.set_num_threads(1)
+    assert torch_threads is None
+    for package in (virnuc, model_registry, entrypoints):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if module.name != "model_registry.scoring_model":
+                importlib.import_module(module.name)
+    home = Path(tempfile.mkdtemp())  # not a TemporaryDirectory, which each process would remove as it ends
+    try:
+        campaign = Campaign(home, np.random.default_rng(given.seed))
+        campaign.prepare()
+        chosen = given.faults.split(",")
+        steps = [step for step in STEPS if step.disturbed and step.stage in given.stages.split(",")]
+        once = [(step, fault) for fault in chosen if fault != "kill" for step in steps if FAULTS[fault][1](step)]
+        killed = [(steps[n % len(steps)], "kill") for n in range(given.kills if "kill" in chosen else 0)]
+        for step, fault in [*once, *killed]:
+            if time.monotonic() - started > 60 * given.minutes:
+                break
+            campaign.restore(step)
+            FAULTS[fault][0](campaign, step)
+            print(f"{step.stage}, {fault}: {len(campaign.wrong)} wrong until now", file=sys.stderr)
+    finally:
+        shutil.rmtree(home)
+    report(campaign, time.monotonic() - started)
+
+
+def report(campaign: Campaign, seconds: float) -> None:
+    """Print what was found."""
+    faults = [fault for fault in FAULTS if any(fault == done for _, done, _ in campaign.found)]
+    print("tries (of them with another outcome than undisturbed)")
+    print(f"{'stage':10}" + "".join(f"{fault:>10}" for fault in faults))
+    for stage in dict.fromkeys(stage for stage, _, _ in campaign.found):
+        cells = []
+        for fault in faults:
+            bad = sum(n for (s, f, name), n in campaign.found.items() if (s, f) == (stage, fault) and name != "tries")
+            tries = campaign.found[stage, fault, "tries"]
+            cells.append(f"{tries} ({bad})" if tries else "")
+        print(f"{stage:10}" + "".join(f"{cell:>10}" for cell in cells))
+    for line in campaign.wrong:
+        print(line)
+    tries: Counter[str] = Counter()
+    for (_, fault, name), count in campaign.found.items():
+        tries[fault] += count if name == "tries" else 0
+    compared = {step.stage: len(values) for step, values in campaign.expected.items() if step.disturbed}
+    print(json.dumps({"tries": tries, "wrong": len(campaign.wrong), "compared": compared, "seconds": round(seconds)}))
+    sys.exit(1 if campaign.wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
