@@ -2,10 +2,16 @@
 
 import json
 import shutil
+import sqlite3
+import tarfile
+from contextlib import closing
 
+import mlflow
 import pytest
 import torch
 
+from model_registry.evidence import side_evidence
+from model_registry.packaging import download_scorer
 from tests.shared import PROJECT
 from virnuc.errors import DataError
 from virnuc.features.feature_set import FeatureSet
@@ -48,6 +54,23 @@ def test_a_newer_checkpoint_and_a_newer_scorer_ask_for_a_newer_virnuc(tmp_path):
     for read, path in ((load_checkpoint, tmp_path / "model.pth"), (load_scorer, tmp_path)):
         with pytest.raises(DataError, match=r"version 99.*a newer version a newer one"):
             read(path)
+
+
+def test_a_store_with_registered_models_and_their_evaluations(tmp_path, monkeypatch):
+    with tarfile.open(KEPT / "store.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    for path in [tmp_path / "store.sql", *tmp_path.rglob("MLmodel")]:
+        path.write_text(path.read_text().replace("/kept", str(tmp_path)))
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.executescript((tmp_path / "store.sql").read_text())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    mlflow.set_tracking_uri(None)
+    for name in ("dipeptide", "tetranucleotide"):
+        known = side_evidence(f"models:/virnuc-{name}@challenger")
+        right = (known.predictions["score"] >= 0.5) == known.predictions["label"]
+        assert (known.version, len(right), known.metrics["test/accuracy"]) == ("1", 31, pytest.approx(right.mean()))
+        scorer = load_scorer(download_scorer(f"models:/virnuc-{name}/1", tmp_path / name))
+        assert scorer.chunk_size == 300
 
 
 @pytest.mark.parametrize("name", ["frames", "features", "split"])
