@@ -12,7 +12,7 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from model_registry.gate import PROJECT_POLICY
+from virnuc.errors import GateRefusal
 
-BASELINE, CANDIDATE = "models:/virnuc-dipeptide/1", "models:/virnuc-tetranucleotide/1"
+BASELINE, CANDIDATE = "models:/virnuc-dipeptide/1", "models:/virnuc-tetranucleotide_dna/1"
 FEATURES, SPLIT = "data/features/tetranucleotide+dipeptide", "data/test_set"
 TRAIN = ("--features", FEATURES, "--split", SPLIT, "--epochs=4", "--lr=0.01", "--hidden-dim=16", "--replicates=2")
 TIMED = ("--baseline=dipeptide", "--candidate=esm2_tiny", "--sample=20", "--runs=1", "--warmup=0")
@@ -83,22 +84,24 @@ class Campaign:
         shutil.rmtree(self.work, ignore_errors=True)
         shutil.copytree(self.before(step), self.work, symlinks=True)
 
-    def prepare(self) -> None:
-        """Make the experiment undisturbed; keep what each step starts from and what it leaves."""
+    def prepare(self, chosen: Sequence[Step]) -> None:
+        """Make the experiment undisturbed as far as it is needed; keep what steps start from and what they leave."""
         self.work.mkdir(parents=True)
         write_genomes(self.work / "genomes", self.rng)
         (self.work / "model_registry").mkdir()
         shutil.copy(PROJECT_POLICY, self.work / "model_registry")
-        for step in STEPS:
+        for step in STEPS[: STEPS.index(chosen[-1]) + 1]:
+            if step.stage == "benchmark" and step not in chosen:  # nothing here needs it
+                continue
             shutil.copytree(self.work, self.before(step), symlinks=True)
             outcomes = []
-            for _ in range(2 if step.disturbed else 1):
+            for _ in range(2 if step in chosen else 1):
                 self.restore(step)
                 started = time.monotonic()
                 self.codes[step] = self.wait(self.start(step))
                 self.seconds[step] = time.monotonic() - started
                 outcomes.append(outcome(self.work, step))
-            if self.codes[step] not in (0, 3, 4) or "Traceback" in self.said():
+            if self.codes[step] not in (0, GateRefusal.exit_code if step.stage == "compare" else 0):
                 raise SystemExit(f"{step.stage} fails undisturbed:\n{self.said()}")
             print(f"{step.stage}: {self.seconds[step]:.1f} s undisturbed", file=sys.stderr)
             self.expected[step] = dict(set.intersection(*(set(one.items()) for one in outcomes)))
@@ -150,7 +153,10 @@ class Campaign:
         for problem, name in ((unlike, "other content"), (states - allowed, "wrong state"), (trouble, "wrong answer")):
             if problem:
                 self.found[step.stage, fault, name] += 1
-                self.wrong.append(f"{step.stage}, {fault}, {name}: {problem if trouble else sorted(problem)[:3]}")
+                self.wrong.append(
+                    f"{step.stage}, {fault}, {name}: {problem if isinstance(problem, str) else sorted(problem)[:3]}"
+                )
+                print(self.wrong[-1], file=sys.stderr)
         self.found[step.stage, fault, "tries"] += 1
 
 

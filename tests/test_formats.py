@@ -65,7 +65,7 @@ def test_a_store_with_registered_models_and_their_evaluations(tmp_path, monkeypa
         database.executescript((tmp_path / "store.sql").read_text())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     mlflow.set_tracking_uri(None)
-    for name in ("dipeptide", "tetranucleotide"):
+    for name in ("dipeptide", "tetranucleotide_dna"):
         known = side_evidence(f"models:/virnuc-{name}@challenger")
         right = (known.predictions["score"] >= 0.5) == known.predictions["label"]
         assert (known.version, len(right), known.metrics["test/accuracy"]) == ("1", 31, pytest.approx(right.mean()))
