@@ -7,9 +7,9 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from virnuc.errors import DataError, UsageError
+from virnuc.errors import DataError, Terminated, UsageError
 from virnuc.settings import DoctorSettings, PrepareSettings
-from virnuc.tracking import abandoned_runs, find_finished, find_runs, model_version, tracked_run, versions_of
+from virnuc.tracking import abandoned_runs, find_finished, find_runs, model_version, open_store, tracked_run, versions_of
 
 ODD = [
     "esm:/data/O'Brien/esm2",
@@ -54,6 +54,19 @@ def test_the_run_of_a_killed_process_is_listed_and_ended_by_the_next_of_its_stag
     with tracked_run("split", DoctorSettings()):
         assert MlflowClient().get_run(left.info.run_id).info.status == "KILLED"
     assert abandoned_runs() == []
+
+
+def test_a_store_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    def killed(client):
+        raise Terminated
+
+    monkeypatch.setattr(MlflowClient, "search_experiments", killed)
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "as above")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Terminated):
+        open_store()
+    assert [path.name for path in tmp_path.iterdir()] == [".mlflow.lock"]
 
 
 def test_versions_are_found_by_names_with_any_letters(store):

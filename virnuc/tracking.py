@@ -35,7 +35,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 import virnuc
 from virnuc.errors import DataError, GateRefusal, Terminated, UsageError, masked, store_cause
 from virnuc.settings import Settings
-from virnuc.storage.files import exclusive, sha256_file
+from virnuc.storage.files import atomic_path, exclusive, sha256_file
 from virnuc.storage.processes import has_ended, this_process
 
 EXPERIMENT = "virnuc"
@@ -430,6 +430,7 @@ def open_store() -> None:
     if "MLFLOW_TRACKING_URI" not in os.environ:
         mlflow.set_tracking_uri(DEFAULT_STORE)
     with exclusive(Path(".mlflow.lock")):
+        _make_database(mlflow.get_tracking_uri())
         client = MlflowClient()
         if "MLFLOW_RUN_ID" in os.environ:
             experiment_id = client.get_run(os.environ["MLFLOW_RUN_ID"]).info.experiment_id
@@ -439,6 +440,14 @@ def open_store() -> None:
         for key, value in _EXPERIMENT_TAGS.items():
             if key not in known or key == "mlflow.experimentKind":  # written each time, so that doctor sees that it can
                 client.set_experiment_tag(experiment_id, key, value)
+
+
+def _make_database(uri: str) -> None:
+    """Make the SQLite database of a new store, whole or not at all: MLflow cannot go on with one that is half made."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not path.exists():
+        with atomic_path(path) as temporary:
+            MlflowClient(f"sqlite:///{temporary.absolute()}").search_experiments()
 
 
 def _where(values: Mapping[str, str], condition: str = "") -> str:
