@@ -9,7 +9,15 @@ from mlflow.tracking import MlflowClient
 
 from virnuc.errors import DataError, Terminated, UsageError
 from virnuc.settings import DoctorSettings, PrepareSettings
-from virnuc.tracking import abandoned_runs, find_finished, find_runs, model_version, open_store, tracked_run, versions_of
+from virnuc.tracking import (
+    abandoned_runs,
+    find_finished,
+    find_runs,
+    model_version,
+    open_store,
+    tracked_run,
+    versions_of,
+)
 
 ODD = [
     "esm:/data/O'Brien/esm2",
