@@ -1,10 +1,10 @@
-"""Writing genomes as RefSeq does: gzipped GenBank files `<group>.<n>.genomic.gbff.gz`, the same bytes each time."""
+"""Genomes as RefSeq has them: gzipped GenBank files `<group>.<n>.genomic.gbff.gz`, the same bytes each time."""
 
 from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -71,6 +71,26 @@ def translated(dna: str) -> str:
     The first codon is read like any other, as virnuc's frames are, so that an alternative start is no M.
     """
     return "".join(_AMINO_ACIDS.get(dna[start : start + 3], "X") for start in range(0, len(dna) - 2, 3))
+
+
+def read_entries(directory: Path, group: str) -> Iterator[Entry]:
+    """Yield the genes, one a record, that the corpus has in the files of a group, or of all groups: `*`."""
+    for path in sorted(directory.glob(f"{group}.*.gbff.gz")):
+        with gzip.open(path) as stream:
+            for record in gb_io.iter(stream):
+                (coding,) = (feature for feature in record.features if feature.kind == "CDS")
+                protein = next(item.value for item in coding.qualifiers if item.key == "translation")
+                table = 1 if group == "eukaryote" else 11
+                organism, _, lineage = record.source.organism.partition("\n")
+                yield Entry(
+                    accession=record.version,
+                    genome=record.dblink.removeprefix("Assembly:").strip(),
+                    organism=organism,
+                    lineage=lineage.strip().rstrip("."),
+                    sequence=bytes(record.sequence).decode("ascii").upper(),
+                    coding=(CodingSequence(((0, 3 * len(protein)),), True, protein, table),),
+                    definition=record.definition,
+                )
 
 
 class GroupWriter:

@@ -1,10 +1,11 @@
 """The corpus's genes as the shipped encoders read them: codons in flat arrays, kept apart by genome.
 
-    python -m examples.encoders.genes --deb FILE.deb
+    python -m examples.corpus.build --out data/corpus   # first: minutes
+    python -m examples.encoders.genes --corpus data/corpus
 
-Genes of reserved genomes are skipped unread. Of the others, `train.npz` has those of the pretraining part, without any
-gene that shares many 8-mers of its protein with one of the miniature's or of the held-out part, and `held_out.npz`
-those of the held-out part.
+`train.npz` has the genes of the corpus's part `pretraining`, without any that shares many 8-mers of its protein with a
+gene of the miniature or of the held-out part, and `held_out.npz` those of the held-out part. The corpus has none of a
+reserved genome.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ import numpy as np
 from Bio.Data.CodonTable import unambiguous_dna_by_id
 from tqdm import tqdm
 
-from examples.corpus.build import METAPHLAN, read_genes
-from examples.corpus.keys import EUKARYOTE, HELD_OUT, MINIATURE, PRETRAINING, PROKARYOTE, VIRAL, partition
-from examples.packages import checked, fetch
+from examples.corpus.keys import EUKARYOTE, HELD_OUT, MINIATURE, PRETRAINING, PROKARYOTE, VIRAL
+from examples.genbank import read_entries
 from virnuc.storage.files import write_text
 
 CLASSES = (VIRAL, PROKARYOTE, EUKARYOTE)
+CLASS_OF_GROUP = {"viral": 0, "archaea": 1, "bacteria": 1, "eukaryote": 2}  # index into CLASSES
 SHORTEST = 50  # residues of a gene that is worth a crop
 RESIDUES = "LAGVSERTIDPKQNFYMHWC"  # in the order of ESM-2's token ids 4 to 23
 UNKNOWN, STOP = 20, 21  # after the residues: of a codon with other bases than ACGT, and of a stop codon
@@ -54,7 +55,7 @@ class Genes:
     codons: np.ndarray  # [codons] uint8, 0 to 64
     starts: np.ndarray  # [genes + 1] int64
     classes: np.ndarray  # [genes] uint8, index into CLASSES
-    keys: np.ndarray  # [genes] str, the genome's key
+    genomes: np.ndarray  # [genes] str, as the corpus names them
 
     def __len__(self) -> int:
         """Return the number of genes."""
@@ -71,43 +72,38 @@ class Genes:
         lengths = self.lengths[rows]
         starts = np.concatenate([[0], np.cumsum(lengths)])
         places = np.repeat(self.starts[rows] - starts[:-1], lengths) + np.arange(starts[-1])
-        return Genes(self.codons[places], starts, self.classes[rows], self.keys[rows])
+        return Genes(self.codons[places], starts, self.classes[rows], self.genomes[rows])
 
     def save(self, path: Path) -> None:
         """Write the arrays to `path`."""
-        np.savez(path, codons=self.codons, starts=self.starts, classes=self.classes, keys=self.keys)
+        np.savez(path, codons=self.codons, starts=self.starts, classes=self.classes, genomes=self.genomes)
 
     @classmethod
     def load(cls, path: Path) -> Genes:
         """Read the arrays of `path`."""
         with np.load(path, allow_pickle=False) as arrays:
-            return cls(*(arrays[name] for name in ("codons", "starts", "classes", "keys")))
+            return cls(*(arrays[name] for name in ("codons", "starts", "classes", "genomes")))
 
 
-def read(deb: Path) -> tuple[Genes, Counter[str]]:
-    """Read the package's genes of at least `SHORTEST` codons without a stop codon inside; count what is left out."""
+def read(directory: Path) -> tuple[Genes, int]:
+    """Read a part's genes of at least `SHORTEST` codons, their stop codon left out; return how many are shorter too."""
     digits = np.full(256, UNKNOWN_CODON, dtype=np.uint8)
     digits[np.frombuffer(b"ACGT", dtype=np.uint8)] = np.arange(4)
-    residues, dropped = residue_of_codons(), Counter[str]()
-    codons, classes, keys = [], [], []
-    for _, _, key, sequence in tqdm(read_genes(deb), unit="genes"):
-        if key is None or not sequence:
-            dropped["reserved" if key else "header of another form"] += 1
-            continue
-        bases = digits[np.frombuffer(sequence.encode("ascii"), dtype=np.uint8)][: len(sequence) // 3 * 3].reshape(-1, 3)
-        unknown = (bases == UNKNOWN_CODON).any(1)
-        gene = np.where(unknown, UNKNOWN_CODON, bases @ np.array([16, 4, 1], dtype=np.uint8)).astype(np.uint8)
-        stops = np.flatnonzero(residues[gene] == STOP)
-        if len(stops) and stops[0] < len(gene) - 1:
-            dropped["stop codon inside"] += 1
-        elif len(gene) - len(stops) < SHORTEST:
-            dropped["short"] += 1
-        else:
-            codons.append(gene[: len(gene) - len(stops)])
-            classes.append(CLASSES.index(key.kind))
-            keys.append(key.key)
+    codons, classes, genomes, short = [], [], [], 0
+    for group, number in CLASS_OF_GROUP.items():
+        for entry in tqdm(read_entries(directory, group), desc=f"{directory.name}, {group}", unit="gene"):
+            dna, (coding,) = entry.sequence.encode("ascii"), entry.coding
+            bases = digits[np.frombuffer(dna, dtype=np.uint8, count=coding.end)].reshape(-1, 3)
+            if len(bases) < SHORTEST:
+                short += 1
+                continue
+            unknown = (bases == UNKNOWN_CODON).any(1)
+            codons.append(np.where(unknown, UNKNOWN_CODON, bases @ np.array([16, 4, 1], dtype=np.uint8)))
+            classes.append(number)
+            genomes.append(entry.genome)
     starts = np.concatenate([[0], np.cumsum([len(gene) for gene in codons])])
-    return Genes(np.concatenate(codons), starts, np.array(classes, dtype=np.uint8), np.array(keys)), dropped
+    flat = np.concatenate(codons).astype(np.uint8)
+    return Genes(flat, starts, np.array(classes, dtype=np.uint8), np.array(genomes)), short
 
 
 def sampled_words(genes: Genes) -> tuple[np.ndarray, np.ndarray]:
@@ -133,19 +129,19 @@ def related(genes: Genes, apart: Genes) -> np.ndarray:
     return shared > MAX_SHARED * np.bincount(rows, minlength=len(genes))
 
 
-def build(deb: Path, out: Path) -> dict[str, object]:
+def build(corpus: Path, out: Path) -> dict[str, object]:
     """Write the genes to learn from and the held-out ones; return what is in both."""
-    genes, dropped = read(deb)
-    parts = np.array([partition(key) for key in genes.keys.tolist()])
-    train, held_out, miniature = (genes.take(parts == part) for part in (PRETRAINING, HELD_OUT, MINIATURE))
-    relatives = related(train, miniature) | related(train, held_out)
-    train = train.take(~relatives)
+    parts, short = {}, Counter[str]()
+    for part in (PRETRAINING, HELD_OUT, MINIATURE):
+        parts[part], short[part] = read(corpus / part)
+    relatives = related(parts[PRETRAINING], parts[MINIATURE]) | related(parts[PRETRAINING], parts[HELD_OUT])
+    written = {"train": parts[PRETRAINING].take(~relatives), "held_out": parts[HELD_OUT]}
     out.mkdir(parents=True, exist_ok=True)
-    counts: dict[str, object] = {"left out": dict(dropped) | {"relatives": int(relatives.sum())}}
-    for name, part in (("train", train), ("held_out", held_out)):
-        part.save(out / f"{name}.npz")
-        by_class = np.bincount(part.classes, minlength=len(CLASSES)).tolist()
-        counts[name] = dict(zip(CLASSES, by_class, strict=True)) | {"keys": len(set(part.keys.tolist()))}
+    counts: dict[str, object] = {"left out": {"short": dict(short), "relatives": int(relatives.sum())}}
+    for name, genes in written.items():
+        genes.save(out / f"{name}.npz")
+        by_class = np.bincount(genes.classes, minlength=len(CLASSES)).tolist()
+        counts[name] = dict(zip(CLASSES, by_class, strict=True)) | {"genomes": len(set(genes.genomes.tolist()))}
     write_text(out / "genes.json", json.dumps(counts, indent=1) + "\n")
     return counts
 
@@ -153,11 +149,10 @@ def build(deb: Path, out: Path) -> dict[str, object]:
 def main() -> None:
     """Read the corpus and write the arrays."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--deb", type=Path, help=f"{METAPHLAN.file}, if it is here already")
+    parser.add_argument("--corpus", type=Path, default=Path("data/corpus"), help="what examples.corpus.build wrote")
     parser.add_argument("--out", type=Path, default=Path("data/pretraining"))
     arguments = parser.parse_args()
-    deb = checked(METAPHLAN, arguments.deb) if arguments.deb else fetch(METAPHLAN, arguments.out)
-    tqdm.write(json.dumps(build(deb, arguments.out), indent=1))
+    tqdm.write(json.dumps(build(arguments.corpus, arguments.out), indent=1))
 
 
 if __name__ == "__main__":

@@ -202,7 +202,7 @@ def document(run: Run, genes: Genes, data: Path) -> dict[str, object]:
         "minutes": {START: round(began["seconds"] / 60), run.name: round(run.seconds / 60)},
         "parameters": sum(parameter.numel() for parameter in run.net.esm.parameters()),
         "torch": torch.__version__,
-        "genomes": sorted(set(genes.keys[run.crops.long_enough].tolist())),
+        "genomes": sorted(set(genes.genomes[run.crops.long_enough].tolist())),
     }
 
 

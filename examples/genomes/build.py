@@ -12,7 +12,6 @@ is left out (see similarity.py). `SOURCES.tsv` has a line a record, `counts.json
 from __future__ import annotations
 
 import argparse
-import gzip
 import hashlib
 import json
 import random
@@ -22,11 +21,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import gb_io
-
 from examples.corpus.build import METAPHLAN, read_genes
 from examples.corpus.keys import HELD_OUT, MINIATURE, PRETRAINING, RESERVED
-from examples.genbank import CodingSequence, Entry, GroupWriter
+from examples.genbank import Entry, GroupWriter, read_entries
 from examples.genomes.annotated import Annotated, read_annotated
 from examples.genomes.similarity import similar
 from examples.packages import Package, checked, fetch
@@ -54,7 +51,7 @@ def corpus_candidates(corpus: Path, seed: int) -> Iterator[Candidate]:
     """Yield drawn genes of drawn genomes, longer ones first where a genome has enough, group by group."""
     for group, (genomes, genes) in FROM_CORPUS.items():
         drawn: dict[str, list[tuple[bool, int, Entry]]] = defaultdict(list)
-        for entry in _corpus_entries(corpus / MINIATURE, group):
+        for entry in read_entries(corpus / MINIATURE, group):
             if len(entry.sequence) >= SHORTEST:
                 best = drawn[entry.genome]
                 best.append((len(entry.sequence) < PREFERRED, _draw(entry.accession, seed), entry))
@@ -177,31 +174,11 @@ def main() -> None:
     write(arguments.out, kept, dropped, len(candidates), arguments.seed)
 
 
-def _corpus_entries(directory: Path, group: str) -> Iterator[Entry]:
-    """Yield the records of the corpus's files of a group, or of all groups: `*`."""
-    for path in sorted(directory.glob(f"{group}.*.gbff.gz")):
-        with gzip.open(path) as stream:
-            for record in gb_io.iter(stream):
-                (coding,) = (feature for feature in record.features if feature.kind == "CDS")
-                protein = next(item.value for item in coding.qualifiers if item.key == "translation")
-                table = 1 if group == "eukaryote" else 11
-                organism, _, lineage = record.source.organism.partition("\n")
-                yield Entry(
-                    accession=record.version,
-                    genome=record.dblink.removeprefix("Assembly:").strip(),
-                    organism=organism,
-                    lineage=lineage.strip().rstrip("."),
-                    sequence=bytes(record.sequence).decode("ascii").upper(),
-                    coding=(CodingSequence(((0, 3 * len(protein)),), True, protein, table),),
-                    definition=record.definition,
-                )
-
-
 def _others(genes: dict[str, str], corpus: Path, deb: Path) -> Iterator[tuple[str, str]]:
     """Yield name and DNA of all genes that candidates are compared with, their own ones included."""
     yield from ((f"{MINIATURE}/{name}", sequence) for name, sequence in genes.items())
     for part in (HELD_OUT, PRETRAINING):
-        yield from ((f"{part}/{entry.accession}", entry.sequence) for entry in _corpus_entries(corpus / part, "*"))
+        yield from ((f"{part}/{entry.accession}", entry.sequence) for entry in read_entries(corpus / part, "*"))
     for number, _, _, sequence in read_genes(deb, frozenset({RESERVED})):
         if sequence:
             yield f"{RESERVED}/{number}", sequence
