@@ -3,11 +3,13 @@
     python -m entrypoints.main                       # leaves the split and the models that are scored here
     python -m benchmarks.peers --build /tmp/peers    # installs the peers into environments of their own, then measures
     python -m benchmarks.peers --jaeger PROGRAM --deepmicroclass PROGRAM --length 300
+    python -m benchmarks.peers --source data/corpus/held_out --split "" --models models:/virnuc@champion
 
-Chunks of `--length` bp are cut from the split's test genomes as `predict` cuts them: all of the class that has fewer,
-and as many of the other, drawn with `--seed`. Every program gets the same FASTA, in which they are repeated up to
-`--mbp`, and is run as a user would; its speed is that of all less that of a few, so that starting it and loading its
-weights do not count.
+Chunks of `--length` bp are cut from the split's test genomes as `predict` cuts them, or without a split from all
+genomes of `--source`, which must be in no training: all of the class that has fewer, at most `--per-class`, and as many
+of the other, drawn with `--seed`, each on a strand that is drawn too. Every program gets the same FASTA, in which they
+are repeated up to `--mbp`, and is run as a user would; its speed is that of all less that of a few, so that starting it
+and loading its weights do not count.
 
 What to keep in mind beside the figures:
 - The test set is small: intervals are over genomes, and other seeds give other figures.
@@ -39,6 +41,7 @@ from virnuc.evaluation.metrics import binary_metrics
 from virnuc.sequences.chunking import chunk_starts
 from virnuc.sequences.reading import read_records
 from virnuc.sequences.sources import find_sources
+from virnuc.sequences.translation import reverse_complement
 from virnuc.splits.assignment import Split
 
 MODELS = (
@@ -69,7 +72,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--length", type=int, default=500, help="bp of a chunk")
     parser.add_argument("--source", default="examples/genomes")
-    parser.add_argument("--split", default="data/test_set")
+    parser.add_argument("--split", default="data/test_set", help="empty: all genomes of --source")
+    parser.add_argument("--per-class", type=int, default=2500, help="most chunks of a class")
     parser.add_argument("--models", default=MODELS, help="registered models, joined by commas")
     parser.add_argument("--jaeger", default="", help="Jaeger's program; empty leaves it out")
     parser.add_argument("--deepmicroclass", default="", help="DeepMicroClass's program; empty leaves it out")
@@ -98,19 +102,23 @@ def _installed(name: str, directory: str) -> Path:
 
 
 def _draw_chunks(arguments: argparse.Namespace) -> pd.DataFrame:
-    """Return `genome`, `label` and `letters` of as many viral as other chunks of the split's test genomes."""
-    split = Split.open(Path(arguments.split))
-    labels = split.table.iloc[split.rows["test"]].set_index("genome")["label"].to_dict()
+    """Return `genome`, `label` and `letters` of as many viral as other chunks."""
+    labels = None
+    if arguments.split:
+        split = Split.open(Path(arguments.split))
+        labels = split.table.iloc[split.rows["test"]].set_index("genome")["label"].to_dict()
     rows = [
-        (record.genome.name, labels[record.genome.name], record.sequence[start : start + arguments.length])
+        (record.genome.name, int(source.group == "viral"), record.sequence[start : start + arguments.length])
         for source in find_sources(Path(arguments.source))
         for record in read_records(source.path)
-        if record.genome.name in labels and len(record.sequence) >= arguments.length
+        if (labels is None or record.genome.name in labels) and len(record.sequence) >= arguments.length
         for start in chunk_starts(len(record.sequence), arguments.length).tolist()
     ]
     table = pd.DataFrame(rows, columns=["genome", "label", "letters"])
-    fewest = int(table["label"].value_counts().min())
+    fewest = min(int(table["label"].value_counts().min()), arguments.per_class)
     drawn = table.groupby("label").sample(fewest, random_state=arguments.seed).sort_index()
+    reverse = np.random.default_rng(arguments.seed).random(len(drawn)) < 0.5
+    drawn.loc[reverse, "letters"] = drawn.loc[reverse, "letters"].map(reverse_complement)
     return drawn.set_axis([f"chunk{number}" for number in range(len(drawn))])
 
 
