@@ -18,8 +18,8 @@ from virnuc.splits.assignment import Split
 
 pytestmark = pytest.mark.e2e
 SIDES = ("esm2_tiny_deep", "esm2_tiny")
-DNA_CONTROLS = ("codon_phase_dna", "tetranucleotide_dna")
-COMPANION = "codon_phase_chunks"
+DNA_CONTROLS = ("hexamer_tiny_dna", "codon_phase_dna", "tetranucleotide_dna")
+COMPANION = "hexamer_tiny_chunks"
 MODELS = [f"models:/virnuc-{name}" for name in ("esm2_tiny_deep/1", "esm2_tiny/1", "dipeptide/1", "dipeptide/2")]
 ALL_MODELS = [*MODELS, *(f"models:/virnuc-{name}/1" for name in DNA_CONTROLS)]  # as in the report: sides, then controls
 EPOCH_KEYS = {
@@ -50,8 +50,8 @@ def test_one_parent_run_with_a_child_run_a_stage(demo):
         "prepare": 1,
         "split": 1,
         "extract": 5,
-        "train": 7,
-        "evaluate": 6,
+        "train": 8,
+        "evaluate": 7,
         "benchmark": 1,
         "compare": 1,
         "promote": 1,
@@ -92,7 +92,7 @@ def test_every_epoch_is_logged_once(demo):
 def test_datasets_carry_their_manifests_digests(demo):
     digests = {
         name: json.loads((demo.data / folder / "manifest.json").read_text())["digest"]
-        for name, folder in (("frames", "frames"), ("features", "features/codon_phase+esm2_tiny_deep"))
+        for name, folder in (("frames", "frames"), ("features", "features/hexamer_tiny+esm2_tiny_deep"))
     }
     inputs = {item.dataset.name: item.dataset.digest for item in trained(demo).inputs.dataset_inputs}
     assert inputs["features"] == digests["features"][:36]
@@ -290,7 +290,7 @@ def test_doctor_finds_all_well(demo):
 
 def test_each_stage_runs_alone_on_what_the_stage_before_wrote(demo):
     features, frames, test_set = (
-        str(demo.data / name) for name in ("features/codon_phase+esm2_tiny", "frames", "test_set")
+        str(demo.data / name) for name in ("features/hexamer_tiny+esm2_tiny", "frames", "test_set")
     )
     for stage, parameters in (
         ("split", {"source": features, "out": "data/split_of_features"}),

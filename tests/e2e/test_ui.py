@@ -28,7 +28,7 @@ def test_the_experiment_page_lists_the_runs_in_the_view_of_model_training(demo, 
     name.first.wait_for(timeout=60_000)
     demo_itself = page.get_by_role("gridcell").filter(has=name).last  # the oldest
     demo_itself.get_by_role("button").first.click()
-    for name in ("esm2_tiny extract, codon_phase", "esm2_tiny train", "esm2_tiny/1 evaluate"):
+    for name in ("esm2_tiny extract, hexamer_tiny", "esm2_tiny train", "esm2_tiny/1 evaluate"):
         page.get_by_text(name, exact=True).first.wait_for(timeout=60_000)
     assert page.get_by_text("Prompts", exact=True).count() == 0
     for column in ("accuracy/baseline", "accuracy/candidate", "drop/value", "speedup", "virnuc.verdict"):

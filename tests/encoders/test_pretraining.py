@@ -1,22 +1,23 @@
 """How the shipped encoders were pretrained: which genes they may learn from, and that a stopped run goes on exactly."""
 
 import dataclasses
-import itertools
 import json
 import random
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from Bio.Seq import Seq
 
-from examples.corpus.keys import PRETRAINING, gene_key, partition
+from examples.corpus.keys import HELD_OUT, MINIATURE, PRETRAINING
 from examples.encoders import genes as reading
-from examples.encoders import pretrain
+from examples.encoders import hexamers, pretrain
 from examples.encoders.crops import Crops, Sampling, dna
 from examples.encoders.genes import Genes, related
 from examples.encoders.model import Shape
+from examples.genbank import CodingSequence, Entry, GroupWriter
 
 CODONS = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT"]
 SMALL = Sampling(lengths=((0, 20, 30), (4, 40, 50)), per_class=(3, 4, 1))
@@ -31,43 +32,45 @@ def genes(count, seed, length=60):
     return Genes(codons, starts, (np.arange(count) % 3).astype(np.uint8), np.array([f"NC_{n}" for n in range(count)]))
 
 
-def header(part, name="GeneID:{}", step=1000):
-    """Return the first header of a viral gene whose key belongs to `part`."""
-    return next(h for h in (name.format(n) for n in itertools.count(step, step)) if partition(gene_key(h).key) == part)
+def entry(accession, genome, dna, table=11):
+    """Return a gene as the corpus has it."""
+    protein = str(Seq(dna).translate(table)).removesuffix("*")
+    coding = (CodingSequence(((0, 3 * len(protein)),), True, protein, table),)
+    return Entry(accession, genome, f"unidentified virus {genome}", "Viruses", dna, coding, "a gene")
 
 
-@pytest.mark.parametrize("name", ["esm2_tiny", "esm2_tiny_deep"])
-def test_the_shipped_encoders_learned_from_the_pretraining_part_alone(name):
+@pytest.mark.parametrize("name", ["esm2_tiny", "esm2_tiny_deep", "hexamer_tiny"])
+def test_the_shipped_encoders_learned_from_no_genome_of_the_miniature(name):
     record = json.loads((Path("examples/encoders") / name / "training.json").read_text())
+    sources = pd.read_csv("examples/genomes/SOURCES.tsv", sep="\t")
     assert len(record["genomes"]) > 5000
-    assert {partition(key) for key in record["genomes"]} == {PRETRAINING}
-    assert sum(record["proteins_seen"].values()) >= 500_000
+    assert not set(record["genomes"]) & {*sources["genome"], *sources["accession"]}
 
 
-def test_genes_of_other_parts_and_their_relatives_are_left_out(tmp_path, monkeypatch):
+def test_genes_of_other_parts_and_their_relatives_are_left_out(tmp_path):
     draw = random.Random(1)
-    kept, held_out = (
-        "".join(draw.choice([c for c in CODONS if c not in ("TAA", "TAG", "TGA")]) for _ in range(80)) for _ in range(2)
+    kept, held_out, miniature = (
+        "".join(draw.choice([c for c in CODONS if c not in ("TAA", "TAG", "TGA")]) for _ in range(80)) for _ in range(3)
     )
-    relative = held_out[:150] + kept[150:]
-    package = [
-        (header("pretraining"), kept + "TAA"),
-        (header("pretraining"), relative),
-        (header("pretraining"), "TAA" + kept),
-        (header("pretraining"), kept[:90]),
-        (header("held_out"), held_out),
-        (header("miniature"), kept[::-1].replace("TAA", "AAA").replace("TAG", "AAG").replace("TGA", "AGA")[:240]),
-        (header("reserved"), ""),
-        ("lcl|other", ""),
-    ]
-    monkeypatch.setattr(reading, "read_genes", lambda deb: ((n, h, gene_key(h), s) for n, (h, s) in enumerate(package)))
-    counts = reading.build(tmp_path / "any.deb", tmp_path)
+    corpus = {
+        PRETRAINING: [
+            entry("a", "A", kept + "TAA"),
+            entry("b", "B", held_out[:150] + kept[150:]),
+            entry("c", "C", kept[:90]),
+        ],
+        HELD_OUT: [entry("d", "D", held_out)],
+        MINIATURE: [entry("e", "E", miniature)],
+    }
+    for part, entries in corpus.items():
+        with GroupWriter(tmp_path / part, "viral", level=1) as writer:
+            for one in entries:
+                writer.add(one)
+    counts = reading.build(tmp_path, tmp_path)
     train, apart = (Genes.load(tmp_path / f"{name}.npz") for name in ("train", "held_out"))
     assert dna(train.codons[None]) == [kept]
+    assert train.genomes.tolist() == ["A"]
     assert dna(apart.codons[None]) == [held_out]
-    assert counts["left out"]["relatives"] == 1
-    assert counts["left out"]["short"] == counts["left out"]["reserved"] == 1
-    assert counts["left out"]["header of another form"] == 1
+    assert counts["left out"] == {"short": {PRETRAINING: 1, HELD_OUT: 0, MINIATURE: 0}, "relatives": 1}
 
 
 def test_relatives_share_words_of_their_proteins():
@@ -124,3 +127,48 @@ def test_a_stopped_run_goes_on_exactly_and_a_grown_encoder_begins_as_the_one_it_
     assert not torch.allclose(grown.net.esm(tokens), undisturbed.net.esm(tokens), atol=1e-3)
     pretrain.write_checkpoint(grown.net.esm, tmp_path / "written")
     pretrain.check_loader(grown, tmp_path / "written")
+
+
+def test_a_stopped_run_of_the_hexamer_encoder_goes_on_exactly_and_virnuc_loads_what_it_writes(tmp_path):
+    recipe = hexamers.Recipe(8, 1, 12, 8, steps=6, warmup=2, per_class=(4, 3, 1), lengths=(60, 120), anywhere=0.5)
+    learned, held_out = genes(60, seed=6), genes(60, seed=7)
+    directories = [tmp_path / name for name in ("a", "b")]
+    for directory in directories:
+        directory.mkdir()
+        learned.save(directory / "train.npz")
+        held_out.save(directory / "held_out.npz")
+        (directory / "genes.json").write_text("{}")
+    undisturbed = hexamers.Run(recipe, learned, held_out, directories[0])
+    undisturbed.finish()
+    stopped = hexamers.Run(recipe, learned, held_out, directories[1])
+    for _ in range(4):
+        stopped.advance()
+    stopped.save()
+    goes_on = hexamers.Run(recipe, learned, held_out, directories[1])
+    goes_on.finish()
+    for key, value in undisturbed.net.state_dict().items():
+        assert torch.equal(value, goes_on.net.state_dict()[key]), key
+    hexamers.write(goes_on, learned, directories[1], tmp_path / "written")
+    hexamers.check_loader(goes_on, tmp_path / "written")
+
+
+def test_crops_of_hexamers_are_pieces_of_genes_in_frame_or_anywhere_on_either_strand():
+    source = genes(12, seed=8)
+    whole = dna(source.codons.reshape(12, 60))
+    crops = hexamers.Crops(source, (90,))
+    for anywhere in (0.0, 1.0):
+        words, classes = crops.draw(np.random.default_rng(3), 90, (20, 20, 20), anywhere, mutated=0.0)
+        found = set()
+        for row, number in zip(words.tolist(), classes.tolist(), strict=True):
+            first = "".join("ACGT"[row[0] // 4**power % 4] for power in range(5, -1, -1))
+            crop = first + "".join("ACGT"[word % 4] for word in row[1:])
+            assert [word // 4096 for word in row] == [place % 3 for place in range(85)]
+            places = [
+                (strand, gene.find(piece) % 3)
+                for gene in whole[number::3]
+                for strand, piece in ((1, crop), (-1, str(Seq(crop).reverse_complement())))
+                if piece in gene
+            ]
+            assert len(places) == 1
+            found.update(places)
+        assert found == ({(1, 0)} if not anywhere else {(strand, phase) for strand in (1, -1) for phase in range(3)})

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from Bio.Seq import Seq
 
 from tests.shared.golden import CASES
 from virnuc.benchmarking import benchmark
@@ -26,7 +27,6 @@ from virnuc.features.shards import read_shard
 from virnuc.features.workers import extract_together
 from virnuc.sequences.frames import CHUNK_SCHEMA, FRAME_SCHEMA, read_frames
 from virnuc.sequences.sampling import sample_frames
-from virnuc.sequences.translation import reverse_complement
 from virnuc.settings import BenchmarkSettings, ExtractSettings, SplitSettings
 from virnuc.splits.assignment import split
 from virnuc.storage.manifest import Manifest, describe_shard, read_manifest
@@ -335,7 +335,10 @@ def test_the_dna_half_has_one_identity_whatever_protein_encoder_stands_beside_it
     assert one.digest_of("merged") == one.digest != other.digest
 
 
-def test_of_chunks_the_dna_of_both_strands_is_embedded_alone(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "readings"), [("tetranucleotide", ("F1", "R1")), ("codon_phase", ("F1", "F2", "F3", "R1", "R2", "R3"))]
+)
+def test_of_chunks_the_dna_is_embedded_alone_on_both_strands_in_each_phase_that_matters(tmp_path, name, readings):
     generator, source = random.Random(1), tmp_path / "chunks"
     source.mkdir()
     chunks = [
@@ -347,12 +350,14 @@ def test_of_chunks_the_dna_of_both_strands_is_embedded_alone(tmp_path):
     pq.write_table(pa.Table.from_pylist(chunks, schema=CHUNK_SCHEMA), source / "viral-00000.parquet")
     shards = (describe_shard(source, source / "viral-00000.parquet", len(chunks)),)
     Manifest("chunks", {"chunk_size": 50}, {}, {}, shards).write(source)
-    manifest = extract(ExtractSettings(frames=str(source), dna_encoder="codon_phase", out=str(tmp_path / "features")))
-    features = FeatureSet.open(tmp_path / "features" / "codon_phase+none")
-    assert features.of_chunks and (features.dna_dim, features.protein_dim) == (192, 0)
-    assert manifest.counts["out"]["vectors"] == len(features) == 18
-    encoder = load_encoder("codon_phase")
-    for strand, read in (("F1", str), ("R1", reverse_complement)):
-        rows = features.locate([f"{chunk['chunk_id']}{strand}" for chunk in chunks])
-        expected = encoder.embed([read(chunk["nucleotide"]) for chunk in chunks])
+    manifest = extract(ExtractSettings(frames=str(source), dna_encoder=name, out=str(tmp_path / "features")))
+    features = FeatureSet.open(tmp_path / "features" / f"{name}+none")
+    assert features.of_chunks and features.protein_dim == 0
+    assert manifest.counts["out"]["vectors"] == len(features) == 9 * len(readings)
+    encoder = load_encoder(name)
+    for reading in readings:
+        strands = [str(Seq(chunk["nucleotide"]).reverse_complement()) for chunk in chunks]
+        strands = [chunk["nucleotide"] for chunk in chunks] if reading[0] == "F" else strands
+        rows = features.locate([f"{chunk['chunk_id']}{reading}" for chunk in chunks])
+        expected = encoder.embed([strand[int(reading[1]) - 1 :] for strand in strands])
         assert torch.equal(features.gather(rows), expected)

@@ -57,12 +57,13 @@ def together(scorer, companion_checkpoint):
 
 
 def by_hand(chunk, checkpoint, temperature):
-    """Both probabilities from the definition: logits of both strands, their mean, softmax."""
+    """Both probabilities from the definition: margins of both strands, their mean weighted by squares, softmax."""
     encoder, model = load_encoder("tetranucleotide"), checkpoint.build()
     with torch.inference_mode():
         logits = [model(encoder.embed([strand]))[0].double().numpy() for strand in (chunk, reverse_complement(chunk))]
-    powers = np.exp(np.mean(logits, axis=0) / temperature)
-    return powers / powers.sum()
+    margins = np.diff(logits, axis=1)[:, 0]
+    viral = 1 / (1 + np.exp(-np.average(margins, weights=margins**2) / temperature))
+    return np.array([1 - viral, viral])
 
 
 def test_every_method_scores_both_kinds_of_chunks_as_by_hand(scorer, together, companion_checkpoint):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from virnuc.encoders import esm, mosaicbert, unirep
+from virnuc.encoders import esm, hexamer, mosaicbert, unirep
 from virnuc.encoders.byte_pairs import BytePairTokeniser, train_byte_pairs
 from virnuc.encoders.composition import CompositionEncoder
 from virnuc.encoders.interface import Encoder, EncoderProvenance
@@ -93,6 +94,22 @@ def load_mosaicbert(spec: EncoderSpec, request: LoadRequest) -> Encoder:
         digest = sha256(digest.encode() + (directory / "tokenizer.json").read_bytes()).hexdigest()
     facts = {"config": _hidden_values(shape)} | _origin(spec, directory, weights, digest)
     return LanguageModelEncoder(network, tokeniser, _provenance(spec, request, network, facts), request.device)
+
+
+def load_hexamer(spec: EncoderSpec, request: LoadRequest) -> Encoder:
+    """Load a hexamer model, in float32 whatever is asked for: it takes no time that another precision could save.
+
+    Raises:
+        EncoderError: files that are missing, damaged, or of another model.
+    """
+    request = replace(request, precision="fp32")
+    directory, weights = locate(spec, request)
+    shape = hexamer.HexamerShape.from_config(*_config(spec, directory))
+    with torch.device("meta"):
+        network = hexamer.HexamerNetwork(shape)
+    digest = _fill(network, WeightFiles(directory, "", lambda _: False) if directory else None, spec, request)
+    provenance = _provenance(spec, request, network, _origin(spec, directory, weights, digest))
+    return LanguageModelEncoder(network, hexamer.tokenise, provenance, request.device)
 
 
 def load_unirep(spec: EncoderSpec, request: LoadRequest) -> Encoder:

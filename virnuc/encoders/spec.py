@@ -8,6 +8,7 @@ from pathlib import Path
 
 from virnuc.encoders.interface import Encoder
 from virnuc.runtime import DTYPES
+from virnuc.sequences.translation import FRAME_NAMES, STRANDS
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class EncoderSpec:
 
     name: str
     kind: str  # dna or protein
-    loader: Callable[[EncoderSpec, LoadRequest], Encoder]
+    loader: Loader
     licence: str
     dimension: int | None = None  # None: as its config.json says
     hub_id: str | None = None
@@ -42,9 +43,15 @@ class EncoderSpec:
     precisions: tuple[str, ...] = tuple(DTYPES)  # in which its vectors are accurate enough
     shipped: bool = False  # `directory` belongs to this project
     family: str | None = None  # of an encoder from a directory, whose name is made from this and its weights' digest
+    in_phase: bool = False  # DNA: its vectors depend on which bases begin a codon
     max_residues: int | None = None
     token_dropout_scale: float | None = None  # ESM family; None: 0.88 if config.json says token_dropout, else 1
     architecture: Mapping[str, int | float | bool | str] = field(default_factory=dict)  # config.json for random weights
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """The frames in which it reads a whole chunk, of which it is not known where codons begin."""
+        return FRAME_NAMES if self.in_phase else STRANDS
 
 
 @dataclass(frozen=True)
@@ -55,3 +62,6 @@ class LoadRequest:
     device: str = "cpu"
     precision: str = "fp32"  # fp32, bf16, fp16 or int8; never auto
     revision: str | None = None  # instead of the spec's
+
+
+Loader = Callable[[EncoderSpec, LoadRequest], Encoder]

@@ -10,9 +10,17 @@ from typing import Any
 
 from virnuc.encoders.composition import BASES, RESIDUES
 from virnuc.encoders.interface import Encoder
-from virnuc.encoders.loading import EXAMPLES, NAME_DIGITS, load_composition, load_esm, load_mosaicbert, load_unirep
+from virnuc.encoders.loading import (
+    EXAMPLES,
+    NAME_DIGITS,
+    load_composition,
+    load_esm,
+    load_hexamer,
+    load_mosaicbert,
+    load_unirep,
+)
 from virnuc.encoders.sources import RANDOM, at_hand, locate
-from virnuc.encoders.spec import EncoderSpec, LoadRequest, PackagedWeights
+from virnuc.encoders.spec import EncoderSpec, Loader, LoadRequest, PackagedWeights
 from virnuc.errors import EncoderError, UsageError, unknown_name
 from virnuc.runtime import choose_device, choose_precision
 
@@ -61,9 +69,9 @@ def _esm(name: str, hub_id: str, sizes: tuple[int, int, int, int], download_gb: 
     )
 
 
-def _shipped(name: str) -> EncoderSpec:
+def _shipped(name: str, kind: str, loader: Loader, longest: int | None = None) -> EncoderSpec:
     directory = EXAMPLES / "encoders" / name
-    return EncoderSpec(name, "protein", load_esm, "MIT", directory=directory, shipped=True, max_residues=MAX_RESIDUES)
+    return EncoderSpec(name, kind, loader, "MIT", directory=directory, shipped=True, max_residues=longest)
 
 
 def _unirep(width: int, layers: int, sha256: str) -> EncoderSpec:
@@ -83,7 +91,10 @@ def _unirep(width: int, layers: int, sha256: str) -> EncoderSpec:
 def _composition(name: str, kind: str, alphabet: str, k: int, phases: int = 1) -> EncoderSpec:
     architecture: dict[str, int | float | bool | str] = {"alphabet": alphabet, "k": k, "phases": phases}
     dimension = phases * len(alphabet) ** k
-    return EncoderSpec(name, kind, load_composition, "MIT", dimension=dimension, architecture=architecture)
+    in_phase = phases > 1
+    return EncoderSpec(
+        name, kind, load_composition, "MIT", dimension=dimension, in_phase=in_phase, architecture=architecture
+    )
 
 
 _SPECS = (
@@ -113,8 +124,9 @@ _SPECS = (
             "layer_norm_eps": 1e-12,
         },
     ),
-    _shipped("esm2_tiny_deep"),
-    _shipped("esm2_tiny"),
+    _shipped("esm2_tiny_deep", "protein", load_esm, MAX_RESIDUES),
+    _shipped("esm2_tiny", "protein", load_esm, MAX_RESIDUES),
+    replace(_shipped("hexamer_tiny", "dna", load_hexamer), in_phase=True),
     _unirep(1900, 1, "12fcff60611b72d679e27c6835d51f6ab7d4e1bd355c3d470e63f29c92bb7a97"),
     _unirep(256, 4, "f1fbb8b54df6d1a79cca21c964672548f9ed36722101dd165d6da7902f5b7e48"),
     _unirep(64, 4, "002767589d56f83ddcfc4fea3eb5845d4fb0f7408f695613c0dbc2ff3a421d6a"),
@@ -126,6 +138,7 @@ ENCODERS: dict[str, EncoderSpec] = {spec.name: spec for spec in _SPECS}
 _DIRECTORY_FAMILIES = {
     "esm": ("protein", load_esm, MAX_RESIDUES),
     "mosaicbert": ("dna", load_mosaicbert, None),
+    "hexamer": ("dna", load_hexamer, None),
     "unirep": ("protein", load_unirep, None),
 }
 _RECORDED_NAME = re.compile(rf"({'|'.join(_DIRECTORY_FAMILIES)})-[0-9a-f]{{{NAME_DIGITS}}}")
@@ -135,8 +148,8 @@ def find_encoder(name: str) -> EncoderSpec:
     """Return the row of an encoder.
 
     Args:
-        name: one of the table, `esm:DIR`, `mosaicbert:DIR` or `unirep:DIR`, or the name that such a directory is
-            recorded by, `esm-<digest>`, whose weights are then to be given.
+        name: one of the table; `esm:DIR`, `mosaicbert:DIR`, `hexamer:DIR` or `unirep:DIR`; or the name that such a
+            directory is recorded by, `esm-<digest>`, whose weights are then to be given.
 
     Raises:
         UsageError: there is no such encoder or directory; the message names the nearest right one.
@@ -156,7 +169,8 @@ def find_encoder(name: str) -> EncoderSpec:
 def _from_directory(name: str, family: str, directory: Path | None) -> EncoderSpec:
     kind, loader, longest = _DIRECTORY_FAMILIES[family]
     spec = EncoderSpec(name, kind, loader, _UNKNOWN_LICENCE, directory=directory, family=family, max_residues=longest)
-    return replace(spec, precisions=_NOT_INT8) if family == "mosaicbert" else spec
+    changed: dict[str, dict[str, Any]] = {"mosaicbert": {"precisions": _NOT_INT8}, "hexamer": {"in_phase": True}}
+    return replace(spec, **changed.get(family, {}))
 
 
 def check_weight_sources(weights: Mapping[str, str], revisions: Mapping[str, str]) -> None:

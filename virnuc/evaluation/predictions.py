@@ -29,7 +29,7 @@ def frame_predictions(
 ) -> pd.DataFrame:
     """Return the uncalibrated predictions of one part, a row for each frame in the order of the split.
 
-    Of features of chunks there is a row for each strand, in the order of their ids.
+    Of features of chunks there is a row for each reading, in the order of their ids.
 
     Raises:
         DataError: the features lack a frame of the split or give it another label, or a logit is not finite.

@@ -1,6 +1,7 @@
 """`extract`: frames to vectors, each encoder's half on its own, then both halves merged into one feature set.
 
-Chunks (`chunks/` beside the frames) have no protein: their DNA alone is embedded, each strand by itself.
+Chunks (`chunks/` beside the frames) have no protein: their DNA alone is embedded, both strands, and in
+each phase where that matters to the encoder.
 
 An encoder's half lies under `<out>/<encoder>/` and is computed once, whichever feature sets use it. A shard of
 vectors is a function of one shard of frames, is written whole or not at all, and is the unit of restart. Several
@@ -27,7 +28,7 @@ from virnuc.features.feature_set import NO_PROTEIN
 from virnuc.features.shards import read_shard, write_shard
 from virnuc.runtime import Progress, choose_device, silent
 from virnuc.sequences.frames import frame_shards, read_chunks, read_frames
-from virnuc.sequences.translation import STRANDS, both_strands
+from virnuc.sequences.translation import read_in_frames
 from virnuc.settings import ExtractSettings
 from virnuc.storage.directory import Claim, OutputDirectory
 from virnuc.storage.files import exclusive, write_text
@@ -54,17 +55,17 @@ class FrameShard:
 
     source: Path
     rows: int  # vectors
-    of_chunks: bool = False
+    readings: tuple[str, ...] = ()  # of chunks: the frames that each is read in
 
     def read(self, kind: str) -> tuple[list[str], list[int], list[str]]:
         """Return id, label and sequence (dna or protein) of each vector."""
-        if not self.of_chunks:
+        if not self.readings:
             table = read_frames(self.source, ["frame_id", "label", _COLUMNS[kind]])
             return table["frame_id"].to_pylist(), table["label"].to_pylist(), table[_COLUMNS[kind]].to_pylist()
         chunks = read_chunks(self.source).to_pylist()
-        ids = [f"{chunk['chunk_id']}{strand}" for chunk in chunks for strand in STRANDS]
-        labels = [chunk["label"] for chunk in chunks for _ in STRANDS]
-        return ids, labels, [strand for chunk in chunks for strand in both_strands(chunk["nucleotide"])]
+        ids = [f"{chunk['chunk_id']}{name}" for chunk in chunks for name in self.readings]
+        labels = [chunk["label"] for chunk in chunks for _ in self.readings]
+        return ids, labels, [dna for chunk in chunks for dna in read_in_frames(chunk["nucleotide"], self.readings)]
 
     @property
     def half(self) -> str:
@@ -118,9 +119,10 @@ def extract(settings: ExtractSettings, progress: Progress = silent) -> Manifest:
     for kind, name in names.items():
         if find_encoder(name).kind != kind:
             raise UsageError(f"--{kind}-encoder {name}: it does not read {kind}; give an encoder that does")
-    rows = {shard.path: shard.rows * (len(STRANDS) if of_chunks else 1) for shard in manifest.shards}
+    readings = find_encoder(settings.dna_encoder).readings if of_chunks else ()
+    rows = {shard.path: shard.rows * max(1, len(readings)) for shard in manifest.shards}
     paths = [source / path for path in rows] if of_chunks else frame_shards(source)
-    shards = [FrameShard(path, rows[path.name], of_chunks) for path in paths if rows[path.name]]
+    shards = [FrameShard(path, rows[path.name], readings) for path in paths if rows[path.name]]
     halves = {kind: _embed_all(name, shards, manifest.digest, settings, progress) for kind, name in names.items()}
     chunk_size = {"chunk_size": manifest.parameters["chunk_size"]}
     return _merge_all(halves, shards, chunk_size, Path(settings.out), progress)

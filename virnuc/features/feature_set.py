@@ -116,7 +116,7 @@ class FeatureSet:
 
     @property
     def of_chunks(self) -> bool:
-        """Whether the vectors are of the DNA of chunks, one for each strand, and not of frames."""
+        """Whether the vectors are of the DNA of chunks, as `EncoderSpec.readings` says, and not of frames."""
         return bool(self.encoders["protein"]["name"] == NO_PROTEIN)
 
     @property

@@ -1,6 +1,8 @@
 """The companion: a classifier of the DNA of whole chunks, whether they have an open frame or not.
 
-It was trained on both strands of all chunks of the training genomes. Whether chunks of a status are scored by it, by
+It was trained on all chunks of the training genomes, read on both strands and, where the DNA encoder minds codons, in
+all six frames. A frame that is not the gene's own looks like nothing in particular, so a chunk's readings count by how
+sure each is. Whether chunks of a status are scored by it, by
 the classifier of frames, or by the mean of both, is measured for each model on validation chunks (`choosing`).
 """
 
@@ -12,15 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from virnuc.encoders import Encoder
+from virnuc.encoders import Encoder, find_encoder
 from virnuc.errors import DataError
-from virnuc.sequences.translation import STRANDS, both_strands
+from virnuc.sequences.translation import read_in_frames
 from virnuc.training.classifier import AT_ONCE, Classifier, classify
 
 FRAMES = "frames"  # by the classifier of frames: a chunk's open frames, or its longest open reading frame
 COMPANION = "companion"  # by the companion
 MEAN = "mean"  # by the mean of both probabilities
 METHODS = (FRAMES, COMPANION, MEAN)  # the simplest first
+_LEAST_WEIGHT = 1e-12  # of a reading, so that readings without any opinion have a mean
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,21 @@ class Companion:
     temperature: float = 1.0  # divides the logits
 
     def logits(self, encoder: Encoder, chunks: Sequence[str], batch_tokens: int, device: str) -> np.ndarray:
-        """Return the logits of each chunk, the mean over its two strands, as float64 `[n, 2]`.
+        """Return the logits of each chunk, the mean over its readings weighted by their squares, as float64 `[n, 2]`.
 
         Raises:
             DataError: the encoder gives values that are not finite.
         """
-        strands = [strand for chunk in chunks for strand in both_strands(chunk)]
-        vectors = encoder.embed(strands, batch_tokens=batch_tokens)  # [2 n, dna] float32
+        readings = find_encoder(encoder.name).readings
+        sequences = [dna for chunk in chunks for dna in read_in_frames(chunk, readings)]
+        vectors = encoder.embed(sequences, batch_tokens=batch_tokens)  # [n * readings, dna] float32
         if not torch.isfinite(vectors).all():
             raise DataError("the DNA encoder gave NaN or infinite values; check its weights with doctor")
         logits = classify(self.classifier, vectors.split(AT_ONCE), len(vectors), device)
-        return logits.reshape(len(chunks), len(STRANDS), 2).mean(dim=1).numpy()
+        margins = (logits[:, 1] - logits[:, 0]).reshape(len(chunks), len(readings))
+        weights = margins.square() + _LEAST_WEIGHT
+        margin = (margins * weights).sum(dim=1) / weights.sum(dim=1)
+        return torch.stack((-margin / 2, margin / 2), dim=1).numpy()
 
     def probabilities(self, encoder: Encoder, chunks: Sequence[str], batch_tokens: int, device: str) -> np.ndarray:
         """Return non-viral and viral probability of each chunk, as float64 `[n, 2]`."""

@@ -6,6 +6,7 @@ strided view, and whether it holds a stop codon is one comparison with the next 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
-STRANDS = ("F1", "R1")  # of a whole chunk, named after the frames that begin at their first base
+STRANDS = ("F1", "R1")  # the frames that begin at the first base of each strand
 
 _STANDARD_CODE = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG"  # NCBI table 1, bases in order TCAG
 _IUPAC = {
@@ -50,9 +51,10 @@ def reverse_complement(dna: str) -> str:
     return dna.translate(_COMPLEMENT)[::-1]
 
 
-def both_strands(dna: str) -> tuple[str, str]:
-    """Return upper-case IUPAC `dna` and its other strand, in the order of STRANDS."""
-    return dna, reverse_complement(dna)
+def read_in_frames(dna: str, names: Sequence[str]) -> list[str]:
+    """Return upper-case IUPAC `dna` as each of the frames `names` begins, to the end of its strand: F2 is `dna[1:]`."""
+    strands = {"F": dna, "R": reverse_complement(dna)}
+    return [strands[name[0]][int(name[1]) - 1 :] for name in names]
 
 
 def six_frames(dna: str) -> list[ReadingFrame]:

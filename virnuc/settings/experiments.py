@@ -77,7 +77,7 @@ def check_experiment(name: str) -> None:
 
 @dataclass(frozen=True)
 class PipelineSettings(Settings):
-    """Genomes to verdict, for a baseline, a candidate and the composition controls."""
+    """Genomes to verdict, for a baseline, a candidate and the controls."""
 
     source: str = like(PrepareSettings, "source", help="Directory of GenBank files named <group>.*, plain or gzipped.")
     chunk_size: int = like(PrepareSettings, "chunk_size")
@@ -171,7 +171,7 @@ class MainSettings(PipelineSettings):
 
     source: str = like(PipelineSettings, "source", "examples/genomes")
     chunk_size: int = like(PipelineSettings, "chunk_size", 500)
-    dna_encoder: str = like(PipelineSettings, "dna_encoder", "codon_phase")
+    dna_encoder: str = like(PipelineSettings, "dna_encoder", "hexamer_tiny")
     baseline: str = like(PipelineSettings, "baseline", "esm2_tiny_deep")
     candidate: str = like(PipelineSettings, "candidate", "esm2_tiny")
     epochs: int = like(PipelineSettings, "epochs", 10)

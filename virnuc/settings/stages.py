@@ -383,7 +383,7 @@ class DoctorSettings(Settings):
     """Checks of this machine and of the store."""
 
     encoders: tuple[str, ...] = option(
-        ("esm2_tiny_deep", "esm2_tiny", "codon_phase"), "Encoders to check, joined by commas."
+        ("esm2_tiny_deep", "esm2_tiny", "hexamer_tiny"), "Encoders to check, joined by commas."
     )
     verify: tuple[str, ...] = option(
         (),
