@@ -240,12 +240,14 @@ def test_killed_at_any_moment_and_started_again_it_gives_the_same_bytes(scorer, 
     source = written(tmp_path / "a.fa", fasta(reads(400)))
     predict([source], scorer, "m", tmp_path / "undisturbed")
     out, kills = tmp_path / "out", 0
-    for wait in (0.05, 0.3):
+    for finished in (0, 1):  # parts, when it is killed
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, source, str(packed), str(out)], stdout=subprocess.PIPE
         )
         process.stdout.readline()
-        time.sleep(wait)
+        while process.poll() is None and len(list((out / ".progress").glob("part-*.parquet"))) < finished:
+            time.sleep(0.002)
+        time.sleep(0.02)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1
