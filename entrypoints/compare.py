@@ -27,9 +27,10 @@ def compare(settings: CompareSettings, tracker: Tracker) -> dict[str, Any]:
     several candidates each has a child run with its own verdict, by which it can be promoted whatever the others are.
     """
     from model_registry.card import update_card
-    from model_registry.evidence import command_of, gather
+    from model_registry.evidence import gather
     from model_registry.gate import NO_VERDICT, PASS, Policy, judge, verdict_document
     from model_registry.history import check_same_split, past_comparisons
+    from model_registry.origins import command_of
     from virnuc.reports.figures import comparison_drawings
     from virnuc.reports.rendering import terminal_summary, write_report
     from virnuc.reports.verdict import Origin

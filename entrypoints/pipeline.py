@@ -262,6 +262,7 @@ class Experiment:
         """Leave verdict, figures and report on the parent run, and say where everything is."""
         from virnuc.reports.rendering import HTML, MARKDOWN, VERDICT
         from virnuc.reports.speed import SPEED
+        from virnuc.reports.verdict import headline
         from virnuc.storage.files import link_latest
         from virnuc.tracking import ui_address
 
@@ -269,15 +270,9 @@ class Experiment:
         document = json.loads((reports / VERDICT).read_text(encoding="utf-8"))
         (verdict,) = document["verdicts"]
         sides = {"baseline": settings.baseline, "candidate": settings.candidate, "dna_encoder": settings.dna_encoder}
-        self.tracker.tags(
-            {
-                "verdict": verdict["outcome"],
-                **sides,
-                "chunk_size": settings.chunk_size,
-                "experiment": settings.home.name,
-            }
-        )
-        self.tracker.metrics(_headline(document, verdict))
+        place = {"chunk_size": settings.chunk_size, "experiment": settings.home.name}
+        self.tracker.tags({"verdict": verdict["outcome"], **sides, **place})
+        self.tracker.metrics(headline(document, verdict))
         for name in (HTML, MARKDOWN, VERDICT):
             self.tracker.file(reports / name)
         self.tracker.describe(document["answer"])
@@ -287,17 +282,6 @@ class Experiment:
         latest = reports.parent / LATEST
         say(f"report     {latest / HTML} (and .md); speed in {latest / SPEED}.html")
         say(f"runs       make ui, then open {ui_address()}/{self.tracker.ui_path}")
-
-
-def _headline(document: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, float]:
-    """Return the figures that a person wants beside the verdict: accuracies, drop with its interval, speed-up."""
-    sides = [side for side in document["sides"] if side["role"] in ("baseline", "candidate")]
-    found = {f"accuracy/{side['role']}": side["metrics"]["frames"]["accuracy"]["value"] for side in sides}
-    drop = verdict["drop"] or {}
-    found |= {f"drop/{end}": drop.get(end) for end in ("value", "low", "high")}
-    rules = {rule["name"]: rule["numbers"] for rule in verdict["rules"]}
-    found |= {name: rules.get("speedup", {}).get(name) for name in ("speedup", "speedup_low")}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def _finished(stage_name: str, tags: dict[str, str], condition: str = "") -> str:

@@ -6,7 +6,6 @@ Nothing is read from loose files: checkpoint, predictions, metrics and speed all
 from __future__ import annotations
 
 import json
-import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ import pandas as pd
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
+from model_registry.origins import command_of, provenance, runs_before
 from virnuc.errors import DataError, UsageError
 from virnuc.evaluation.calibration import viral_probability
 from virnuc.evaluation.comparison import compare
@@ -39,7 +39,6 @@ AGREEMENT = "agreement.json"  # the checkpoint's metadata beside those of the fe
 METRICS = "metrics.json"  # all metrics of an evaluation, by key
 BENCHMARK = "benchmark.json"  # the record of a benchmark, see `virnuc.evaluation.speed`
 _NOT_COMPARED = ("companion", "device")  # settings of training that change no score of a frame
-_DIGESTS = ("features_digest", "split_digest", "commit", "dirty")
 
 
 def read_checkpoint(version: ModelVersion) -> Checkpoint:
@@ -93,8 +92,8 @@ def side_evidence(uri: str) -> SideEvidence:
         "version": str(version.version),
         "encoder": training.data.tags.get("virnuc.model", version.name),
         "history": _history(training),
-        "provenance": {name: value for stage, run in runs.items() for name, value in _provenance(stage, run).items()},
-        "commands": tuple(command_of(run) for run in [*_before(training), *runs.values()]),
+        "provenance": {name: value for stage, run in runs.items() for name, value in provenance(stage, run).items()},
+        "commands": tuple(command_of(run) for run in [*runs_before(training), *runs.values()]),
         "training": _decisive_settings(training) if origin == "training" else {},
         "unrecorded": "" if origin == "training" else "trained elsewhere, so what it has seen is not recorded",
     }
@@ -255,36 +254,6 @@ def _history(run: Run) -> dict[str, list[float]]:
         measured = sorted(client.get_metric_history(run.info.run_id, key), key=lambda metric: metric.step)
         history[key] = [metric.value for metric in measured]
     return history if all(history.values()) else {}
-
-
-def _provenance(stage: str, run: Run) -> dict[str, str]:
-    tags = run.data.tags
-    found = {f"{stage} run": run.info.run_id}
-    return found | {f"{stage} {name}": tags[f"virnuc.{name}"] for name in _DIGESTS if f"virnuc.{name}" in tags}
-
-
-def _before(training: Run) -> list[Run]:
-    """Return the newest runs that made what was trained with, as far as the store knows them: frames to companion."""
-    tags, companion = training.data.tags, training.data.params.get("config/companion")
-    split = find_finished("split", {"split_digest": tags.get("virnuc.split_digest", "")})[:1]
-    extract = find_finished("extract", {"features_digest": tags.get("virnuc.features_digest", "")})[:1]
-    frames = extract[0].data.tags.get("virnuc.frames_digest", "") if extract else ""
-    found = [*find_finished("prepare", {"frames_digest": frames})[:1], *split, *extract]
-    with suppress(DataError):  # it was deleted, but stands inside the model and in the command of its training
-        found += [get_run(model_version(companion).run_id)] if companion else []
-    return found
-
-
-def command_of(run: Run) -> str:
-    """Return the command that makes a run again, for a shell, from the settings that it logged."""
-    stage = run.data.tags.get("virnuc.stage", "")
-    settings = {name: value for name, value in run.data.params.items() if name.startswith("config/")}
-    options = [
-        shlex.quote(f"--{name.removeprefix('config/').replace('_', '-')}={value}")
-        for name, value in settings.items()
-        if value
-    ]
-    return f"python -m entrypoints.{stage} {' '.join(options)}"
 
 
 def gather(

@@ -274,3 +274,14 @@ def _clean(value: Any) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def headline(document: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a person wants beside one verdict of a document: accuracies, drop with its interval, speed-up."""
+    sides = [side for side in document["sides"] if side["role"] in ("baseline", "candidate")]
+    found = {f"accuracy/{side['role']}": side["metrics"]["frames"]["accuracy"]["value"] for side in sides}
+    drop = verdict["drop"] or {}
+    found |= {f"drop/{end}": drop.get(end) for end in ("value", "low", "high")}
+    rules = {rule["name"]: rule["numbers"] for rule in verdict["rules"]}
+    found |= {name: rules.get("speedup", {}).get(name) for name in ("speedup", "speedup_low")}
+    return {name: value for name, value in found.items() if value is not None}
