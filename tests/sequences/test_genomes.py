@@ -1,5 +1,7 @@
 """Which records are one genome, as prepare tells it from GenBank, from FASTA and from a table."""
 
+import random
+
 import pandas as pd
 import pytest
 
@@ -11,7 +13,10 @@ from virnuc.sequences.reading import read_records
 from virnuc.settings import PrepareSettings
 from virnuc.storage.manifest import read_manifest
 
-DNA = "atggcagcagatgaa" * 4
+
+def dna(accession):
+    """Return 60 bp that are a record's own; without T, so that no stop codon is on the forward strand."""
+    return "".join(random.Random(accession).choices("acg", k=60))
 
 
 def genbank(accession, *, dblink="", organism="Thing one", qualifiers="", submitted=(), date="18-APR-2005"):
@@ -28,7 +33,7 @@ def genbank(accession, *, dblink="", organism="Thing one", qualifiers="", submit
         f"SOURCE      {organism}\n  ORGANISM  {organism}\n            Bacteria; Things.\n{references}"
         "FEATURES             Location/Qualifiers\n     source          1..60\n"
         f'                     /organism="{organism}"\n'
-        f"{qualifiers}ORIGIN\n        1 {DNA}\n//\n"
+        f"{qualifiers}ORIGIN\n        1 {dna(accession)}\n//\n"
     )
 
 
@@ -80,7 +85,7 @@ def source(tmp_path):
     directory = tmp_path / "source"
     directory.mkdir()
     names = ("NZ_ABCD01000001.1", "NZ_ABCD01000002.1", "SEG1.1", "SEG2.1", "ALONE.1")
-    (directory / "viral.1.fa").write_text("".join(f">{name} a virus\n{DNA}\n" for name in names))
+    (directory / "viral.1.fa").write_text("".join(f">{name} a virus\n{dna(name)}\n" for name in names))
     (directory / "bacteria.1.gbff").write_text(genbank("NC_1.1", dblink="Assembly: GCF_1") + genbank("NC_2.1"))
     return directory
 
