@@ -19,6 +19,8 @@ from pathlib import Path
 from mlflow.tracking import MlflowClient
 from playwright.sync_api import Page, sync_playwright
 
+from virnuc.tracking import Tracker
+
 STORE, PICTURES = "sqlite:///mlflow.db", Path(__file__).parent
 REPORT = Path("data/latest/reports/latest/validation_report.html")
 TRAINING = "workflowType=machine_learning"  # else the UI opens in its view of language models
@@ -30,14 +32,15 @@ def main() -> None:
     client = MlflowClient(STORE)
     with server() as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page = browser.new_page(viewport={"width": 1600, "height": 900})
         page.add_init_script("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
         experiment = client.get_experiment_by_name("virnuc").experiment_id
-        take_runs(page, f"{address}/#/experiments/{experiment}/runs?{TRAINING}")
-        evaluated = client.search_runs([experiment], "tags.`virnuc.stage` = 'evaluate'", order_by=["start_time ASC"])[
-            :2
-        ]
-        ids = "[" + ",".join(f'"{run.info.run_id}"' for run in evaluated) + "]"
+        main, evaluated = (
+            client.search_runs([experiment], f"tags.`virnuc.stage` = '{stage}'", order_by=["start_time ASC"])
+            for stage in ("main", "evaluate")
+        )
+        take_runs(page, f"{address}/{Tracker(main[0].info.run_id).ui_path}")
+        ids = "[" + ",".join(f'"{run.info.run_id}"' for run in evaluated[:2]) + "]"
         take_comparison(page, f"{address}/#/compare-runs?runs={ids}&experiments=[%22{experiment}%22]&{TRAINING}")
         champion = client.get_model_version_by_alias("virnuc", "champion").version
         take_version(page, f"{address}/#/models/virnuc/versions/{champion}?{TRAINING}")

@@ -52,6 +52,7 @@ def test_the_compare_page_shows_both_models_with_no_missing_metric(demo, server,
     values = [float(text) for text in shown if not text.startswith("test/")]
     assert len(listed) > 10
     assert len(values) == 2 * len(listed)
+    page.set_viewport_size({"width": 1700, "height": 1600})  # where the list of files stands beside the figures
     page.get_by_text("confusion_matrix.png", exact=True).first.click()
     expect(page.locator("img[src^='blob:']").filter(visible=True)).to_have_count(2, timeout=60_000)
 
