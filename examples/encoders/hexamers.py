@@ -260,7 +260,7 @@ def write(run: Run, genes: Genes, data: Path, out: Path) -> None:
 
 
 def check_loader(run: Run, directory: Path) -> None:
-    """Hold virnuc's own loader to the network that was trained: the same embeddings of held-out crops.
+    """Hold virnuc's own loader to the network that was trained: the same embedding of a gene.
 
     Raises:
         AssertionError: they differ.
