@@ -35,6 +35,7 @@ from virnuc.training.checkpoint import load_checkpoint
 from virnuc.training.run import train
 
 UNITS = ("frame", "record", "genome", "cluster")
+SPLIT = {"identity": 0.5, "shared": 0.1, "test_genomes": "", "test_fraction": 0.1, "val_fraction": 0.1}
 TRAINING = {"epochs": 10, "lr": 0.02, "batch_size": 128, "step_size": 2, "gamma": 0.5, "patience": 7, "replicates": 5}
 
 
@@ -44,17 +45,18 @@ def main() -> None:
     parser.add_argument("--frames", type=Path, required=True, help="directory that prepare wrote")
     parser.add_argument("--features", type=Path, nargs="*", default=[], help="feature sets of these frames")
     parser.add_argument("--units", nargs="+", default=list(UNITS), choices=UNITS)
-    parser.add_argument("--identity", type=float, default=0.5, help="of unit cluster")
+    for name, value in SPLIT.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help="as in split")
     for name, value in TRAINING.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = parser.parse_args()
-    training = {name: getattr(options, name) for name in TRAINING}
+    training, chosen = ({name: getattr(options, name) for name in names} for names in (TRAINING, SPLIT))
     splits, tested = [], []
     with tempfile.TemporaryDirectory() as temporary:
         for unit in options.units:
             out = Path(temporary) / unit
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                splits.append(pool.submit(measure_split, options.frames, out, unit, options.identity).result())
+                splits.append(pool.submit(measure_split, options.frames, out, unit, chosen).result())
             print(pd.DataFrame(splits[-1:]).to_string(index=False), flush=True)
             for features in options.features:
                 tested.append({"unit": unit, **measure_training(features, Split.open(out), training, out)})
@@ -66,10 +68,10 @@ def main() -> None:
     print(json.dumps({"leakage": splits, "accuracy": tested, "training": training, "hardware": hardware}))
 
 
-def measure_split(frames: Path, out: Path, unit: str, identity: float) -> dict[str, Any]:
+def measure_split(frames: Path, out: Path, unit: str, chosen: dict[str, Any]) -> dict[str, Any]:
     """Split the frames; return what it took and what the test part shares with training."""
     started = time.perf_counter()
-    done = split(SplitSettings(source=str(frames), out=str(out), unit=unit, identity=identity))
+    done = split(SplitSettings(source=str(frames), out=str(out), unit=unit, **chosen))
     seconds = time.perf_counter() - started
     own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     leakage = done.metadata["leakage"]

@@ -173,6 +173,18 @@ def test_a_table_of_genomes_joins_records_of_frames(frames, default, tmp_path):
     assert joined.metadata["records_by_source_of_genome"]["table"] == 2
 
 
+def test_genomes_that_are_not_listed_are_for_training(frames, default, tmp_path):
+    listed = default.table.loc[default.table["genome"].str.len() % 2 == 0, ["record", "genome"]].drop_duplicates()
+    listed.iloc[::2].to_csv(tmp_path / "tested.tsv", sep="\t", index=False)
+    made = run(frames, tmp_path / "split", test_genomes=str(tmp_path / "tested.tsv"))
+    tested = set(made.table.loc[made.table["part"] != "train", "record"])
+    assert tested
+    assert tested <= set(listed["record"].iloc[::2])
+    (tmp_path / "tested.tsv").write_text("record\tgenome\nnone\tnone\n")
+    with pytest.raises(UsageError, match="lists none of the records"):
+        run(frames, tmp_path / "another", test_genomes=str(tmp_path / "tested.tsv"))
+
+
 @pytest.fixture(scope="module")
 def virnucpro(tmp_path_factory):
     return write_virnucpro(tmp_path_factory.mktemp("virnucpro") / "data_merge")

@@ -96,10 +96,29 @@ def test_genomes_with_similar_proteins_or_dna_are_one_cluster(method):
     proteins[5] = mutated(generator, proteins[0], 0.9)  # g1 and g0
     proteins[9] = mutated(generator, proteins[6], 0.9)  # g2 and g1
     dna[22] = dna[18]  # g5 and g4
-    found = similarity.clusters_of_genomes(genomes, proteins, dna, identity=0.5, coverage=0.5)
+    found = similarity.clusters_of_genomes(genomes, proteins, dna, identity=0.5, coverage=0.5, shared=0.1)
     clusters = dict(zip(genomes, found, strict=True))
     joined = {"g0": "g0", "g1": "g0", "g2": "g0", "g5": "g4"}
     assert clusters == {f"g{number}": joined.get(f"g{number}", f"g{number}") for number in range(10)}
+
+
+def test_genomes_are_joined_by_the_share_of_their_frames_that_is_similar(method):
+    generator = random.Random(5)
+    sizes = {"large": 20, "huge": 40, "small": 2}
+    genomes = pd.Series([name for name, size in sizes.items() for _ in range(size)])
+    proteins = [protein(generator) for _ in range(len(genomes))]
+    dna = ["".join(generator.choices("ACGT", k=300)) for _ in range(len(genomes))]
+    proteins[20:23] = proteins[:3]  # 3 of 20 and of 40 frames
+    proteins[60] = proteins[59]  # 1 of 40 and of 2 frames
+
+    def clusters(shared):
+        found = similarity.clusters_of_genomes(genomes, proteins, dna, identity=0.5, coverage=0.5, shared=shared)
+        assert found.groupby(genomes).nunique().max() == 1
+        return dict(zip(genomes, found, strict=True))
+
+    assert set(clusters(0).values()) == set(clusters(0.15).values()) == {"huge"}
+    assert clusters(0.16) == {"large": "large", "huge": "huge", "small": "huge"}
+    assert clusters(0.51) == {"large": "large", "huge": "huge", "small": "small"}
 
 
 def test_leakage_counts_genomes_identical_frames_and_relatives(method):

@@ -63,6 +63,19 @@ def test_a_unit_of_several_groups_is_never_divided(genomes, joined, seed):
     assert table.groupby("cluster")["part"].nunique().max() == 1
 
 
+@given(genomes=strata, seed=st.integers(0, 9), tested=st.sets(st.integers(0, 39), min_size=8))
+@settings(max_examples=40)
+def test_validation_and_testing_take_nothing_but_the_genomes_for_it(genomes, seed, tested):
+    table = table_of(genomes, cluster=[f"c{number // 2}" for number in range(len(genomes))])
+    testable = table["genome"].isin({f"g{number}" for number in tested})
+    try:
+        assign(table, SplitSettings(unit="cluster", seed=seed), testable=testable.to_numpy())
+    except UsageError:
+        return
+    assert testable[table["part"] != "train"].all()
+    assert testable.groupby(table["cluster"]).all()[table.loc[table["part"] != "train", "cluster"]].all()
+
+
 def test_a_part_without_one_of_the_classes_is_refused():
     with pytest.raises(UsageError, match="leave the val part without viral frames"):
         assign(table_of([(30, "viral")] + [(3, "bacteria")] * 9), SplitSettings())

@@ -121,6 +121,13 @@ class SplitSettings(Settings):
     coverage: float = option(
         0.5, "Share of both sequences that an alignment must cover for unit cluster.", above=0, maximum=1
     )
+    shared: float = option(
+        0.1,
+        "Share of the frames of one of two genomes that must be similar to frames of the other for unit cluster to "
+        "join them; 0 joins them by a single frame, which conserved genes give almost any two.",
+        minimum=0,
+        maximum=1,
+    )
     straddling: str = option(
         "drop",
         "With unit file, drop leaves frames out of training whose genome is in a test file too; keep keeps them.",
@@ -129,6 +136,12 @@ class SplitSettings(Settings):
     genomes: str = option(
         "",
         "Table of records and their genomes (genomes.tsv), for features or to correct frames.",
+        decisive=False,  # its digest is
+    )
+    test_genomes: str = option(
+        "",
+        "Table of records (genomes.tsv) whose genomes alone may be for validation and testing, all others being for "
+        "training: those that no encoder was trained on. Default: all.",
         decisive=False,  # its digest is
     )
     seed: int = seed("Seed of the assignment.")

@@ -9,14 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from virnuc.errors import DataError
+from virnuc.errors import DataError, UsageError
 from virnuc.sequences.frames import CHUNK_SCHEMA, chunk_shards, read_chunks
-from virnuc.sequences.genomes import read_genome_table
+from virnuc.sequences.genomes import look_up, read_genome_table
 from virnuc.settings import SplitSettings
 from virnuc.splits.leakage import RELATIVES, measure_leakage
 from virnuc.splits.metadata import describe_split
@@ -33,7 +34,7 @@ CHUNKS = "chunks.parquet"  # all chunks of the genomes for validation and testin
 COLUMNS = ("frame_id", "record", "genome", "organism", "lineage", "group", "label", "length", "part")
 _REPEATED = ("record", "genome", "organism", "lineage", "group", "part")  # kept once for all frames that share them
 _HASHED_AT_ONCE = 65_536  # lines
-_DECISIVE = {"lineage": ("clade", "after"), "cluster": ("identity", "coverage"), "file": ("straddling",)}  # by unit
+_DECISIVE = {"lineage": ("clade", "after"), "cluster": ("identity", "coverage", "shared"), "file": ("straddling",)}  # by unit
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,9 @@ def split(settings: SplitSettings) -> Split:
     source, out = Path(settings.source), Path(settings.out)
     names = ("test_fraction", "val_fraction", "unit", "seed", *_DECISIVE.get(settings.unit, ()))
     inputs = inputs_of(source, settings.unit in WHOLE_GENOMES)
-    if settings.genomes:
-        inputs["genomes"] = sha256_file(Path(settings.genomes))
+    for name in ("genomes", "test_genomes"):
+        if table := settings.plain()[name]:
+            inputs[name] = sha256_file(Path(table))
     output = OutputDirectory(out, "split", {name: settings.plain()[name] for name in names}, inputs)
     with output.alone() as finished:
         if finished is None:
@@ -147,11 +149,11 @@ def _make(output: OutputDirectory, source: Source, settings: SplitSettings) -> N
     if settings.unit == "cluster":
         if sequences is None:
             raise DataError(f"{settings.source}: features hold no sequences to cluster; split their frames")
-        similarity = (settings.identity, settings.coverage)
+        similarity = (settings.identity, settings.coverage, settings.shared)
         table["cluster"] = clusters_of_genomes(
             table["genome"], sequences["protein"].tolist(), sequences["nucleotide"].tolist(), *similarity
         )
-    assign(table, settings, source.deposited)
+    assign(table, settings, source.deposited, _testable(table, settings))
     leakage, relatives = measure_leakage(table, sequences)
     metadata = describe_split(source, settings, leakage)
     metadata["digest"] = assignment_digest(pa.Table.from_pandas(table[["frame_id", "part"]]))
@@ -176,6 +178,22 @@ def _make(output: OutputDirectory, source: Source, settings: SplitSettings) -> N
         "dropped": {"frames_of_genomes_on_both_sides": int((table["part"] == LEFT_OUT).sum())},
     }
     output.complete(written, counts, {"split_digest": metadata["digest"]})
+
+
+def _testable(table: pd.DataFrame, settings: SplitSettings) -> np.ndarray | None:
+    """Return which frames are of records that --test-genomes lists, bool `[n]`; None without such a table.
+
+    Raises:
+        UsageError: it lists none of the records.
+    """
+    if not settings.test_genomes:
+        return None
+    listed = read_genome_table(Path(settings.test_genomes))
+    codes, records = pd.factorize(table["record"])
+    found = np.array([look_up(listed, record) is not None for record in records])[codes]
+    if not found.any():
+        raise UsageError(f"--test-genomes {settings.test_genomes}: lists none of the records of {settings.source}")
+    return found
 
 
 def _write_chunks(out: Path, directory: Path, source: Source) -> int:

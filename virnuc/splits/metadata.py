@@ -59,6 +59,7 @@ def _clusters(table: pd.DataFrame, settings: SplitSettings) -> dict[str, Any]:
         "method": method(),
         "identity": settings.identity,
         "coverage": settings.coverage,
+        "shared": settings.shared,
         "clusters": len(sizes),
         "genomes": int(genomes.sum()),
         "genomes_of_the_largest": int(genomes.max()),
@@ -83,7 +84,7 @@ def _caveats(metadata: dict[str, Any], alone: int) -> list[str]:
     clusters, frames = metadata.get("clusters"), sum(metadata["frames"].values())
     if clusters and clusters["frames_of_the_largest"] > _LARGE_CLUSTER * frames:
         share = clusters["frames_of_the_largest"] / frames
-        found.append(f"One cluster holds {share:.0%} of the frames; a higher --identity makes smaller ones.")
+        found.append(f"One cluster holds {share:.0%} of the frames; a higher --shared or --identity makes smaller ones.")
     return found
 
 

@@ -51,9 +51,12 @@ def nearest_proteins(test: Sequence[str], training: Sequence[str]) -> pd.DataFra
 
 
 def clusters_of_genomes(
-    genomes: pd.Series, proteins: Sequence[str], dna: Sequence[str], identity: float, coverage: float
+    genomes: pd.Series, proteins: Sequence[str], dna: Sequence[str], identity: float, coverage: float, shared: float
 ) -> pd.Series:
     """Join the genomes that share similar proteins or DNA, directly or through others.
+
+    All cellular genomes have a few conserved genes in common, so that joining by a single one would leave one cluster
+    of almost everything: `shared` says how much two genomes must have in common.
 
     Args:
         genomes: of each frame, `[n]`.
@@ -61,14 +64,17 @@ def clusters_of_genomes(
         dna: of each frame.
         identity: from 0 to 1, at which two sequences count as similar.
         coverage: share of both sequences that the alignment must cover; k-mers know none.
+        shared: share of the frames of one of two genomes that must be similar to frames of the other; 0 for one frame.
 
     Returns:
         The cluster of each frame, `[n]`: the name of its first genome.
     """
     codes, names = pd.factorize(genomes, sort=True)
-    pairs = [_similar(sequences, kind, identity, coverage) for sequences, kind in ((proteins, PROTEIN), (dna, DNA))]
-    edges = np.concatenate([codes[found] for found in pairs])
-    return pd.Series(names[join(edges, len(names))[codes]], index=genomes.index)
+    edges = [
+        _related(codes, _similar(sequences, kind, identity, coverage), shared)
+        for sequences, kind in ((proteins, PROTEIN), (dna, DNA))
+    ]
+    return pd.Series(names[join(np.concatenate(edges), len(names))[codes]], index=genomes.index)
 
 
 def join(edges: np.ndarray, count: int) -> np.ndarray:
@@ -78,6 +84,23 @@ def join(edges: np.ndarray, count: int) -> np.ndarray:
     first = np.full(component.max(initial=-1) + 1, count)
     np.minimum.at(first, component, np.arange(count))
     return first[component]
+
+
+def _related(codes: np.ndarray, pairs: np.ndarray, shared: float) -> np.ndarray:
+    """Return the pairs of genomes that have enough similar frames, int64 `[k, 2]`.
+
+    Args:
+        codes: the genome of each frame, `[n]`.
+        pairs: positions of similar frames, `[m, 2]`.
+        shared: as in `clusters_of_genomes`.
+    """
+    families = join(pairs, len(codes))
+    frames = coo_array((np.ones(len(codes), dtype=np.int32), (codes, families))).tocsr()  # sums up repeated places
+    present = (frames > 0).astype(np.int32)
+    several = present.sum(axis=0) > 1  # families of one genome relate it to none
+    related = (frames[:, several] @ present[:, several].T).tocoo()  # frames of the row's genome with one of the column's
+    enough = related.data >= shared * frames.sum(axis=1)[related.row]
+    return np.stack([related.row, related.col], axis=1)[enough].astype(np.int64)
 
 
 def _similar(sequences: Sequence[str], kind: str, identity: float, coverage: float) -> np.ndarray:

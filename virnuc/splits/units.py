@@ -23,7 +23,12 @@ LEFT_OUT = "left_out"  # in the table, in no part: frames of a genome that lies 
 WHOLE_GENOMES = ("genome", "cluster", "lineage")  # units that never divide a genome
 
 
-def assign(table: pd.DataFrame, settings: SplitSettings, deposited: Mapping[str, str] | None = None) -> None:
+def assign(
+    table: pd.DataFrame,
+    settings: SplitSettings,
+    deposited: Mapping[str, str] | None = None,
+    testable: np.ndarray | None = None,
+) -> None:
     """Fill the column `part` of a table of frames in place.
 
     Args:
@@ -31,6 +36,7 @@ def assign(table: pd.DataFrame, settings: SplitSettings, deposited: Mapping[str,
             `file` as far as the unit needs them.
         settings: unit, fractions and seed.
         deposited: date of each genome, for `--after`.
+        testable: which frames may be for validation or testing, bool `[n]`; a unit with others is for training.
 
     Raises:
         UsageError: a part would hold no frame of one of the classes, or nothing fits `--clade` or `--after`.
@@ -42,6 +48,7 @@ def assign(table: pd.DataFrame, settings: SplitSettings, deposited: Mapping[str,
     units["label"] = labels[units["stratum"].to_numpy()]
     units["size"] = np.bincount(codes, minlength=len(names))
     units["part"] = "train"
+    units["testable"] = True if testable is None else np.bincount(codes, ~testable, len(names)) == 0
     held = _held_out(table, settings, deposited or {})
     if held is not None:
         units.loc[np.unique(codes[held]), "part"] = "test"
@@ -73,7 +80,7 @@ def _majority(codes: np.ndarray, strata: np.ndarray, count: int) -> np.ndarray:
 def _cut(units: pd.DataFrame, allowed: pd.Series, part: str, fraction: float, settings: SplitSettings) -> None:
     """Move units of each stratum from training to `part`."""
     for _, stratum in units[allowed].groupby("stratum", sort=True):
-        free = stratum[stratum["part"] == "train"]
+        free = stratum[(stratum["part"] == "train") & stratum["testable"]]
         order = _order(free["name"], f"{settings.seed}/{part}", by_folder=settings.unit == "file")
         target = fraction * stratum["size"].sum()
         kept = 2 if part == "test" and len(stratum) >= 3 else 1  # for validation and training, if there are enough
