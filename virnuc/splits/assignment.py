@@ -34,7 +34,11 @@ CHUNKS = "chunks.parquet"  # all chunks of the genomes for validation and testin
 COLUMNS = ("frame_id", "record", "genome", "organism", "lineage", "group", "label", "length", "part")
 _REPEATED = ("record", "genome", "organism", "lineage", "group", "part")  # kept once for all frames that share them
 _HASHED_AT_ONCE = 65_536  # lines
-_DECISIVE = {"lineage": ("clade", "after"), "cluster": ("identity", "coverage", "shared"), "file": ("straddling",)}  # by unit
+_DECISIVE = {  # by unit
+    "lineage": ("clade", "after"),
+    "cluster": ("identity", "coverage", "shared"),
+    "file": ("straddling",),
+}
 
 
 @dataclass(frozen=True)

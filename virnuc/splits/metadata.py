@@ -84,7 +84,7 @@ def _caveats(metadata: dict[str, Any], alone: int) -> list[str]:
     clusters, frames = metadata.get("clusters"), sum(metadata["frames"].values())
     if clusters and clusters["frames_of_the_largest"] > _LARGE_CLUSTER * frames:
         share = clusters["frames_of_the_largest"] / frames
-        found.append(f"One cluster holds {share:.0%} of the frames; a higher --shared or --identity makes smaller ones.")
+        found.append(f"One cluster holds {share:.0%} of the frames; a higher --identity or --shared splits it.")
     return found
 
 

@@ -98,7 +98,7 @@ def _related(codes: np.ndarray, pairs: np.ndarray, shared: float) -> np.ndarray:
     frames = coo_array((np.ones(len(codes), dtype=np.int32), (codes, families))).tocsr()  # sums up repeated places
     present = (frames > 0).astype(np.int32)
     several = present.sum(axis=0) > 1  # families of one genome relate it to none
-    related = (frames[:, several] @ present[:, several].T).tocoo()  # frames of the row's genome with one of the column's
+    related = (frames[:, several] @ present[:, several].T).tocoo()  # frames of one genome that the other has too
     enough = related.data >= shared * frames.sum(axis=1)[related.row]
     return np.stack([related.row, related.col], axis=1)[enough].astype(np.int64)
 
