@@ -122,9 +122,9 @@ def split(settings: SplitSettings) -> Split:
     source, out = Path(settings.source), Path(settings.out)
     names = ("test_fraction", "val_fraction", "unit", "seed", *_DECISIVE.get(settings.unit, ()))
     inputs = inputs_of(source, settings.unit in WHOLE_GENOMES)
-    for name in ("genomes", "test_genomes"):
-        if table := settings.plain()[name]:
-            inputs[name] = sha256_file(Path(table))
+    for name, path in (("genomes", settings.genomes), ("test_genomes", settings.test_genomes)):
+        if path:
+            inputs[name] = sha256_file(Path(path))
     output = OutputDirectory(out, "split", {name: settings.plain()[name] for name in names}, inputs)
     with output.alone() as finished:
         if finished is None:
