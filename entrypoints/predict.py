@@ -7,6 +7,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from virnuc.settings import PredictSettings
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
+    from virnuc.prediction.scoring import Scorer
     from virnuc.storage.manifest import Manifest
     from virnuc.tracking import NullTracker, Tracker
 
@@ -33,25 +35,27 @@ def predict(settings: PredictSettings, tracker: Tracker | NullTracker) -> Manife
     from entrypoints.progress import bars
     from model_registry.health import about_version, check_alias, describe_version
     from model_registry.packaging import download_scorer
+    from virnuc.prediction.prediction import Helpers
     from virnuc.prediction.prediction import predict as predict_sequences
     from virnuc.prediction.regions import RegionRule
-    from virnuc.prediction.scorer import load_scorer, scorer_digest
+    from virnuc.prediction.scorer import scorer_digest
     from virnuc.reports.rendering import FIGURES
     from virnuc.runtime import choose_device
+    from virnuc.storage.workers import find_workers
     from virnuc.tracking import model_version, open_store, version_uri
 
     open_store()
     version = model_version(settings.model)
     check_alias(settings.model, version)
     say(f"predict    with {describe_version(version)}")
-    with tempfile.TemporaryDirectory() as temporary:
-        directory = download_scorer(version_uri(version), Path(temporary))
-        device = choose_device(settings.device).name
-        scorer = load_scorer(directory, settings.weights, device)
+    workers = find_workers(settings.engine, settings.workers, settings.device)
+    near = Path(settings.out).parent if workers.several else None  # where the workers of other machines see it
+    with tempfile.TemporaryDirectory(dir=near, prefix=".model") as temporary:
+        directory = download_scorer(version_uri(version), Path(temporary).resolve())
+        load = partial(_load, directory, settings)
+        scorer = load(choose_device(settings.device).name)
         about = about_version(version, directory)
         threshold = _threshold(settings, version, scorer.temperature)
-        if settings.chunk_size:
-            scorer = dataclasses.replace(scorer, chunk_size=settings.chunk_size)
         manifest = predict_sequences(
             settings.input,
             scorer,
@@ -62,6 +66,7 @@ def predict(settings: PredictSettings, tracker: Tracker | NullTracker) -> Manife
             rule=RegionRule(settings.region_threshold, settings.region_evidence, settings.region_length),
             batch_tokens=settings.batch_tokens,
             progress=bars("bp"),
+            helpers=Helpers(workers, load) if workers.several else None,
         )
     counts = manifest.counts
     _tell(Path(settings.out), counts, threshold, about.chunk_size)
@@ -73,6 +78,14 @@ def predict(settings: PredictSettings, tracker: Tracker | NullTracker) -> Manife
     tracker.dataset("calls", Path(settings.out), manifest.digest, "output")
     tracker.metrics({f"predict/{key}": float(value) for key, value in counts["out"].items()})
     return manifest
+
+
+def _load(directory: Path, settings: PredictSettings, device: str) -> Scorer:
+    """Return the scorer of a directory on a device, for the chunk size that is wanted."""
+    from virnuc.prediction.scorer import load_scorer
+
+    scorer = load_scorer(directory, settings.weights, device)
+    return dataclasses.replace(scorer, chunk_size=settings.chunk_size or scorer.chunk_size)
 
 
 def _threshold(settings: PredictSettings, version: ModelVersion, temperature: float) -> float:

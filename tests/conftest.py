@@ -91,3 +91,13 @@ def experiment(made, tmp_path, monkeypatch):
     made.use(monkeypatch, tmp_path)
     yield made
     mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="session")
+def ray():
+    """Ray on two cores of this machine, started once: it takes seconds."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'virnuc[ray]'")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray
+    ray.shutdown()

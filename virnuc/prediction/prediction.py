@@ -3,7 +3,8 @@
 The stream of chunks is cut into parts of a fixed number. A part is scored, written whole under `.progress/` with a
 digest of its chunks, and never scored again: after it was killed, a run reads the input again, compares digests and
 continues with the first missing part. Because a part is always scored as a whole, the bytes of the result do not
-depend on when a run was killed. At the end the parts are joined into the tables; the manifest is written last.
+depend on when a run was killed. Several workers each read the whole input and score the parts that no other has. At
+the end the parts are joined into the tables; the manifest is written last.
 
 Tables: `sequences.tsv` and `.parquet`, a row for each sequence; `regions.tsv` and `.bed`, a row for each viral region,
 and `viral.fna.gz`, their DNA; `calls.tsv` and `.parquet`, a row for each chunk; VirNucPro's own files. `columns.tsv`
@@ -16,6 +17,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -23,7 +25,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from virnuc.errors import DataError
+from virnuc.errors import DataError, UsageError
 from virnuc.prediction.calls import THRESHOLD, call_chunks
 from virnuc.prediction.chunks import STATUSES, cut_chunks
 from virnuc.prediction.reading import Record, check_inputs, read_records
@@ -33,9 +35,11 @@ from virnuc.prediction.summary import About, write_summary
 from virnuc.prediction.tables import LETTERS, PART, write_tables
 from virnuc.runtime import Progress, silent
 from virnuc.sequences.translation import FRAME_NAMES
-from virnuc.storage.directory import OutputDirectory
+from virnuc.storage.directory import PROGRESS, OutputDirectory
 from virnuc.storage.files import atomic_path
 from virnuc.storage.manifest import Manifest, check_reusable
+from virnuc.storage.processes import Send
+from virnuc.storage.workers import Workers
 
 CHUNKS_AT_ONCE = 2048  # 1 Mbp at 500 bp
 BATCHES_IN_PART = 8
@@ -52,6 +56,24 @@ class Chunk:
     letters: str
 
 
+@dataclass(frozen=True)
+class _How:
+    """What is the same for each part, whoever scores it."""
+
+    threshold: float
+    batch_tokens: int
+    chunks_at_once: int
+    batches_in_part: int
+
+
+@dataclass(frozen=True)
+class Helpers:
+    """Workers that score parts together, and how each gets its scorer."""
+
+    workers: Workers
+    load: Callable[[str], Scorer]  # on a device
+
+
 def predict(
     sources: Sequence[str],
     scorer: Scorer,
@@ -63,6 +85,7 @@ def predict(
     rule: RegionRule | None = None,
     batch_tokens: int = BATCH_TOKENS,
     progress: Progress = silent,
+    helpers: Helpers | None = None,
 ) -> Manifest:
     """Score all sequences of `sources` and write their calls to `out`, or finish what was begun.
 
@@ -76,9 +99,10 @@ def predict(
         rule: what counts as a viral region; as in the settings' defaults if left out.
         batch_tokens: tokens in a batch.
         progress: told how many bases are finished.
+        helpers: workers that score; without them this process does.
 
     Raises:
-        UsageError: a source is missing.
+        UsageError: a source is missing, or helpers are to read standard input.
         ParseError: a source is damaged or holds letters that are not DNA.
         DataError: `out` was made with another model, other parameters or other sequences.
     """
@@ -87,40 +111,71 @@ def predict(
     parameters |= {"methods": dict(scorer.methods), "regions": asdict(rule or RegionRule())}
     finished = 0
 
-    def advance(chunks: list[Chunk]) -> None:
+    def advance(bases: int) -> None:
         nonlocal finished
-        finished += sum(len(chunk.letters) for chunk in chunks)
+        finished += bases
         progress("predict", finished, 0)
 
     check_inputs(sources)
-    stream = _Stream(read_records(sources), scorer.chunk_size)
+    if helpers is not None and "-" in sources:
+        raise UsageError("standard input can be read once only: give a file, or leave --workers and --engine out")
+    how = _How(threshold, batch_tokens, CHUNKS_AT_ONCE, BATCHES_IN_PART)
+    stream = _Stream(read_records(sources), scorer.chunk_size, how)
     output = OutputDirectory(out, "calls", parameters, inputs=None)
     with output.alone() as manifest:
         if manifest is not None:
             digests = [_digest(part) for part in stream.parts()]
             return check_reusable(out, parameters, _inputs(digests), "calls")
-        digests = []
-        for number, part in enumerate(stream.parts()):
+        if helpers is not None:
+            share = partial(_score_parts, output, sources, helpers.load, how)
+            helpers.workers.run(lambda device: partial(share, device), lambda worker, bases: advance(bases))
+        finished, digests = 0, []
+        for number, part in enumerate(stream.parts()):  # those of killed helpers are made here
             digests.append(_digest(part))
-            path = output.progress / f"part-{number:06d}.parquet"
+            path = output.directory / _place(number)
             if not _is_done(path, digests[-1]):
-                _write_part(path, _score(part, scorer, threshold, batch_tokens, advance), digests[-1])
+                _write_part(path, _score(part, scorer, how, advance), digests[-1])
             else:
-                advance(part)
+                advance(_bases(part))
         output = replace(output, inputs=_inputs(digests))
         return _finish(output, len(digests), stream.counts, about or About())
+
+
+def _score_parts(
+    output: OutputDirectory,
+    sources: Sequence[str],
+    load: Callable[[str], Scorer],
+    how: _How,
+    device: str,
+    send: Send,
+) -> None:
+    """Score the parts that nobody else has; send the numbers of bases."""
+    scorer = load(device)
+    for number, part in enumerate(_Stream(read_records(sources), scorer.chunk_size, how).parts()):
+        claim = output.claim(_place(number), wait=False)
+        if claim is not None:
+            with claim.lock:
+                _write_part(claim.target, _score(part, scorer, how, send), _digest(part))
+
+
+def _place(number: int) -> str:
+    return f"{PROGRESS}/part-{number:06d}.parquet"
+
+
+def _bases(part: list[Chunk]) -> int:
+    return sum(len(chunk.letters) for chunk in part)
 
 
 class _Stream:
     """The input as parts of a fixed number of chunks, counted as they are read."""
 
-    def __init__(self, records: Iterable[Record], chunk_size: int) -> None:
+    def __init__(self, records: Iterable[Record], chunk_size: int, how: _How) -> None:
         self.counts = {"sequences": 0, "bases": 0, "chunks": 0}
-        self._records, self._size = records, chunk_size
+        self._records, self._size, self._in_part = records, chunk_size, how.chunks_at_once * how.batches_in_part
 
     def parts(self) -> Iterator[list[Chunk]]:
         chunks = self._chunks()
-        while part := list(islice(chunks, BATCHES_IN_PART * CHUNKS_AT_ONCE)):
+        while part := list(islice(chunks, self._in_part)):
             yield part
 
     def _chunks(self) -> Iterator[Chunk]:
@@ -132,16 +187,14 @@ class _Stream:
                 yield Chunk(record, number, start, letters)
 
 
-def _score(
-    part: list[Chunk], scorer: Scorer, threshold: float, batch_tokens: int, advance: Callable[[list[Chunk]], None]
-) -> pd.DataFrame:
+def _score(part: list[Chunk], scorer: Scorer, how: _How, advance: Callable[[int], object]) -> pd.DataFrame:
     """Return the calls of a part's chunks, in their order."""
     tables = []
-    for first in range(0, len(part), CHUNKS_AT_ONCE):
-        batch = part[first : first + CHUNKS_AT_ONCE]
-        scores, frames = scorer.score_frames([chunk.letters for chunk in batch], batch_tokens)
-        tables.append(_calls(batch, scores, threshold).join(pd.DataFrame(frames, columns=FRAME_NAMES)))
-        advance(batch)
+    for first in range(0, len(part), how.chunks_at_once):
+        batch = part[first : first + how.chunks_at_once]
+        scores, frames = scorer.score_frames([chunk.letters for chunk in batch], how.batch_tokens)
+        tables.append(_calls(batch, scores, how.threshold).join(pd.DataFrame(frames, columns=FRAME_NAMES)))
+        advance(_bases(batch))
     return pd.concat(tables, ignore_index=True)
 
 

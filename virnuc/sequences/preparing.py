@@ -3,17 +3,16 @@
 The DNA of all chunks, with a frame or without, is kept beside the frames, under `chunks/`: `predict` answers for every
 chunk, and a companion is trained on them. Only chunks with bases other than ACGT are lost.
 
-Each source file is staged by itself, by as many processes as are wanted (see `staging`). When all are done their shards
+Each source file is staged by itself, by as many workers as are wanted (see `staging`). When all are done their shards
 get their numbers, in the order of the files' names, identical frames are dropped, the draw of `--balance` is made,
 `genomes.parquet` (counts of each record) and `genomes.tsv` (the table that `split --genomes` takes) are put together,
-and the manifest is written last. The bytes are the same whatever the number of processes. Each needs memory for the
+and the manifest is written last. The bytes are the same whatever the number of workers. Each needs memory for the
 largest record of its files; dropping identical frames takes some 40 bytes a frame.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -45,7 +44,7 @@ from virnuc.storage.directory import OutputDirectory
 from virnuc.storage.draws import draw
 from virnuc.storage.files import sha256_file, write_text
 from virnuc.storage.manifest import Manifest, has_manifest
-from virnuc.storage.processes import run_together
+from virnuc.storage.workers import find_workers
 
 
 def prepare(settings: PrepareSettings, progress: Progress = silent) -> Manifest:
@@ -105,10 +104,10 @@ def _stage_all(
         progress("prepare", done, len(sources))
 
     work = partial(stage_files, output, unread, genomes, settings)
-    workers = min(settings.workers or len(os.sched_getaffinity(0)), len(unread))
-    if workers <= 1:
+    workers = find_workers(settings.engine, settings.workers).at_most(len(unread))
+    if not workers.several:
         return work(partial(hear, ""))
-    codes = run_together({f"worker {number}": work for number in range(workers)}, hear)
+    codes = workers.run(lambda device: work, hear)
     if not all(note_of(output, source).is_file() for source in unread):
         raise VirnucError(f"all workers ended before the work did ({codes}); the same command resumes here")
 

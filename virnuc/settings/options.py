@@ -227,6 +227,15 @@ chunk_size = partial(option, minimum=MIN_CHUNK_SIZE)
 seed = partial(option, 42, minimum=0, below=2**63)
 out = partial(option, decisive=False)
 device = partial(option, "auto", help="Device to compute on: auto, cpu, cuda or cuda:N; of several the first.")
+engine = partial(
+    option,
+    "local",
+    help="What runs the workers: local, processes of this machine; ray, the Ray cluster of RAY_ADDRESS, or one of this "
+    "machine alone.",
+    choices=("local", "ray"),
+    decisive=False,
+)
+workers = partial(option, 1, help="Workers on CPUs, which share the cores.", minimum=1, decisive=False)
 precision = partial(
     option, "fp32", "Precision of the encoder; auto takes what is fast on the device and says why.", choices=PRECISIONS
 )

@@ -16,12 +16,14 @@ from virnuc.settings.options import (
     batch_tokens,
     chunk_size,
     device,
+    engine,
     option,
     out,
     precision,
     revisions,
     seed,
     weights,
+    workers,
 )
 
 _REAL_FEATURES = (FeatureSource("data/features/dnabert_s+fastesm650"),)
@@ -77,6 +79,7 @@ class PrepareSettings(Settings):
         choices=("cds", "open"),
     )
     balance: bool = option(False, "Draw as many frames of the larger class as the smaller one has.")
+    engine: str = engine()
     workers: int = option(1, "Processes that read files, one each; 0 takes all cores.", minimum=0, decisive=False)
     seed: int = seed("Seed of the draw that --balance makes.")
     out: str = out("data/frames", "Directory for the frames.")
@@ -94,7 +97,8 @@ class ExtractSettings(Settings):
     device: str = device(
         help="Devices to compute on, a process for each: auto, cpu, cuda (all that are visible), or cuda:N,cuda:M."
     )
-    workers: int = option(1, "Processes on a CPU, which share its threads.", minimum=1, decisive=False)
+    engine: str = engine()
+    workers: int = workers()
     weights: Mapping[str, str] = weights()
     revisions: Mapping[str, str] = revisions()
     out: str = out("data/features", "Directory for all feature sets; this one goes into <dna>+<protein>.")
@@ -386,6 +390,8 @@ class PredictSettings(Settings):
     region_length: int = option(1500, "Length of the shortest viral region, in bp.", minimum=0)
     batch_tokens: int = batch_tokens()
     device: str = device()
+    engine: str = engine()
+    workers: int = workers()
     weights: Mapping[str, str] = weights()
     track: bool = option(False, "Log the prediction as a run.", decisive=False)
     out: str = out("data/calls", "Directory for the calls.")

@@ -75,15 +75,27 @@ class OutputDirectory:
         for name in names:
             if (self.directory / name).exists():
                 continue
-            claim = self._claim(name, wait=False)
+            claim = self.claim(name, wait=False)
             if claim is None:
                 busy.append(name)
             else:
                 yield claim
         for name in busy:
-            claim = self._claim(name, wait=True)
+            claim = self.claim(name, wait=True)
             if claim is not None:
                 yield claim
+
+    def claim(self, name: str, wait: bool) -> Claim | None:
+        """Lock a shard; None if another process has it or has written it meanwhile."""
+        target = self.directory / name
+        with ExitStack() as stack:
+            lock = self.progress / f"{name.replace('/', '.')}.lock"
+            if not stack.enter_context(exclusive(lock, wait=wait)) or target.exists():
+                return None
+            for leftover in target.parent.glob(f".{target.name}.*.partial"):  # of a process that was killed
+                leftover.unlink(missing_ok=True)
+            return Claim(name, target, stack.pop_all())
+        return None
 
     def complete(
         self, rows: Mapping[str, int], counts: dict[str, Any], details: dict[str, Any] | None = None
@@ -122,16 +134,4 @@ class OutputDirectory:
                 "give another --out or delete the directory"
             )
         write_text(path, text)
-        return None
-
-    def _claim(self, name: str, wait: bool) -> Claim | None:
-        """Lock a shard; None if another process has it or has written it meanwhile."""
-        target = self.directory / name
-        with ExitStack() as stack:
-            lock = self.progress / f"{name.replace('/', '.')}.lock"
-            if not stack.enter_context(exclusive(lock, wait=wait)) or target.exists():
-                return None
-            for leftover in target.parent.glob(f".{target.name}.*.partial"):  # of a process that was killed
-                leftover.unlink(missing_ok=True)
-            return Claim(name, target, stack.pop_all())
         return None

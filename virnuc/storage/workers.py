@@ -1,0 +1,101 @@
+"""Several workers that share a stage's work: processes of this machine, or workers of a Ray cluster.
+
+A stage's work is made of pieces that do not depend on each other, such as shards, and a piece done again gives the same
+bytes. Every worker does the same call: it takes pieces that no other has, until none is left. So nothing has to be
+handed out, no worker holds more than one piece, and the pieces of one that was killed are made again by the others, or
+by itself when Ray has started it anew.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from virnuc.errors import UsageError
+from virnuc.runtime import choose_devices
+from virnuc.storage.processes import Send, run_together
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Workers of one engine, one for each device."""
+
+    engine: str  # local or ray
+    devices: tuple[str, ...]
+    threads: int  # of each
+
+    @property
+    def several(self) -> bool:
+        """Whether the work leaves this process."""
+        return self.engine == "ray" or len(self.devices) > 1
+
+    def at_most(self, pieces: int) -> Workers:
+        """Return as many of these workers as there are pieces of work."""
+        return replace(self, devices=self.devices[:pieces])
+
+    def run(self, work: Callable[[str], Callable[[Send], object]], hear: Callable[[str, Any], None]) -> str:
+        """Let each worker do `work(device)`, and return how each ended, as text.
+
+        Args:
+            work: gives what a worker of a device does, which can send messages.
+            hear: takes the name of a worker and each message of it.
+
+        Raises:
+            VirnucError: the first one that a worker raised.
+        """
+        calls = {
+            f"worker {number} on {device}": partial(_with_threads, self.threads, work(device))
+            for number, device in enumerate(self.devices)
+        }
+        if self.engine == "local":
+            return run_together(calls, hear)
+        from virnuc.storage.cluster import run_on_cluster
+
+        return run_on_cluster(calls, hear, cpus=self.threads, gpus=int(self.devices[0] != "cpu"))
+
+
+def find_workers(engine: str, number: int, device: str = "cpu") -> Workers:
+    """Return the workers that there are for a stage.
+
+    Args:
+        engine: `local` or `ray`.
+        number: of them on a CPU, whose cores they share; 0 takes one a core.
+        device: devices to compute on, as for `choose_devices`. On a Ray cluster `auto` and `cuda` are all its GPUs.
+
+    Raises:
+        UsageError: a device is unknown or not present, several workers are wanted on GPUs, or Ray is not installed.
+    """
+    if engine == "ray":
+        return _on_cluster(number, device)
+    devices = choose_devices(device)
+    cores = torch.get_num_threads() if number else len(os.sched_getaffinity(0))
+    if devices == ["cpu"]:
+        devices *= number or cores
+    elif number != 1:
+        raise UsageError(f"--workers {number}: is for a CPU; --device cuda:0,cuda:1 chooses GPUs, each once")
+    return Workers(engine, tuple(devices), max(1, cores // len(devices)))
+
+
+def _on_cluster(number: int, device: str) -> Workers:
+    from virnuc.storage.cluster import cores_and_gpus
+
+    nodes = cores_and_gpus()
+    cores, gpus = (sum(counts) for counts in zip(*nodes, strict=True))
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {device}: Ray chooses the GPUs of its nodes; use auto, cpu or cuda")
+    if device == "cuda" and not gpus:
+        raise UsageError("--device cuda: the Ray cluster has no GPU")
+    if gpus and device != "cpu":
+        return Workers("ray", ("cuda",) * gpus, 1)
+    number = number or cores
+    return Workers("ray", ("cpu",) * number, max(1, min(cores // number, *(there for there, _ in nodes))))
+
+
+def _with_threads(threads: int, call: Callable[[Send], object], send: Send) -> None:
+    torch.set_num_threads(threads)
+    call(send)
