@@ -81,7 +81,7 @@ def test_a_run_is_not_ended_in_a_store_that_does_not_answer_but_by_the_next_of_i
     assert mlflow.active_run() is None  # which MLflow would end as FINISHED when Python ends
     left = [child.run_id, tracker.run_id]
     assert [run_status(run) for run in left] == ["RUNNING", "RUNNING"]
-    monkeypatch.setattr("virnuc.tracking.has_ended", lambda process: True)
+    monkeypatch.setattr("virnuc.tracking.runs.has_ended", lambda process: True)
     close_abandoned("doctor")
     assert [run_status(run) for run in left] == ["KILLED", "KILLED"]
 

@@ -1,0 +1,184 @@
+"""Runs: opening, continuing and ending them, and finding those of earlier stages.
+
+A run ends as FINISHED, FAILED or, after SIGTERM or Ctrl-C, KILLED.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from mlflow.tracking.fluent import _active_run_stack
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from virnuc.errors import GateRefusal, Terminated, UsageError, store_cause
+from virnuc.settings import Settings
+from virnuc.storage.processes import has_ended, this_process
+from virnuc.tracking.store import open_store, raise_if_away, where
+from virnuc.tracking.tracker import Tracker, prefixed
+
+# What decides a result, from the top of the checkout; files of users beside it do not make it another version.
+_CODE = tuple(
+    f":/{name}" for name in ("virnuc", "entrypoints", "model_registry", "examples", "MLproject", "conda.yaml")
+)
+_PROCESS = "virnuc.process"
+
+
+@contextmanager
+def tracked_run(stage: str, settings: Settings, name: str | None = None) -> Iterator[Tracker]:
+    """Open the run of a stage: the one that `mlflow run` made, a child of the active one, or a new one."""
+    open_store()
+    close_abandoned(stage)
+    nested = mlflow.active_run() is not None
+    given = os.environ.get("MLFLOW_RUN_ID")
+    tags = prefixed({"stage": stage, "process": this_process(), **_code_version()})
+    run = mlflow.start_run(nested=nested, run_name=None if given and not nested else name or stage, tags=tags)
+    tracker = Tracker(run.info.run_id)
+    with _ending_run(tracker):
+        tracker.settings(settings)
+        yield tracker
+
+
+@contextmanager
+def continued_run(run_id: str) -> Iterator[Tracker]:
+    """Go on with a run that was stopped, as the active run; a run that `mlflow run` made for it is marked."""
+    open_store()
+    made = os.environ.pop("MLFLOW_RUN_ID", None) if mlflow.active_run() is None else None
+    if made and made != run_id:
+        Tracker(made).tags({"continues": run_id})
+        Tracker(made).describe(f"Goes on with the training of run `{run_id}`; its metrics are there.")
+    mlflow.start_run(run_id=run_id, nested=mlflow.active_run() is not None)
+    tracker = Tracker(run_id)
+    with _ending_run(tracker):
+        tracker.tags({"process": this_process()})
+        yield tracker
+
+
+@contextmanager
+def child_runs(parent: Tracker, stage: str, tags: Mapping[str, Mapping[str, Any]]) -> Iterator[list[Tracker]]:
+    """Yield a run below `parent` for each name in `tags`: one from before an interruption, or a new one.
+
+    They end as the block does: FINISHED, FAILED, or KILLED after SIGTERM or Ctrl-C.
+    """
+    client, experiment = parent.client, parent.client.get_run(parent.run_id).info.experiment_id
+    known = client.search_runs([experiment], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.run_id}'")
+    children = {run.info.run_name: Tracker(run.info.run_id) for run in known}
+    for name in tags.keys() - children.keys():
+        own = prefixed({"stage": stage, "process": this_process(), **tags[name]}) | {
+            MLFLOW_PARENT_RUN_ID: parent.run_id
+        }
+        children[name] = Tracker(client.create_run(experiment, tags=own, run_name=name).info.run_id)
+    for name in tags.keys() & {run.info.run_name for run in known}:
+        children[name].tags({"process": this_process()})
+    status = "FAILED"
+    try:
+        yield [children[name] for name in tags]
+        status = "FINISHED"
+    except (KeyboardInterrupt, Terminated):
+        status = "KILLED"
+        raise
+    except Exception as error:
+        status = "" if store_cause(error) else status
+        raise
+    finally:
+        for name in tags if status else ():
+            client.set_terminated(children[name].run_id, status)
+
+
+def abandoned_runs() -> list[Run]:
+    """Return the runs that are RUNNING in the store while their process has ended."""
+    query = "attributes.status = 'RUNNING'"
+    found = mlflow.search_runs(filter_string=query, search_all_experiments=True, output_format="list")
+    return [run for run in found if _PROCESS in run.data.tags and has_ended(run.data.tags[_PROCESS])]
+
+
+def close_abandoned(stage: str) -> None:
+    """End as KILLED what processes left RUNNING that were killed in a run of this stage: it, and runs below it."""
+    left = abandoned_runs()
+    killed = {run.data.tags[_PROCESS] for run in left if run.data.tags.get("virnuc.stage") == stage}
+    for run in left:
+        if run.data.tags[_PROCESS] in killed:
+            MlflowClient().set_terminated(run.info.run_id, "KILLED")
+
+
+def find_runs(stage: str, tags: Mapping[str, str], condition: str = "") -> list[Run]:
+    """Return the runs of a stage that have all of the tags `virnuc.<name>`, in any experiment, the newest first."""
+    wanted = {f"virnuc.{name}": value for name, value in {"stage": stage, **tags}.items()}
+    query = where({f"tags.`{name}`": value for name, value in wanted.items()}, condition)
+    newest = ["attributes.start_time DESC"]
+    found = mlflow.search_runs(filter_string=query, search_all_experiments=True, order_by=newest, output_format="list")
+    return [run for run in found if wanted.items() <= run.data.tags.items()]
+
+
+def find_finished(stage: str, tags: Mapping[str, str], condition: str = "") -> list[Run]:
+    """Return the finished ones of `find_runs`."""
+    return find_runs(stage, tags, " and ".join(filter(None, ["attributes.status = 'FINISHED'", condition])))
+
+
+def run_status(run_id: str) -> str | None:
+    """Return FINISHED, FAILED, KILLED or RUNNING; None if the store has no such run."""
+    open_store()
+    try:
+        return str(MlflowClient().get_run(run_id).info.status) if run_id else None
+    except MlflowException as error:
+        raise_if_away(error)
+        return None
+
+
+def run_is_active(run_id: str) -> bool:
+    """Return whether the store has a run that was not deleted."""
+    try:
+        return str(MlflowClient().get_run(run_id).info.lifecycle_stage) == "active"
+    except MlflowException as error:
+        raise_if_away(error)
+        return False
+
+
+@contextmanager
+def _ending_run(tracker: Tracker) -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated):
+        mlflow.end_run("KILLED")
+        raise
+    except GateRefusal:  # a finished piece of work whose answer is no
+        mlflow.end_run("FINISHED")
+        raise
+    except BaseException as error:
+        if store_cause(error):  # waiting for it again would double the time; the next run of the stage ends this one
+            _active_run_stack.get().pop()
+            raise
+        tracker.tags({"error": f"{type(error).__name__}: {error}"[:500]})
+        mlflow.end_run("FAILED")
+        if isinstance(error, UsageError) and _is_empty(tracker):  # a mistyped value or path leaves no red run behind
+            tracker.client.delete_run(tracker.run_id)
+        raise
+    mlflow.end_run("FINISHED")
+
+
+def _is_empty(tracker: Tracker) -> bool:
+    """Return whether a run has measured nothing, read nothing and has no run below it."""
+    run = tracker.client.get_run(tracker.run_id)
+    below = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{tracker.run_id}'"
+    children = tracker.client.search_runs([run.info.experiment_id], below, max_results=1)
+    return not (run.data.metrics or (run.inputs and run.inputs.dataset_inputs) or children)
+
+
+def _code_version() -> dict[str, str]:
+    """Return the commit and whether the code in the working tree differs from it."""
+    here = Path(__file__).parent
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    if commit.returncode:
+        return {"commit": "unknown", "dirty": "unknown"}
+    status = subprocess.run(
+        ["git", "status", "--porcelain", "--", *_CODE], cwd=here, capture_output=True, text=True, check=False
+    )
+    return {"commit": commit.stdout.strip(), "dirty": str(bool(status.stdout.strip())).lower()}

@@ -1,0 +1,97 @@
+"""The store of runs and models: where it is, and that it and the experiment exist."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+from mlflow.tracking import MlflowClient
+
+import virnuc
+from virnuc.errors import masked, store_cause
+from virnuc.storage.files import atomic_path, exclusive
+
+EXPERIMENT = "virnuc"
+DEFAULT_STORE = "sqlite:///mlflow.db"
+LOCAL_UI = "http://127.0.0.1:5000"  # of `make ui`
+SAVED_VIEW = "virnuc"  # of the UI's table of runs, in an experiment's tags and in the address of its page
+_MISREAD = re.compile(r"['\"\\]")
+_FIGURES = ("accuracy/baseline", "accuracy/candidate", "drop/value", "drop/high", "speedup")
+_COLUMNS = ("tags.`virnuc.verdict`", "tags.`virnuc.experiment`", *(f"metrics.`{name}`" for name in _FIGURES))
+_EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # opens the UI in its model-training view
+    f"mlflow.sharedViewState.{SAVED_VIEW}": json.dumps({"selectedColumns": _COLUMNS}),
+    "mlflow.note.content": (
+        "Each run at the top is an experiment: a baseline and a candidate on one split, with the verdict, both "
+        "accuracies, the drop (1 is 100 points) and the speed-up. Its stages are the runs below it. The report is its "
+        "artifact `validation_report.html`. To see two models side by side, tick their `evaluate` runs, then *Compare*."
+    ),
+}
+
+
+def open_store() -> None:
+    """Point MLflow to the store and make sure that it and the experiment exist.
+
+    Two processes that make a fresh SQLite store at once would fail, so this happens under a lock.
+    """
+    if mlflow.active_run() is not None:
+        return
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        mlflow.set_tracking_uri(DEFAULT_STORE)
+    with exclusive(Path(".mlflow.lock")):
+        _make_database(mlflow.get_tracking_uri())
+        client = MlflowClient()
+        if "MLFLOW_RUN_ID" in os.environ:
+            experiment_id = client.get_run(os.environ["MLFLOW_RUN_ID"]).info.experiment_id
+        else:
+            experiment_id = mlflow.set_experiment(EXPERIMENT).experiment_id
+        known = client.get_experiment(experiment_id).tags
+        for key, value in _EXPERIMENT_TAGS.items():
+            if key not in known or key == "mlflow.experimentKind":  # written each time, so that doctor sees that it can
+                client.set_experiment_tag(experiment_id, key, value)
+
+
+def store_is_writable() -> str:
+    """Open the store, which writes a tag of the experiment, and return its URI."""
+    open_store()
+    return store_uri()
+
+
+def ui_address() -> str:
+    """Return where the UI shows the store: the server that is the store, or the one that `make ui` starts."""
+    return store_uri() if store_uri().startswith("http") else LOCAL_UI
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of virnuc and of what it computes and logs with."""
+    return {"virnuc": virnuc.__version__, **{name: version(name) for name in ("torch", "mlflow")}}
+
+
+def store_uri() -> str:
+    """Return the URI of the store without its password, for messages."""
+    return masked(mlflow.get_tracking_uri())
+
+
+def _make_database(uri: str) -> None:
+    """Make the SQLite database of a new store, whole or not at all: MLflow cannot go on with one that is half made."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not path.exists():
+        with atomic_path(path) as temporary:
+            MlflowClient(f"sqlite:///{temporary.absolute()}").search_experiments()
+
+
+def where(values: Mapping[str, str], condition: str = "") -> str:
+    """Return a filter for MLflow, which can escape nothing: values that it would misread are left to the caller."""
+    plain = [f"{key} = '{value}'" for key, value in values.items() if not _MISREAD.search(value)]
+    return " and ".join(filter(None, [*plain, condition]))
+
+
+def raise_if_away(error: Exception) -> None:
+    """Raise an error of a store that does not answer, which says nothing of what is in it."""
+    if store_cause(error):
+        raise error
