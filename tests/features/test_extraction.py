@@ -25,6 +25,7 @@ from virnuc.features.extraction import extract
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.shards import read_shard
 from virnuc.features.workers import extract_together
+from virnuc.sequences.chunking import chunk_starts
 from virnuc.sequences.frames import CHUNK_SCHEMA, FRAME_SCHEMA, read_frames
 from virnuc.sequences.sampling import sample_frames
 from virnuc.settings import BenchmarkSettings, ExtractSettings, SplitSettings
@@ -338,26 +339,38 @@ def test_the_dna_half_has_one_identity_whatever_protein_encoder_stands_beside_it
 @pytest.mark.parametrize(
     ("name", "readings"), [("tetranucleotide", ("F1", "R1")), ("codon_phase", ("F1", "F2", "F3", "R1", "R2", "R3"))]
 )
-def test_of_chunks_the_dna_is_embedded_alone_on_both_strands_in_each_phase_that_matters(tmp_path, name, readings):
+@pytest.mark.parametrize("shifted", [False, True])
+def test_of_chunks_the_dna_is_embedded_alone_on_both_strands_in_each_phase_that_matters(
+    tmp_path, name, readings, shifted
+):
+    """Of three records, one with a chunk missing; halfway between neighbours the DNA is that of the record."""
     generator, source = random.Random(1), tmp_path / "chunks"
     source.mkdir()
-    chunks = [
-        {name: "" for name in CHUNK_SCHEMA.names}
-        | {"chunk_id": f"A.1_chunk_{row + 1}", "label": 1, "chunk_index": row + 1, "chunk_start": 50 * row}
-        | {"nucleotide": "".join(generator.choices("ACGT", k=50))}
-        for row in range(9)
-    ]
+    chunks, expected = [], {}
+    for record, length, missing in (("A.1", 333, 4), ("B.1", 50, None), ("C.1", 101, None)):
+        dna = "".join(generator.choices("ACGT", k=length))
+        starts = {row + 1: int(start) for row, start in enumerate(chunk_starts(length, 50)) if row + 1 != missing}
+        for index, start in starts.items():
+            chunk = {"record": record, "chunk_id": f"{record}_chunk_{index}", "nucleotide": dna[start : start + 50]}
+            blank = {column: "" for column in CHUNK_SCHEMA.names}
+            chunks.append(blank | chunk | {"label": 1, "chunk_index": index, "chunk_start": start})
+            expected[chunk["chunk_id"]] = chunk["nucleotide"]
+            if shifted and index + 1 in starts:
+                middle = (start + starts[index + 1]) // 2
+                expected[f"{chunk['chunk_id']}.5"] = dna[middle : middle + 50]
+    assert len(expected) == (6 + 1 + 3) + shifted * (4 + 0 + 2)
     pq.write_table(pa.Table.from_pylist(chunks, schema=CHUNK_SCHEMA), source / "viral-00000.parquet")
     shards = (describe_shard(source, source / "viral-00000.parquet", len(chunks)),)
     Manifest("chunks", {"chunk_size": 50}, {}, {}, shards).write(source)
-    manifest = extract(ExtractSettings(frames=str(source), dna_encoder=name, out=str(tmp_path / "features")))
+    wanted = ExtractSettings(frames=str(source), dna_encoder=name, shifted=shifted, out=str(tmp_path / "features"))
+    manifest = extract(wanted)
     features = FeatureSet.open(tmp_path / "features" / f"{name}+none")
     assert features.of_chunks and features.protein_dim == 0
-    assert manifest.counts["out"]["vectors"] == len(features) == 9 * len(readings)
+    assert manifest.counts["out"]["vectors"] == len(features) == len(expected) * len(readings)
     encoder = load_encoder(name)
     for reading in readings:
-        strands = [str(Seq(chunk["nucleotide"]).reverse_complement()) for chunk in chunks]
-        strands = [chunk["nucleotide"] for chunk in chunks] if reading[0] == "F" else strands
-        rows = features.locate([f"{chunk['chunk_id']}{reading}" for chunk in chunks])
-        expected = encoder.embed([strand[int(reading[1]) - 1 :] for strand in strands])
-        assert torch.equal(features.gather(rows), expected)
+        strands = [str(Seq(dna).reverse_complement()) if reading[0] == "R" else dna for dna in expected.values()]
+        rows = features.locate([f"{chunk}{reading}" for chunk in expected])
+        assert torch.equal(features.gather(rows), encoder.embed([strand[int(reading[1]) - 1 :] for strand in strands]))
+    with pytest.raises(DataError, match="shifted"):
+        extract(replace(wanted, shifted=not shifted))

@@ -1,7 +1,7 @@
 """`extract`: frames to vectors, each encoder's half on its own, then both halves merged into one feature set.
 
 Chunks (`chunks/` beside the frames) have no protein: their DNA alone is embedded, both strands, and in
-each phase where that matters to the encoder.
+each phase where that matters to the encoder; with `--shifted`, so are the chunks halfway between neighbours.
 
 An encoder's half lies under `<out>/<encoder>/` and is computed once, whichever feature sets use it. A shard of
 vectors is a function of one shard of frames, is written whole or not at all, and is the unit of restart. Several
@@ -27,7 +27,7 @@ from virnuc.errors import DataError, EncoderError, MemoryShortageError, UsageErr
 from virnuc.features.feature_set import NO_PROTEIN
 from virnuc.features.shards import read_shard, write_shard
 from virnuc.runtime import Progress, choose_device, silent
-from virnuc.sequences.frames import frame_shards, read_chunks, read_frames
+from virnuc.sequences.frames import between_chunks, count_between_chunks, frame_shards, read_chunks, read_frames
 from virnuc.sequences.translation import read_in_frames
 from virnuc.settings import ExtractSettings
 from virnuc.storage.directory import Claim, OutputDirectory
@@ -56,13 +56,15 @@ class FrameShard:
     source: Path
     rows: int  # vectors
     readings: tuple[str, ...] = ()  # of chunks: the frames that each is read in
+    shifted: bool = False  # chunks: with those halfway between neighbours
 
     def read(self, kind: str) -> tuple[list[str], list[int], list[str]]:
         """Return id, label and sequence (dna or protein) of each vector."""
         if not self.readings:
             table = read_frames(self.source, ["frame_id", "label", _COLUMNS[kind]])
             return table["frame_id"].to_pylist(), table["label"].to_pylist(), table[_COLUMNS[kind]].to_pylist()
-        chunks = read_chunks(self.source).to_pylist()
+        table = read_chunks(self.source)
+        chunks = table.to_pylist() + (between_chunks(table).to_pylist() if self.shifted else [])
         ids = [f"{chunk['chunk_id']}{name}" for chunk in chunks for name in self.readings]
         labels = [chunk["label"] for chunk in chunks for _ in self.readings]
         return ids, labels, [dna for chunk in chunks for dna in read_in_frames(chunk["nucleotide"], self.readings)]
@@ -120,12 +122,19 @@ def extract(settings: ExtractSettings, progress: Progress = silent) -> Manifest:
         if find_encoder(name).kind != kind:
             raise UsageError(f"--{kind}-encoder {name}: it does not read {kind}; give an encoder that does")
     readings = find_encoder(settings.dna_encoder).readings if of_chunks else ()
-    rows = {shard.path: shard.rows * max(1, len(readings)) for shard in manifest.shards}
+    rows = {shard.path: shard.rows for shard in manifest.shards}
     paths = [source / path for path in rows] if of_chunks else frame_shards(source)
-    shards = [FrameShard(path, rows[path.name], readings) for path in paths if rows[path.name]]
+    if of_chunks:
+        rows = {path.name: _vectors_of_chunks(path, rows[path.name], readings, settings) for path in paths}
+    shards = [FrameShard(path, rows[path.name], readings, settings.shifted) for path in paths if rows[path.name]]
     halves = {kind: _embed_all(name, shards, manifest.digest, settings, progress) for kind, name in names.items()}
     chunk_size = {"chunk_size": manifest.parameters["chunk_size"]}
     return _merge_all(halves, shards, chunk_size, Path(settings.out), progress)
+
+
+def _vectors_of_chunks(path: Path, chunks: int, readings: Sequence[str], settings: ExtractSettings) -> int:
+    between = count_between_chunks(path) if settings.shifted else 0
+    return (chunks + between) * len(readings)
 
 
 def _embed_all(
@@ -141,6 +150,8 @@ def _embed_all(
     )
     facts = encoder.provenance.asdict()
     parameters = {"encoder" if key == "name" else key: facts[key] for key in _DECIDES}
+    if shards and shards[0].readings:
+        parameters["shifted"] = settings.shifted
     output = OutputDirectory(Path(settings.out) / encoder.name, "embeddings", parameters, {"frames": digest})
     manifest = output.shared()
     if manifest is None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from virnuc.errors import DataError
@@ -105,6 +107,37 @@ def read_chunks(path: Path) -> pa.Table:
         DataError: the file is damaged or has other columns.
     """
     return _read(path, CHUNK_SCHEMA, "chunks", None)
+
+
+def between_chunks(chunks: pa.Table) -> pa.Table:
+    """Return the chunks that begin halfway between two neighbours: number 3.5 is between 3 and 4.
+
+    Chunks lie end to end or overlap, so two neighbours hold all the DNA there is between their starts.
+
+    Returns:
+        `chunk_id`, `label` and `nucleotide`, in the order of the first of each two.
+    """
+    first = _before_their_neighbours(chunks["record"], chunks["chunk_index"])
+    ids, starts, sequences = (chunks[name].to_pylist() for name in ("chunk_id", "chunk_start", "nucleotide"))
+    found = []
+    for at in first.tolist():
+        step = starts[at + 1] - starts[at]
+        end = len(sequences[at]) - step  # in the next chunk, of what this one holds too
+        found.append(sequences[at][step // 2 :] + sequences[at + 1][end : end + step // 2])
+    named = pa.array([f"{ids[at]}.5" for at in first.tolist()], pa.string())
+    labels = chunks["label"].take(pa.array(first))
+    return pa.table({"chunk_id": named, "label": labels, "nucleotide": pa.array(found, pa.string())})
+
+
+def count_between_chunks(path: Path) -> int:
+    """Return how many rows `between_chunks` makes of a shard of chunks."""
+    return len(_before_their_neighbours(*pq.read_table(path, columns=["record", "chunk_index"]).columns))
+
+
+def _before_their_neighbours(record: pa.ChunkedArray, index: pa.ChunkedArray) -> np.ndarray:
+    """Return the positions of the chunks that the next one of their record follows, int64."""
+    same = pc.equal(record[1:], record[:-1]).to_numpy(zero_copy_only=False)
+    return np.flatnonzero(same & (np.diff(index.to_numpy()) == 1))
 
 
 def _read(path: Path, schema: pa.Schema, what: str, columns: list[str] | None) -> pa.Table:

@@ -92,6 +92,10 @@ class ExtractSettings(Settings):
     frames: str = option("data/frames", "Directory of frames, as `prepare` writes it.")
     dna_encoder: str = option("dnabert_s", "Encoder of the frames' DNA.")
     protein_encoder: str = option("fastesm650", "Encoder of the frames' proteins.")
+    shifted: bool = option(
+        False,
+        "Of chunks, embed those halfway between two neighbours too: twice as much for a companion to learn from.",
+    )
     precision: str = precision()
     batch_tokens: int = batch_tokens()
     device: str = device(
