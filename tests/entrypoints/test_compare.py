@@ -63,7 +63,7 @@ def test_each_of_several_candidates_has_its_own_verdict_on_one_page_and_a_run_of
 
 def test_the_newest_benchmark_counts_unless_one_is_named_and_others_are_refused(experiment):
     (first,) = runs_of("benchmark")
-    experiment.timed_again(runs=1, frames=1)
+    experiment.timed(runs=1, frames=1)
     newest = judged(CANDIDATE)
     assert newest["outcome"] == "FAIL"
     assert "1 frames are too few" in newest["answer"]

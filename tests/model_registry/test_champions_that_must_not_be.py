@@ -54,14 +54,14 @@ def unrecorded_training(made):
 
 def one_frame_timed_once(made):
     """A benchmark that says nothing."""
-    made.timed_again(runs=1, frames=1)
+    made.timed(runs=1, frames=1)
     made.compared()
 
 
 def another_precision_timed(made):
     """Both encoders timed in another precision than that of the features, and not in theirs."""
     fair = made.benchmarks()[0].info.run_id
-    made.timed_again(precision="bf16")
+    made.timed(precision="bf16")
     MlflowClient().delete_run(fair)
     made.compared()
 
@@ -107,7 +107,7 @@ def loose_policy_for_the_comparison_alone(made):
 
 def deleted_failure(made):
     """The newest comparison failed and is deleted, so that an older pass is the newest."""
-    made.timed_again(runs=1, frames=1)
+    made.timed(runs=1, frames=1)
     with pytest.raises(GateRefusal):
         made.compared()
     runs = MlflowClient().search_runs(["1"], "tags.`virnuc.verdict` = 'FAIL'")
@@ -123,7 +123,7 @@ def better_baseline_since(made):
 
 def timed_again_since(made):
     """The encoders were timed again after the comparison."""
-    made.timed_again()
+    made.timed()
     promoted()
 
 
@@ -135,7 +135,7 @@ def evaluated_again_since(made):
 
 def edited_verdict(made):
     """The verdict's file and tag say PASS where the rules do not hold."""
-    made.timed_again(runs=1, frames=1)
+    made.timed(runs=1, frames=1)
     with pytest.raises(GateRefusal):
         made.compared()
     client = MlflowClient()
@@ -173,7 +173,7 @@ def test_nobody_chooses_the_draws_of_the_bootstrap(experiment):
 def test_what_is_fair_is_promoted_with_all_its_comparisons_on_the_card(experiment):
     with pytest.raises(UsageError):
         promoted("")
-    experiment.timed_again(precision="bf16")  # the newest benchmark that fits the features is still the same
+    experiment.timed(precision="bf16")  # the newest benchmark that fits the features is still the same
     done = promoted()
     version = MlflowClient().get_model_version("virnuc", done.version)
     assert version.tags["virnuc.promoted_why"] == "the gate passed"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from virnuc.encoders.linear import Linear
-from virnuc.encoders.network import Network, Slot, linear_slots, norm_slots, positive_integers
+from virnuc.encoders.network import Embedding, Network, Slot, linear_slots, norm_slots, positive_integers
 from virnuc.encoders.packing import Packing, attend, mean_of_sequences
 from virnuc.encoders.tokens import ESM_VOCABULARY
 from virnuc.encoders.weights import EncoderWeights
@@ -135,7 +135,7 @@ class EsmNetwork(Network):
         super().__init__()
         self.shape, self.token_scale, self.rotary_source = shape, token_scale, rotary
         self.dimension, self.vocabulary = shape.width, len(ESM_VOCABULARY)
-        self.words = nn.Embedding(len(ESM_VOCABULARY), shape.width)
+        self.words = Embedding(len(ESM_VOCABULARY), shape.width)
         self.rotary = _Rotary(shape.layers, shape.width // shape.heads // 2)
         self.layer = nn.ModuleList(_Layer(shape) for _ in range(shape.layers))
         self.last_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)

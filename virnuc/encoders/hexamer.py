@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+from torch.nn import functional
 
 from virnuc.encoders.composition import BASES
 from virnuc.encoders.interface import Tokens, name_sequences
 from virnuc.encoders.linear import Linear
-from virnuc.encoders.network import Network, Slot, linear_slots, norm_slots, positive_integers
+from virnuc.encoders.network import Embedding, Network, Slot, linear_slots, norm_slots, positive_integers
 from virnuc.encoders.packing import Packing
 from virnuc.encoders.tokens import IUPAC_BASES, encode_letters, letter_table
 from virnuc.errors import EncoderError
@@ -100,7 +101,7 @@ class HexamerNetwork(Network):
         """Lay out the network of `shape`."""
         super().__init__()
         self.shape, self.dimension, self.vocabulary = shape, shape.width, UNKNOWN + 1
-        self.words = nn.EmbeddingBag(self.vocabulary, shape.embedded, mode="mean")
+        self.words = Embedding(self.vocabulary, shape.embedded)
         self.norm = nn.LayerNorm(shape.embedded)
         widths = [shape.embedded, *[shape.inner] * shape.layers]
         self.hidden = nn.ModuleList(Linear(*sizes) for sizes in pairwise(widths))
@@ -110,7 +111,7 @@ class HexamerNetwork(Network):
     def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
         """Map hexamers [tokens] to one vector for each sequence, [sequences, width] float32."""
         offsets = (packing.positions == 0).nonzero().squeeze(1)
-        states = self.norm(self.words(tokens, offsets))
+        states = self.norm(functional.embedding_bag(tokens, self.words.weight, offsets, mode="mean"))
         for layer in self.hidden:
             states = layer(states, gelu=True)
         return self.last_norm(self.down(states))

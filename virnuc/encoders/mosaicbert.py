@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from virnuc.encoders.linear import Linear
-from virnuc.encoders.network import Network, Slot, linear_slots, norm_slots, positive_integers
+from virnuc.encoders.network import Embedding, Network, Slot, linear_slots, norm_slots, positive_integers
 from virnuc.encoders.packing import Packing, attend, mean_of_sequences
 from virnuc.errors import EncoderError
 
@@ -94,8 +94,8 @@ class MosaicBertNetwork(Network):
         """Lay out the network of `shape`."""
         super().__init__()
         self.shape, self.dimension, self.vocabulary = shape, shape.width, shape.vocabulary
-        self.words = nn.Embedding(shape.vocabulary, shape.width)
-        self.types = nn.Embedding(shape.types, shape.width)
+        self.words = Embedding(shape.vocabulary, shape.width)
+        self.types = Embedding(shape.types, shape.width)
         self.first_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
         self.layer = nn.ModuleList(_Layer(shape) for _ in range(shape.layers))
         self._slopes: Tensor | None = None  # on the device, from the first batch on

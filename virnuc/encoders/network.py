@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from virnuc.encoders.linear import Linear, for_inference
 from virnuc.encoders.packing import Packing
@@ -53,6 +54,22 @@ class Network(nn.Module):
     @abstractmethod
     def flops(self, lengths: np.ndarray) -> int:
         """Return the floating-point operations of sequences of `lengths` tokens, a multiply-add counted as two."""
+
+
+class Embedding(nn.Module):
+    """One vector for each token id.
+
+    torch's own draws its weights even where they have no memory, and imports its compiler for that, which takes 2 s.
+    """
+
+    def __init__(self, count: int, width: int) -> None:
+        """Make the layer with weight [count, width]."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(count, width), requires_grad=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map ids [tokens] to vectors, [tokens, width]."""
+        return functional.embedding(tokens, self.weight)
 
 
 def linear_slots(there: str, here: str, outputs: int, inputs: int, part: slice | None = None) -> dict[str, Slot]:

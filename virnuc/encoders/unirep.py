@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from virnuc.encoders.interface import Tokens, name_sequences
 from virnuc.encoders.linear import Linear
-from virnuc.encoders.network import Network, Slot
+from virnuc.encoders.network import Embedding, Network, Slot
 from virnuc.encoders.packing import Packing
 from virnuc.encoders.tokens import encode_letters, letter_table
 from virnuc.encoders.weights import EncoderWeights
@@ -145,7 +145,7 @@ class UniRepNetwork(Network):
         """Lay out `layers` multiplicative LSTMs of `width`."""
         super().__init__()
         self.dimension = width
-        self.words = nn.Embedding(_VOCABULARY, _EMBEDDED)
+        self.words = Embedding(_VOCABULARY, _EMBEDDED)
         self.layer = nn.ModuleList(_Layer(width if index else _EMBEDDED, width) for index in range(layers))
 
     def forward(self, tokens: Tensor, packing: Packing) -> Tensor:

@@ -40,6 +40,7 @@ class Tracker:
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         self.client = MlflowClient()
+        self._digests: dict[str, str] | None = None  # of the run's artifacts, once one was logged here
 
     @property
     def ui_path(self) -> str:
@@ -118,9 +119,10 @@ class Tracker:
 
     def file(self, path: Path, folder: str | None = None) -> None:
         """Log a file as an artifact; the run keeps its SHA-256, which `download` compares."""
-        kept = _digests(self.client.get_run(self.run_id))
-        kept[f"{folder}/{path.name}" if folder else path.name] = sha256_file(path)[:_KEPT_OF_SHA256]
-        self.tags({_DIGESTS: json.dumps(kept, separators=(",", ":"))})
+        if self._digests is None:
+            self._digests = _digests(self.client.get_run(self.run_id))
+        self._digests[f"{folder}/{path.name}" if folder else path.name] = sha256_file(path)[:_KEPT_OF_SHA256]
+        self.tags({_DIGESTS: json.dumps(self._digests, separators=(",", ":"))})
         self.client.log_artifact(self.run_id, str(path), folder)
 
     def frame(self, table: pd.DataFrame, path: str) -> None:

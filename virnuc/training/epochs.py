@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from sklearn import metrics
+from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torch.nn import functional
 
@@ -94,17 +94,16 @@ def measure(logits: Tensor, labels: Tensor, prefix: str) -> dict[str, float]:
     """Return the metrics of pooled logits `[n, 2]` float64 and labels `[n]` of both classes."""
     truth, called = labels.numpy(force=True), logits.argmax(dim=1).numpy()
     viral = torch.softmax(logits, dim=1)[:, 1].numpy()
-    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
-        truth, called, average="binary", zero_division=0.0
-    )
+    (tn, fp), (fn, tp) = np.bincount(2 * truth + called, minlength=4).reshape(2, 2).tolist()
+    margin = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
     measured = {
         "loss": functional.cross_entropy(logits, torch.from_numpy(truth)),
-        "accuracy": metrics.accuracy_score(truth, called),
-        "precision": precision,
-        "recall": recall,
-        "f1": f1,
-        "roc_auc": metrics.roc_auc_score(truth, viral),
-        "mcc": metrics.matthews_corrcoef(truth, called),
-        "pr_auc": metrics.average_precision_score(truth, viral),
+        "accuracy": (tp + tn) / len(truth),
+        "precision": tp / max(tp + fp, 1),  # 0 without a viral call
+        "recall": tp / (tp + fn),
+        "f1": 2 * tp / (2 * tp + fp + fn),
+        "roc_auc": roc_auc_score(truth, viral),
+        "mcc": (tp * tn - fp * fn) / margin if margin else 0.0,
+        "pr_auc": average_precision_score(truth, viral),
     }
     return {prefix + name: float(value) for name, value in measured.items()}
