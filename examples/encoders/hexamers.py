@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,16 +26,15 @@ from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import trange
 
 from examples.encoders.genes import CLASSES, UNKNOWN_CODON, Genes
+from examples.encoders.training import Training
 from virnuc.encoders.hexamer import MODEL_TYPE, PHASES, SIZES, UNKNOWN, K, hexamers
 from virnuc.encoders.table import load_encoder
 from virnuc.runtime import derived_seed
-from virnuc.storage.files import atomic_path, sha256_file, write_text
+from virnuc.storage.files import sha256_file, write_text
 
 NAME = "hexamer_tiny"
-STATE_SECONDS = 120
 WATCHED_SEED, WATCHED_CROPS = 42, (1000, 850, 150)  # held-out crops of a kind, by class
 _DIGITS = np.array([[codon // 16, codon // 4 % 4, codon % 4] for codon in range(64)] + [[4, 4, 4]], dtype=np.uint8)
 
@@ -55,19 +53,13 @@ class Recipe:
     lengths: tuple[int, int] = (300, 498)  # bp
     short: float = 0.35  # share of batches that are of the first length
     anywhere: float = 0.4  # share of crops that begin anywhere, on either strand
-    mutated: float = (
-        0.02  # mean share of bases that become another one; each crop has a share of its own up to twice it
-    )
+    mutated: float = 0.02  # mean share of bases that become another one; a crop's own is between 0 and twice it
     dropout: float = 0.2
     lr: float = 2e-3
     warmup: int = 100  # steps
     decay: float = 0.7  # share of the steps in which the learning rate falls to 0
     weight_decay: float = 0.05  # of matrices
     seed: int = 42
-
-    def learning_rate(self, step: int) -> float:
-        """Return the learning rate of `step`: a rise, a plateau, a straight fall."""
-        return self.lr * min(1.0, (step + 1) / self.warmup, (self.steps - step) / (self.decay * self.steps))
 
 
 class Crops:
@@ -156,62 +148,23 @@ class Pretrainer(nn.Module):
         return {key: value.detach().clone().contiguous() for key, value in state.items()}
 
 
-class Run:
+class Run(Training):
     """A training and its state on disk."""
 
     def __init__(self, recipe: Recipe, genes: Genes, held_out: Genes, directory: Path) -> None:
         """Begin, or go on from the state in `directory`."""
-        self.recipe, self.state = recipe, directory / f"{NAME}.pt"
-        self.crops = Crops(genes, recipe.lengths)
-        self.watched = self._watched(held_out)
+        self.crops, self.watched = Crops(genes, recipe.lengths), _watched(held_out, recipe)
         torch.manual_seed(recipe.seed)
-        self.net = Pretrainer(recipe)
-        matrices = [value for value in self.net.parameters() if value.ndim > 1]
-        vectors = [value for value in self.net.parameters() if value.ndim == 1]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": recipe.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            betas=(0.9, 0.98),
-            fused=True,
-        )
-        self.step, self.seconds, self.history = 0, 0.0, list[dict[str, float]]()
-        if self.state.exists():
-            state = torch.load(self.state, weights_only=True)
-            self.net.load_state_dict(state["net"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+        super().__init__(Pretrainer(recipe), recipe, directory / f"{NAME}.pt", max(1, recipe.steps // 8))
 
-    def _watched(self, held_out: Genes) -> dict[str, tuple[Tensor, Tensor]]:
-        crops, kinds = Crops(held_out, self.recipe.lengths), {"in_frame": 0.0, "anywhere": 1.0}
-        return {
-            f"roc_auc_{length}_{kind}": crops.draw(
-                np.random.default_rng(derived_seed(WATCHED_SEED, kind, length)), length, WATCHED_CROPS, share, 0.0
-            )
-            for length in self.recipe.lengths
-            for kind, share in kinds.items()
-        }
-
-    def save(self) -> None:
-        """Write the state, whole or not at all."""
-        state = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
-        with atomic_path(self.state) as temporary:
-            torch.save(state | {"step": self.step, "seconds": self.seconds, "history": self.history}, temporary)
-
-    def advance(self) -> None:
-        """Take one step."""
+    def learn(self) -> None:
+        """Set the gradients of one step."""
         recipe = self.recipe
         generator = np.random.default_rng(derived_seed(recipe.seed, "crops", self.step))
         length = recipe.lengths[0 if generator.random() < recipe.short else 1]
         words, classes = self.crops.draw(generator, length, recipe.per_class, recipe.anywhere, recipe.mutated)
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate(self.step)
         dropout = torch.Generator().manual_seed(derived_seed(recipe.seed, "dropout", self.step))
-        self.optimizer.zero_grad()
         functional.cross_entropy(self.net(words, dropout)[1], classes).backward()
-        self.optimizer.step()
-        self.step += 1
 
     @torch.inference_mode()
     def watch(self) -> dict[str, float]:
@@ -221,20 +174,16 @@ class Run:
             for kind, (words, classes) in self.watched.items()
         }
 
-    def finish(self) -> None:
-        """Train to the last step; save the state now and then."""
-        began = saved = time.monotonic()
-        watch = max(1, self.recipe.steps // 8)
-        for _ in trange(self.step, self.recipe.steps, initial=self.step, total=self.recipe.steps, unit="step"):
-            self.advance()
-            last = self.step == self.recipe.steps
-            if self.step % watch == 0 or last:
-                self.history.append({"step": self.step, **self.watch()})
-            now = time.monotonic()
-            self.seconds, began = self.seconds + now - began, now
-            if now - saved > STATE_SECONDS or last:
-                self.save()
-                saved = now
+
+def _watched(held_out: Genes, recipe: Recipe) -> dict[str, tuple[Tensor, Tensor]]:
+    crops, kinds = Crops(held_out, recipe.lengths), {"in_frame": 0.0, "anywhere": 1.0}
+    return {
+        f"roc_auc_{length}_{kind}": crops.draw(
+            np.random.default_rng(derived_seed(WATCHED_SEED, kind, length)), length, WATCHED_CROPS, share, 0.0
+        )
+        for length in recipe.lengths
+        for kind, share in kinds.items()
+    }
 
 
 def write(run: Run, genes: Genes, data: Path, out: Path) -> None:

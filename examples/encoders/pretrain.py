@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -28,16 +27,15 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from examples.encoders.crops import COMPOSITION, Batch, Crops, Sampling
 from examples.encoders.genes import CLASSES, Genes
 from examples.encoders.model import MASK, Pretrainer, Shape, write_checkpoint
+from examples.encoders.training import Training
 from virnuc.encoders.table import load_encoder
 from virnuc.encoders.tokens import ESM_VOCABULARY
-from virnuc.storage.files import atomic_path, sha256_file, write_text
+from virnuc.storage.files import sha256_file, write_text
 
-STATE_SECONDS = 120
 WATCH_STEPS = 500
 WATCHED_BATCHES = 20
 WATCHED = Sampling(lengths=((0, 98, 98),), per_class=(32, 30, 2))  # held-out crops: half of them viral
@@ -61,10 +59,6 @@ class Recipe:
     sampling: Sampling = SHIPPED
     seed: int = 42
 
-    def learning_rate(self, step: int) -> float:
-        """Return the learning rate of `step`: a rise, a plateau, a straight fall."""
-        return self.lr * min(1.0, (step + 1) / self.warmup, (self.steps - step) / (self.decay * self.steps))
-
 
 START = "start"  # what both encoders grow from: read by one layer, most of the crops are cheap
 _TUNING = Recipe(
@@ -85,49 +79,19 @@ RECIPES = {
 }
 
 
-class Run:
+class Run(Training):
     """One encoder's training and its state on disk."""
 
     def __init__(self, name: str, recipe: Recipe, genes: Genes, held_out: Genes, directory: Path) -> None:
         """Begin, or go on from the state in `directory`."""
-        self.name, self.recipe, self.directory = name, recipe, directory
+        self.name = name
         self.crops, watched = Crops(genes, recipe.sampling, recipe.seed), Crops(held_out, WATCHED, WATCHED_SEED)
         self.watched = [watched.batch(number) for number in range(WATCHED_BATCHES)]
         torch.manual_seed(recipe.seed)
-        self.net = Pretrainer(recipe.shape, len(CLASSES), COMPOSITION.dimension)
-        self.optimizer = torch.optim.AdamW(self._groups(), betas=(0.9, 0.98), fused=True)
-        self.step, self.seconds, self.history = 0, 0.0, list[dict[str, float]]()
-        if self._state().exists():
-            self._restore()
-        elif recipe.grows_from:
-            self._grow()
-
-    def _groups(self) -> list[dict[str, object]]:
-        matrices = [parameter for parameter in self.net.parameters() if parameter.ndim > 1]
-        vectors = [parameter for parameter in self.net.parameters() if parameter.ndim == 1]
-        return [
-            {"params": matrices, "weight_decay": self.recipe.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-
-    def _state(self) -> Path:
-        return self.directory / f"{self.name}.pt"
-
-    def _grow(self) -> None:
-        state = torch.load(self.directory / f"{self.recipe.grows_from}.pt", weights_only=True)
-        self.net.grow(state["net"])
-
-    def _restore(self) -> None:
-        state = torch.load(self._state(), weights_only=True)
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
-
-    def save(self) -> None:
-        """Write the state, whole or not at all."""
-        state = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
-        with atomic_path(self._state()) as temporary:
-            torch.save(state | {"step": self.step, "seconds": self.seconds, "history": self.history}, temporary)
+        net = Pretrainer(recipe.shape, len(CLASSES), COMPOSITION.dimension)
+        super().__init__(net, recipe, directory / f"{name}.pt", WATCH_STEPS)
+        if recipe.grows_from and self.step == 0:
+            self.net.grow(torch.load(directory / f"{recipe.grows_from}.pt", weights_only=True)["net"])
 
     def losses(self, batch: Batch) -> Tensor:
         """Return the three losses, [3]: hidden letters, class alone, class beside the composition."""
@@ -141,15 +105,10 @@ class Run:
             )
         )
 
-    def advance(self) -> None:
-        """Take one step."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate(self.step)
-        self.optimizer.zero_grad()
+    def learn(self) -> None:
+        """Set the gradients of one step."""
         self.losses(self.crops.batch(self.step)).sum().backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip)
-        self.optimizer.step()
-        self.step += 1
 
     @torch.inference_mode()
     def watch(self) -> dict[str, float]:
@@ -169,20 +128,6 @@ class Run:
             "roc_auc_protein": round(float(roc_auc_score(truth, torch.cat(alone).numpy())), 4),
             "roc_auc_with_codon_phase": round(float(roc_auc_score(truth, torch.cat(beside).numpy())), 4),
         }
-
-    def finish(self) -> None:
-        """Train to the last step; save the state now and then."""
-        began = saved = time.monotonic()
-        while self.step < self.recipe.steps:
-            self.advance()
-            if self.step % WATCH_STEPS == 0 or self.step == self.recipe.steps:
-                self.history.append({"step": self.step, **self.watch()})
-                tqdm.write(json.dumps(self.history[-1]))
-            now = time.monotonic()
-            self.seconds, began = self.seconds + now - began, now
-            if now - saved > STATE_SECONDS or self.step == self.recipe.steps:
-                self.save()
-                saved = now
 
 
 def document(run: Run, genes: Genes, data: Path) -> dict[str, object]:
