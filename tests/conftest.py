@@ -69,12 +69,14 @@ def made(tmp_path_factory, empty_store):
     import mlflow
 
     from tests.shared.experiment import build
+    from tests.shared.figures import undrawn
 
     kept, place = dict(os.environ), Path.cwd()
     several = "PYTEST_XDIST_WORKER" in kept  # one of the processes makes it for all
     home = (tmp_path_factory.getbasetemp().parent if several else tmp_path_factory.getbasetemp()) / "experiment"
     try:
-        with FileLock(f"{home}.lock"):
+        with FileLock(f"{home}.lock"), pytest.MonkeyPatch.context() as patch:
+            undrawn(patch)
             return build(home, empty_store)
     finally:
         os.chdir(place)
@@ -88,6 +90,9 @@ def experiment(made, tmp_path, monkeypatch):
     """A copy of the experiment's store to change."""
     import mlflow
 
+    from tests.shared.figures import undrawn
+
+    undrawn(monkeypatch)
     made.use(monkeypatch, tmp_path)
     yield made
     mlflow.set_tracking_uri(None)
