@@ -136,7 +136,7 @@ def copied(packed, tmp_path):
 
 
 @pytest.mark.parametrize("methods", [("companion", "frames"), ("frames", "companion"), ("frames", "frames")])
-def test_the_method_that_calls_most_validation_chunks_rightly_is_chosen_and_kept(
+def test_the_method_with_the_lowest_log_loss_on_validation_chunks_is_chosen_and_kept(
     together, copied, companion_checkpoint, methods
 ):
     wanted = dict(zip(ANSWERED, methods, strict=True))
@@ -148,6 +148,7 @@ def test_the_method_that_calls_most_validation_chunks_rightly_is_chosen_and_kept
     for status, choice in choices.items():
         other = "frames" if choice.method == "companion" else "companion"
         assert choice.accuracy[choice.method] == choice.roc_auc[choice.method] == 1 > choice.accuracy[other]
+        assert choice.log_loss[choice.method] == min(choice.log_loss.values())
         assert 0 < choice.viral < choice.chunks == {"scored": 24, "no_open_frame": 40}[status]
         assert choice.genomes == 16
     loaded, config = load_scorer(copied), json.loads((copied / "scorer.json").read_text())
@@ -172,13 +173,15 @@ def test_a_chunk_is_judged_by_the_calibration_of_the_other_half(together, scorer
         scorer.dna_encoder, chunks["nucleotide"].tolist(), 10_000, "cpu"
     )
     margins, labels = logits[:, 1] - logits[:, 0], chunks["label"].to_numpy()
-    frames, right = scorer.score(chunks["nucleotide"])["probability"].to_numpy(), np.zeros(len(chunks), dtype=bool)
+    frames, mean = scorer.score(chunks["nucleotide"])["probability"].to_numpy(), np.zeros(len(chunks))
     for own in (half, ~half):
         alone = 1 / (1 + np.exp(-margins[own] / fit_temperature(labels[~own], margins[~own])))
-        right[own] = ((frames[own] + alone) / 2 >= 0.5) == labels[own]
+        mean[own] = (frames[own] + alone) / 2
+    right, of_label = (mean >= 0.5) == labels, np.where(labels == 1, mean, 1 - mean)
     scored = chunks["nucleotide"].isin(OPEN).to_numpy()
     for status, own in (("scored", scored), ("no_open_frame", ~scored)):
         assert choices[status].accuracy["mean"] == right[own].mean() < choices[status].accuracy["companion"] == 1
+        assert choices[status].log_loss["mean"] == pytest.approx(-np.log(of_label[own]).mean())
         assert (choices[status].chunks, choices[status].viral) == (own.sum(), labels[own].sum())
     assert chosen.companion.temperature == fit_temperature(labels, margins)
 

@@ -1,8 +1,9 @@
 """How a model scores chunks with an open frame and chunks without one: chosen on its validation chunks, kept with it.
 
-All `METHODS` are tried with the scorer that will be registered: for either status the most accurate is taken, or the
-simplest if several are equally accurate. The companion is tried on one half of the validation genomes as it was
-calibrated on the other, and the other way round, so that every chunk counts and none is judged by its own calibration.
+All `METHODS` are tried with the scorer that will be registered: for either status the one with the lowest log loss is
+taken. It is a proper score, which every chunk's probability changes; accuracies of some hundred chunks are often equal.
+The companion is tried on one half of the validation genomes as it was calibrated on the other, and the other way round,
+so that every chunk counts and none is judged by its own calibration.
 It must have been trained on the same split, so that no chunk it is judged on was part of its training, and on vectors
 of the same DNA encoder, whose weights it shares.
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.special import expit
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss, roc_auc_score
 
 from virnuc.errors import IncompatibleCheckpointError
 from virnuc.evaluation.calibration import fit_temperature
@@ -109,7 +110,7 @@ def add_companion(
 def choose_methods(
     scorer: Scorer, checkpoint: Checkpoint, chunks: pd.DataFrame, half: np.ndarray
 ) -> tuple[Scorer, Choices]:
-    """Return the scorer with the most accurate method for each status, and with the companion if one needs it.
+    """Return the scorer with the best method for each status, and with the companion if one needs it.
 
     Args:
         scorer: without a companion.
@@ -134,7 +135,7 @@ def choose_methods(
 
 
 def _choose(tried: pd.DataFrame) -> MethodChoice:
-    """Return the most accurate method for chunks of one status, the simplest of equals.
+    """Return the method with the lowest log loss for chunks of one status, the simplest of equals.
 
     Args:
         tried: a row for each chunk, with a column of viral probabilities for each method.
@@ -145,8 +146,9 @@ def _choose(tried: pd.DataFrame) -> MethodChoice:
         return replace(counted, reason=f"the {len(tried)} validation chunks of this status are not of both classes")
     accuracy = {method: float(((tried[method] >= 0.5) == viral).mean()) for method in METHODS}
     areas = {method: float(roc_auc_score(viral, tried[method])) for method in METHODS}
-    best = max(METHODS, key=lambda method: accuracy[method])
-    return replace(counted, method=best, accuracy=accuracy, roc_auc=areas)
+    losses = {method: float(log_loss(viral, tried[method])) for method in METHODS}
+    best = min(METHODS, key=lambda method: losses[method])
+    return replace(counted, method=best, log_loss=losses, accuracy=accuracy, roc_auc=areas)
 
 
 def _second_half(chunks: pd.DataFrame, seed: int) -> np.ndarray:

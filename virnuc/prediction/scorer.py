@@ -26,9 +26,9 @@ from virnuc.storage.files import read_json, sha256_file, write_text
 from virnuc.training.checkpoint import Checkpoint
 from virnuc.training.classifier import Classifier
 
-FORMAT_VERSION = 4
-# 1 has no companion; in 2 and 3, which differ in names, it is for chunks without an open frame only.
-READABLE_VERSIONS = (1, 2, 3, FORMAT_VERSION)
+FORMAT_VERSION = 5
+# 1 has no companion; in 2 and 3, which differ in names, it is for chunks without an open frame only; 4 has no log loss.
+READABLE_VERSIONS = (1, 2, 3, 4, FORMAT_VERSION)
 CONFIG = "scorer.json"
 DIGEST_TAG = "virnuc.scorer_sha256"  # of a registered version and of its logged model, see `scorer_digest`
 CLASSIFIER, COMPANION_CLASSIFIER = "classifier.safetensors", "companion.safetensors"
@@ -47,7 +47,10 @@ class MethodChoice:
     """How a model scores the chunks of one status, and the measurements that decided it."""
 
     method: str = FRAMES  # one of METHODS
-    accuracy: dict[str, float] = field(default_factory=dict)  # of each method, over the validation chunks below
+    log_loss: dict[str, float] = field(
+        default_factory=dict
+    )  # of each method, over the chunks below; the lowest decides
+    accuracy: dict[str, float] = field(default_factory=dict)  # likewise
     roc_auc: dict[str, float] = field(default_factory=dict)  # likewise
     chunks: int = 0  # of this status
     viral: int = 0  # of them

@@ -199,7 +199,7 @@ class TrainSettings(Settings):
     companion: str = option(
         "",
         "Registered model of --modality dna, trained on the same split, as models:/NAME/VERSION. It is tried on all "
-        "validation chunks and scores chunks, alone or together with their frames, if that is more accurate.",
+        "validation chunks and scores chunks, alone or together with their frames, if that has a lower log loss.",
     )
     checkpoint: str = option(
         "final",
