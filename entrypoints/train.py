@@ -248,6 +248,7 @@ def _identity(features: FeatureSet, split: Split, chunk_size: int) -> dict[str, 
         "split_digest": split.digest,
         "split_unit": str(split.metadata["unit"]),
         "precision": ",".join(sorted(precisions)),
+        "storage": str(features.manifest.details.get("storage", "float32")),
         "features": str(features.directory),
     }
 

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,15 +21,16 @@ from Bio.Seq import Seq
 from tests.shared.golden import CASES
 from virnuc.benchmarking import benchmark
 from virnuc.encoders import load_encoder
-from virnuc.errors import DataError, EncoderError, UsageError
+from virnuc.errors import DataError, EncoderError, IncompatibleCheckpointError, UsageError
 from virnuc.features.extraction import extract
 from virnuc.features.feature_set import FeatureSet
-from virnuc.features.shards import read_shard
+from virnuc.features.mixture import open_features
+from virnuc.features.shards import read_shard, write_shard
 from virnuc.features.workers import extract_together
 from virnuc.sequences.chunking import chunk_starts
 from virnuc.sequences.frames import CHUNK_SCHEMA, FRAME_SCHEMA, read_frames
 from virnuc.sequences.sampling import sample_frames
-from virnuc.settings import BenchmarkSettings, ExtractSettings, SplitSettings
+from virnuc.settings import BenchmarkSettings, ExtractSettings, FeatureSource, SplitSettings
 from virnuc.splits.assignment import split
 from virnuc.storage.manifest import Manifest, describe_shard, read_manifest
 
@@ -234,6 +236,29 @@ def test_another_precision_needs_another_directory(frames, finished):
     out, _ = finished
     with pytest.raises(DataError, match="precision=fp32, not bf16"):
         extract(settings(frames, out, precision="bf16"))
+
+
+def test_float16_halves_the_disk_and_is_never_mixed_with_float32(frames, tmp_path):
+    encoders = {"protein_encoder": "dipeptide"}
+    wide, narrow = (tmp_path / name for name in ("float32", "float16"))
+    extract(settings(frames, wide, **encoders))
+    manifest = extract(settings(frames, narrow, storage="float16", **encoders))
+    assert manifest.parameters["dna"]["storage"] == manifest.details["storage"] == "float16"
+    sizes = [sum(path.stat().st_size for path in out.rglob("*.pt")) for out in (wide, narrow)]
+    assert 0.49 < sizes[1] / sizes[0] < 0.56  # ids take as much as before
+    first, second = (FeatureSet.open(out / "tetranucleotide+dipeptide") for out in (wide, narrow))
+    rows = np.arange(150)
+    assert torch.equal(second.gather(rows), first.gather(rows).half().float())
+    with pytest.raises(DataError, match="storage=float16, not None"):
+        extract(settings(frames, narrow, **encoders))
+    with pytest.raises(IncompatibleCheckpointError, match=r"float32 and .* holds torch\.float16"):
+        open_features(tuple(FeatureSource(str(f.directory), size) for f, size in ((first, 300), (second, 500))))
+
+
+def test_a_value_that_float16_cannot_hold_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="beyond 65,504"):
+        write_shard(tmp_path / "shard.pt", ["a"], torch.tensor([[1.0, 1e5]]), 1, torch.float16)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unfinished_directory_is_not_finished_with_other_parameters(frames, tmp_path):

@@ -25,7 +25,7 @@ from virnuc.encoders import Encoder, EncoderProvenance, Tokens, find_encoder, lo
 from virnuc.encoders.verification import source_of, verify
 from virnuc.errors import DataError, EncoderError, MemoryShortageError, UsageError
 from virnuc.features.feature_set import NO_PROTEIN
-from virnuc.features.shards import read_shard, write_shard
+from virnuc.features.shards import STORAGES, read_shard, storage_of, write_shard
 from virnuc.runtime import Progress, choose_device, silent
 from virnuc.sequences.frames import between_chunks, count_between_chunks, frame_shards, read_chunks, read_frames
 from virnuc.sequences.translation import read_in_frames
@@ -99,9 +99,9 @@ class _Job:
     label: int
     tokens: Tokens
 
-    def write(self, vectors: torch.Tensor) -> None:
+    def write(self, vectors: torch.Tensor, storage: torch.dtype) -> None:
         with self.claim.lock:
-            write_shard(self.claim.target, self.ids, vectors, self.label)
+            write_shard(self.claim.target, self.ids, vectors, self.label, storage)
 
 
 def extract(settings: ExtractSettings, progress: Progress = silent) -> Manifest:
@@ -128,8 +128,8 @@ def extract(settings: ExtractSettings, progress: Progress = silent) -> Manifest:
         rows = {path.name: _vectors_of_chunks(path, rows[path.name], readings, settings) for path in paths}
     shards = [FrameShard(path, rows[path.name], readings, settings.shifted) for path in paths if rows[path.name]]
     halves = {kind: _embed_all(name, shards, manifest.digest, settings, progress) for kind, name in names.items()}
-    chunk_size = {"chunk_size": manifest.parameters["chunk_size"]}
-    return _merge_all(halves, shards, chunk_size, Path(settings.out), progress)
+    facts = {"chunk_size": manifest.parameters["chunk_size"]} | _stored(settings)
+    return _merge_all(halves, shards, facts, Path(settings.out), progress)
 
 
 def _vectors_of_chunks(path: Path, chunks: int, readings: Sequence[str], settings: ExtractSettings) -> int:
@@ -149,14 +149,14 @@ def _embed_all(
         revisions=settings.revisions,
     )
     facts = encoder.provenance.asdict()
-    parameters = {"encoder" if key == "name" else key: facts[key] for key in _DECIDES}
+    parameters = {"encoder" if key == "name" else key: facts[key] for key in _DECIDES} | _stored(settings)
     if shards and shards[0].readings:
         parameters["shifted"] = settings.shifted
     output = OutputDirectory(Path(settings.out) / encoder.name, "embeddings", parameters, {"frames": digest})
     manifest = output.shared()
     if manifest is None:
         facts |= _verified(output.progress, encoder, source_of(name, settings.weights, settings.revisions))
-        _fill(output, encoder, shards, settings.batch_tokens, progress)
+        _fill(output, encoder, shards, settings, progress)
         details = {
             "provenance": facts,
             "device": torch.device(choose_device(settings.device).name).type,
@@ -193,8 +193,17 @@ def _verify(encoder: Encoder, directory: Path | None) -> dict[str, Any]:
     return verification.asdict() if verification is not None else {}
 
 
+def _stored(settings: ExtractSettings) -> dict[str, str]:
+    """Return what manifests say of the type of the values on disk: nothing for float32."""
+    return {} if settings.storage == "float32" else {"storage": settings.storage}
+
+
 def _fill(
-    output: OutputDirectory, encoder: Encoder, shards: Sequence[FrameShard], batch_tokens: int, progress: Progress
+    output: OutputDirectory,
+    encoder: Encoder,
+    shards: Sequence[FrameShard],
+    settings: ExtractSettings,
+    progress: Progress,
 ) -> None:
     """Write the missing shards; while one is computed, the next is read and the previous one written."""
     jobs = _jobs(output, encoder, shards)
@@ -210,11 +219,11 @@ def _fill(
         upcoming = reader.submit(next, jobs, None)
         while (job := upcoming.result()) is not None:
             upcoming = reader.submit(next, jobs, None)
-            vectors = encoder.embed_tokens(job.tokens, batch_tokens=batch_tokens, progress=advance)
+            vectors = encoder.embed_tokens(job.tokens, batch_tokens=settings.batch_tokens, progress=advance)
             done += len(job.ids)
             if written is not None:
                 written.result()
-            written = writer.submit(job.write, vectors)
+            written = writer.submit(job.write, vectors, STORAGES[settings.storage])
         if written is not None:
             written.result()
 
@@ -245,7 +254,7 @@ def _count(shards: Sequence[FrameShard], provenance: EncoderProvenance) -> dict[
 
 
 def _merge_all(
-    halves: Mapping[str, _Half], shards: Sequence[FrameShard], facts: dict[str, int], out: Path, progress: Progress
+    halves: Mapping[str, _Half], shards: Sequence[FrameShard], facts: dict[str, Any], out: Path, progress: Progress
 ) -> Manifest:
     """Write the feature set of the halves: each frame's DNA vector, then its protein vector where there is one."""
     output = OutputDirectory(
@@ -260,12 +269,13 @@ def _merge_all(
     for half in halves.values():
         verified_manifest(half.directory, "embeddings")
     by_name = {shard.merged: shard for shard in shards}
+    storage = storage_of(facts)
     total = sum(shard.rows for shard in shards)
     merged = sum(shard.rows for shard in shards if (output.directory / shard.merged).exists())
     for claim in output.claims(list(by_name)):
         shard = by_name[claim.name]
         with claim.lock:
-            _merge([half.directory / shard.half for half in halves.values()], claim.target)
+            _merge([half.directory / shard.half for half in halves.values()], claim.target, storage)
         merged += shard.rows
         progress("merge", merged, total)
     none = EncoderProvenance(NO_PROTEIN, "protein", 0, "none", "", "fp32", "none").asdict()
@@ -280,14 +290,14 @@ def _merge_all(
     )
 
 
-def _merge(paths: Sequence[Path], target: Path) -> None:
+def _merge(paths: Sequence[Path], target: Path, storage: torch.dtype) -> None:
     """Join shards of vectors side by side.
 
     Raises:
         DataError: their ids or labels are not the same, row by row.
     """
-    first, *others = halves = [read_shard(path) for path in paths]
+    first, *others = halves = [read_shard(path, storage) for path in paths]
     for other, path in zip(others, paths[1:], strict=True):
         if first.ids != other.ids or first.label != other.label:
             raise DataError(f"{paths[0]} and {path} do not hold the same frames in the same order; extract both again")
-    write_shard(target, first.ids, torch.cat([half.data for half in halves], dim=1), first.label)
+    write_shard(target, first.ids, torch.cat([half.data for half in halves], dim=1), first.label, storage)

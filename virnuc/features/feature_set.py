@@ -22,7 +22,7 @@ from torch import Tensor
 
 from virnuc.errors import DataError, DimensionError, UsageError
 from virnuc.features.scan import scan
-from virnuc.features.shards import FeatureShard, read_shard
+from virnuc.features.shards import FeatureShard, read_shard, storage_of
 from virnuc.runtime import Progress, silent
 from virnuc.storage.manifest import Manifest, Shard, has_manifest, read_manifest
 
@@ -37,7 +37,7 @@ class MappedShard:
     """One shard of a feature set. Two million ids as Python objects take 150 MB; packed they take 50."""
 
     path: Path
-    data: Tensor  # [n, d] float32, memory-mapped
+    data: Tensor  # [n, d] float32 or float16, memory-mapped
     label: int  # 1 viral, 0 non-viral
     packed_ids: pa.StringArray  # n of them
 
@@ -73,7 +73,8 @@ class FeatureSet:
             raise UsageError(f"{directory}: no such directory; --features needs one that extract wrote")
         manifest = read_manifest(directory, "features") if has_manifest(directory) else None
         paths = _virnucpro_files(directory) if manifest is None else [directory / s.path for s in manifest.shards]
-        shards = tuple(_map(read_shard(path)) for path in paths)
+        storage = storage_of({} if manifest is None else manifest.details)
+        shards = tuple(_map(read_shard(path, storage)) for path in paths)
         _check_widths(shards, manifest)
         _check_unique(shards)
         digests = scan(directory, shards, progress)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from virnuc.errors import DimensionError, IncompatibleCheckpointError, UsageError
 from virnuc.features.feature_set import FeatureSet
+from virnuc.features.shards import storage_of
 from virnuc.runtime import Progress, silent
 from virnuc.settings import FeatureSource
 from virnuc.storage.manifest import Manifest
@@ -75,6 +76,11 @@ def _check_alike(first: FeatureSet, other: FeatureSet) -> None:
         raise DimensionError(
             f"{first.directory} has vectors of {first.dna_dim}+{first.protein_dim} values, but {other.directory} of "
             f"{other.dna_dim}+{other.protein_dim}"
+        )
+    stored = [storage_of(features.manifest.details) for features in (first, other)]
+    if len(set(stored)) > 1:
+        raise IncompatibleCheckpointError(
+            f"{first.directory} holds {stored[0]} and {other.directory} holds {stored[1]}; extract one of them again"
         )
     for kind, encoder in first.encoders.items():
         for key in ("name", "weight_digest", "precision"):

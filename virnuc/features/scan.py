@@ -33,7 +33,7 @@ class Scannable(Protocol):
 
     @property
     def data(self) -> Tensor:
-        """The vectors, `[n, d]` float32."""
+        """The vectors, `[n, d]` float32 or float16."""
 
 
 def scan(directory: Path, shards: Sequence[Scannable], progress: Progress) -> dict[str, str]:

@@ -1,13 +1,13 @@
 """One feature shard: a file of ids, vectors and one label, in the format of VirNucPro.
 
-A shard is a dict saved by `torch.save`: `ids` (list of str), `data` (float32 `[n, d]`) and `labels` (`[0]` or `[1]`,
-one label for all rows). A file from elsewhere is hostile until read: no pickle is run, and the vectors stay on
-disk, memory-mapped, until a row is asked for.
+A shard is a dict saved by `torch.save`: `ids` (list of str), `data` (float32 `[n, d]`, or float16 where the manifest
+says so) and `labels` (`[0]` or `[1]`, one label for all rows). A file from elsewhere is hostile until read: no pickle
+is run, and the vectors stay on disk, memory-mapped, until a row is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from torch import Tensor
 from virnuc.errors import DataError, UsageError
 from virnuc.storage.tensors import load_plain, save_plain
 
+STORAGES = {"float32": torch.float32, "float16": torch.float16}
+
 
 @dataclass(frozen=True)
 class FeatureShard:
@@ -25,31 +27,45 @@ class FeatureShard:
 
     path: Path
     ids: list[str]  # n of them, each once
-    data: Tensor  # [n, d] float32, memory-mapped: a row is read from disk when it is used
+    data: Tensor  # [n, d] float32 or float16, memory-mapped: a row is read from disk when it is used
     label: int  # 1 viral, 0 non-viral; the same for all rows
 
 
-def write_shard(path: Path, ids: Sequence[str], data: Tensor, label: int) -> None:
+def storage_of(details: Mapping[str, Any]) -> torch.dtype:
+    """Return the type of a feature set's values on disk, which its manifest's details name unless it is float32.
+
+    Raises:
+        DataError: they name another type than float16.
+    """
+    if details.get("storage", "float32") not in STORAGES:
+        raise DataError(f"features of type {details['storage']}; this virnuc reads {' and '.join(STORAGES)}")
+    return STORAGES[details.get("storage", "float32")]
+
+
+def write_shard(path: Path, ids: Sequence[str], data: Tensor, label: int, storage: torch.dtype = torch.float32) -> None:
     """Write a shard, whole or not at all; the same content always gives the same bytes.
 
     Args:
         path: the file to write; its directory is made if need be.
         ids: n frame ids, each once.
-        data: `[n, d]` float32 on any device.
+        data: `[n, d]` in float32 or `storage`, on any device.
         label: 1 viral, 0 non-viral.
+        storage: type on disk, float32 or float16.
 
     Raises:
-        DataError: ids and rows are out of step, an id occurs twice, or a value is wrong.
+        DataError: ids and rows are out of step, an id occurs twice, or a value is wrong, or too large for float16.
     """
     document = {"ids": list(ids), "data": data, "labels": [label]}
-    _check(path, document)
+    _check(path, document, torch.float32, storage)
     # A view would drag its whole storage into the file.
-    document["data"] = data.detach().to("cpu", torch.float32, copy=True).contiguous()
+    document["data"] = data.detach().to("cpu", storage, copy=True).contiguous()
+    if storage is torch.float16 and not document["data"].isfinite().all():
+        raise DataError(f"{path}: a value is beyond 65,504, the largest of float16; use --storage float32")
     save_plain(path, document)
 
 
-def read_shard(path: Path) -> FeatureShard:
-    """Read a shard without running its pickle and without loading its vectors.
+def read_shard(path: Path, storage: torch.dtype = torch.float32) -> FeatureShard:
+    """Read a shard of vectors of type `storage` without running its pickle and without loading the vectors.
 
     Raises:
         DataError: the file is missing, empty, cut short, of another format, or its content is not a shard's; the
@@ -59,15 +75,15 @@ def read_shard(path: Path) -> FeatureShard:
         document = load_plain(path, mmap=True)
     except UsageError as error:  # the file is named by a manifest, not by a user
         raise DataError(str(error)) from error
-    _check(path, document)
+    _check(path, document, storage)
     return FeatureShard(path, document["ids"], document["data"], int(document["labels"][0]))
 
 
-def _check(path: Path, document: Any) -> None:
+def _check(path: Path, document: Any, *allowed: torch.dtype) -> None:
     if not isinstance(document, dict) or not {"ids", "data", "labels"} <= document.keys():
         raise DataError(f"{path}: not a feature shard; a dict with ids, data and labels is needed")
     _check_label(path, document["labels"])
-    _check_data(path, document["data"])
+    _check_data(path, document["data"], allowed)
     _check_ids(path, document["ids"], len(document["data"]))
 
 
@@ -77,11 +93,12 @@ def _check_label(path: Path, labels: Any) -> None:
         raise DataError(f"{path}: labels are {shown}; a shard has one label for all rows, [0] or [1]")
 
 
-def _check_data(path: Path, data: Any) -> None:
+def _check_data(path: Path, data: Any, allowed: Sequence[torch.dtype]) -> None:
     if not isinstance(data, Tensor) or data.layout is not torch.strided or data.is_meta:
         raise DataError(f"{path}: data is not a dense tensor")
-    if data.dtype is not torch.float32:
-        raise DataError(f"{path}: data is {str(data.dtype).removeprefix('torch.')}, but float32 is needed")
+    if data.dtype not in allowed:
+        found, needed = (str(dtype).removeprefix("torch.") for dtype in (data.dtype, allowed[0]))
+        raise DataError(f"{path}: data is {found}, but {needed} is needed")
     if data.dim() != 2 or not data.numel():
         raise DataError(f"{path}: data has shape {list(data.shape)}, but [rows, width] is needed, neither of them 0")
     # A stride of 0 would let a small file claim any number of values.

@@ -97,6 +97,9 @@ class ExtractSettings(Settings):
         "Of chunks, embed those halfway between two neighbours too: twice as much for a companion to learn from.",
     )
     precision: str = precision()
+    storage: str = option(
+        "float32", "Type of the values on disk; float16 takes half the space.", choices=("float32", "float16")
+    )
     batch_tokens: int = batch_tokens()
     device: str = device(
         help="Devices to compute on, a process for each: auto, cpu, cuda (all that are visible), or cuda:N,cuda:M."
