@@ -1,11 +1,13 @@
 """`extract` under load: memory against the number of frames, two workers against one, and kill -9 at random moments.
 
-    python -m benchmarks.extract [--frames 100000] [--kills 10] [--workers-frames 40000] [--encoder esm2_tiny]
+    python -m benchmarks.extract [--frames 100000] [--kills 10] [--workers-frames 40000] [--rounds 1]
+                                 [--encoder esm2_tiny] [--engine local]
 
 Memory is the highest resident memory of a process that extracts a tenth of the synthetic frames, and of one that
-extracts all. The second part times two processes on one frame directory against one, each with one thread, from the
-first shard begun to the last one written. The third starts `extract` and kills it with SIGKILL again and again, lets
-the last one finish, and compares every file with that of an undisturbed run. The last line is JSON.
+extracts all. The second part times two workers on one frame directory against one, in turns, each with one thread,
+from the first shard begun to the last one written. The third starts `extract` and kills it with SIGKILL again and
+again, lets the last one finish, and compares every file with that of an undisturbed run; with `--engine ray` there are
+two workers, and every second time one of them is killed instead, and nothing is started again. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ import argparse
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,17 +30,20 @@ import pyarrow.parquet as pq
 from virnuc.sequences.frames import FRAME_SCHEMA, SHARD_ROWS
 from virnuc.storage.manifest import Manifest, describe_shard
 
-IMPORTS = 20  # seconds that a worker gets to import torch before all begin
 PROGRAM = """
 import json, sys, time
 from virnuc.runtime import peak_memory_gb
-from virnuc.features.extraction import extract
+from virnuc.features.workers import extract_together
 from virnuc.settings import ExtractSettings
-frames, out, protein, wait_until = sys.argv[1:]
-time.sleep(max(0, float(wait_until) - time.time()))
-started = time.time()
-extract(ExtractSettings(frames=frames, out=out, dna_encoder="tetranucleotide", protein_encoder=protein))
-print(json.dumps({"seconds": time.time() - started, "peak_memory_gb": peak_memory_gb("cpu")}))
+frames, out, protein, engine, workers = sys.argv[1:]
+if engine == "ray":  # a core, and so a thread, for each worker
+    import ray
+    ray.init(num_cpus=int(workers), include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+times = []
+settings = ExtractSettings(frames=frames, out=out, dna_encoder="tetranucleotide", protein_encoder=protein,
+                           device="cpu", engine=engine, workers=int(workers))
+extract_together(settings, lambda *step: times.append(time.time()))
+print(json.dumps({"seconds": times[-1] - times[0], "peak_memory_gb": peak_memory_gb("cpu")}))
 """
 
 
@@ -65,9 +72,11 @@ def _frame(group: str, row: int, generator: random.Random) -> dict[str, object]:
     return {**empty, "frame_id": f"S{row}.1_chunk_1F1", "group": group, "label": int(group == "viral"), **sequences}
 
 
-def start(frames: Path, out: Path, encoder: str, wait_until: float = 0, threads: int = 0) -> subprocess.Popen[str]:
-    """Start `extract` in a process of its own, which imports what it needs and then waits until that time."""
-    command = [sys.executable, "-c", PROGRAM, str(frames), str(out), encoder, str(wait_until)]
+def start(
+    frames: Path, out: Path, encoder: str, engine: str = "local", workers: int = 1, threads: int = 0
+) -> subprocess.Popen[str]:
+    """Start `extract` in a process of its own."""
+    command = [sys.executable, "-c", PROGRAM, str(frames), str(out), encoder, engine, str(workers)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
@@ -86,19 +95,24 @@ def content(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in paths}
 
 
-def scale_out(directory: Path, count: int, encoder: str) -> dict[str, float]:
-    """Time one worker, then two on the same frames, each with one thread; both begin together."""
+def scale_out(directory: Path, count: int, encoder: str, engine: str, rounds: int) -> dict[str, float]:
+    """Time one worker, then two on the same frames, in turns; the fastest run of each counts."""
     frames = write_frames(directory / "frames", count, shard_rows=count // 16)
-    seconds = {}
-    for workers in (1, 2):
-        out, begin = directory / f"workers-{workers}", time.time() + IMPORTS
-        running = [start(frames, out, encoder, begin, threads=1) for _ in range(workers)]
-        seconds[workers] = max(finish(process)["seconds"] for process in running)
-    same = content(directory / "workers-1") == content(directory / "workers-2")
-    return {"one_s": seconds[1], "two_s": seconds[2], "ratio": seconds[1] / seconds[2], "same_bytes": same}
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    for number in range(rounds):
+        for workers, taken in seconds.items():
+            out = directory / f"{workers}-{number}"
+            process = start(frames, out, encoder, engine, workers, threads=workers if engine == "local" else 0)
+            taken.append(finish(process)["seconds"])
+            print(f"{workers} {engine}: {taken[-1]:.1f} s", flush=True)
+    same = all(
+        content(directory / f"{n}-{number}") == content(directory / "1-0") for n in seconds for number in range(rounds)
+    )
+    one, two = min(seconds[1]), min(seconds[2])
+    return {"one_s": one, "two_s": two, "ratio": one / two, "same_bytes": same}
 
 
-def kill_and_resume(directory: Path, kills: int, encoder: str) -> dict[str, int]:
+def kill_and_resume(directory: Path, kills: int, encoder: str, engine: str) -> dict[str, int]:
     """Kill `extract` at random moments of its run, resume, and compare with an undisturbed run."""
     frames = write_frames(directory / "frames", 4000, shard_rows=250)
     started = time.perf_counter()
@@ -108,15 +122,34 @@ def kill_and_resume(directory: Path, kills: int, encoder: str) -> dict[str, int]
     expected, hits, same = content(directory / "undisturbed"), 0, 0
     for number in range(kills):
         out = directory / f"killed-{number}"
-        process = start(frames, out, encoder)
-        time.sleep(generator.uniform(0.3, 1.0) * whole)  # importing torch takes the first third
-        hits += process.poll() is None
-        process.kill()
-        process.wait()
-        finish(start(frames, out, encoder))
+        process = start(frames, out, encoder, engine, 1 + (engine == "ray"))
+        while engine == "ray" and not list(out.rglob("*.pt")) and process.poll() is None:
+            time.sleep(0.1)  # Ray takes its own time to start
+        time.sleep(
+            generator.uniform(0.3, 1.0) * whole / (1 + (engine == "ray"))
+        )  # importing torch takes the first third
+        if engine == "ray" and number % 2:
+            hits += kill_worker()
+            print("a worker was killed", flush=True)
+        else:
+            hits += process.poll() is None
+            process.kill()
+            process.wait()
+            process = start(frames, out, encoder)
+        finish(process)
         same += content(out) == expected
         print(f"killed {number + 1} times: {hits} while running, {same} with the same bytes", flush=True)
     return {"kills": kills, "while_running": hits, "same_bytes": same}
+
+
+def kill_worker() -> bool:
+    """Kill a Ray worker that extracts; return whether there was one."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "cmdline").read_bytes().startswith(b"ray::worker "):
+                os.kill(int(process.name), signal.SIGKILL)
+                return True
+    return False
 
 
 def main() -> None:
@@ -125,7 +158,9 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=100_000, help="0 leaves the memory out")
     parser.add_argument("--kills", type=int, default=10, help="0 leaves the kills out")
     parser.add_argument("--workers-frames", type=int, default=40_000, help="0 leaves the two workers out")
+    parser.add_argument("--rounds", type=int, default=1, help="of one worker and two")
     parser.add_argument("--encoder", default="esm2_tiny")
+    parser.add_argument("--engine", default="local", choices=("local", "ray"), help="of workers and kills")
     options = parser.parse_args()
     results: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -137,9 +172,15 @@ def main() -> None:
             print(f"{count:>9} frames: {measured['seconds']:.1f} s, peak memory {measured['peak_memory_gb']:.2f} GB")
         workers = {}
         if options.workers_frames:
-            workers = scale_out(Path(temporary) / "workers", options.workers_frames, options.encoder)
+            workers = scale_out(
+                Path(temporary) / "workers", options.workers_frames, options.encoder, options.engine, options.rounds
+            )
             print("two workers: " + ", ".join(f"{name} {figure:.4g}" for name, figure in workers.items()), flush=True)
-        killed = kill_and_resume(Path(temporary) / "kill", options.kills, options.encoder) if options.kills else {}
+        killed = (
+            kill_and_resume(Path(temporary) / "kill", options.kills, options.encoder, options.engine)
+            if options.kills
+            else {}
+        )
     print(json.dumps({"options": vars(options), "memory": results, "workers": workers, "killed": killed}))
 
 
