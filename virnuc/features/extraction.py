@@ -25,16 +25,15 @@ from virnuc.encoders import Encoder, EncoderProvenance, Tokens, find_encoder, lo
 from virnuc.encoders.verification import source_of, verify
 from virnuc.errors import DataError, EncoderError, MemoryShortageError, UsageError
 from virnuc.features.feature_set import NO_PROTEIN
+from virnuc.features.frame_shard import COLUMNS, FrameShard
 from virnuc.features.shards import STORAGES, read_shard, storage_of, write_shard
 from virnuc.runtime import Progress, choose_device, silent
-from virnuc.sequences.frames import between_chunks, count_between_chunks, frame_shards, read_chunks, read_frames
-from virnuc.sequences.translation import read_in_frames
+from virnuc.sequences.frames import count_between_chunks, frame_shards
 from virnuc.settings import ExtractSettings
 from virnuc.storage.directory import Claim, OutputDirectory
 from virnuc.storage.files import exclusive, write_text
 from virnuc.storage.manifest import Manifest, verified_manifest
 
-_COLUMNS = {"dna": "nucleotide", "protein": "protein"}
 # What of an encoder's provenance decides its vectors; the rest describes it.
 _DECIDES = (
     "name",
@@ -47,39 +46,6 @@ _DECIDES = (
     "token_dropout_scale",
     "rotary",
 )
-
-
-@dataclass(frozen=True)
-class FrameShard:
-    """One shard of frames and where its vectors go."""
-
-    source: Path
-    rows: int  # vectors
-    readings: tuple[str, ...] = ()  # of chunks: the frames that each is read in
-    shifted: bool = False  # chunks: with those halfway between neighbours
-
-    def read(self, kind: str) -> tuple[list[str], list[int], list[str]]:
-        """Return id, label and sequence (dna or protein) of each vector."""
-        if not self.readings:
-            table = read_frames(self.source, ["frame_id", "label", _COLUMNS[kind]])
-            return table["frame_id"].to_pylist(), table["label"].to_pylist(), table[_COLUMNS[kind]].to_pylist()
-        table = read_chunks(self.source)
-        chunks = table.to_pylist() + (between_chunks(table).to_pylist() if self.shifted else [])
-        ids = [f"{chunk['chunk_id']}{name}" for chunk in chunks for name in self.readings]
-        labels = [chunk["label"] for chunk in chunks for _ in self.readings]
-        return ids, labels, [dna for chunk in chunks for dna in read_in_frames(chunk["nucleotide"], self.readings)]
-
-    @property
-    def half(self) -> str:
-        """Path of one encoder's vectors below that encoder's directory."""
-        group, _, number = self.source.stem.rpartition("-")
-        return f"{group}/output_{number}.pt"
-
-    @property
-    def merged(self) -> str:
-        """Path of the merged vectors below the feature set's directory."""
-        group, _, number = self.source.stem.rpartition("-")
-        return f"{group}_merged/output_{number}_merged.pt"
 
 
 @dataclass(frozen=True)
@@ -258,7 +224,7 @@ def _merge_all(
 ) -> Manifest:
     """Write the feature set of the halves: each frame's DNA vector, then its protein vector where there is one."""
     output = OutputDirectory(
-        out / "+".join([halves[kind].directory.name if kind in halves else NO_PROTEIN for kind in _COLUMNS]),
+        out / "+".join([halves[kind].directory.name if kind in halves else NO_PROTEIN for kind in COLUMNS]),
         "features",
         {kind: half.manifest.parameters for kind, half in halves.items()},
         {kind: half.manifest.digest for kind, half in halves.items()} | halves["dna"].manifest.inputs,

@@ -58,10 +58,10 @@ def write_shard(path: Path, ids: Sequence[str], data: Tensor, label: int, storag
     document = {"ids": list(ids), "data": data, "labels": [label]}
     _check(path, document, torch.float32, storage)
     # A view would drag its whole storage into the file.
-    document["data"] = data.detach().to("cpu", storage, copy=True).contiguous()
-    if storage is torch.float16 and not document["data"].isfinite().all():
+    stored = data.detach().to("cpu", storage, copy=True).contiguous()
+    if storage is torch.float16 and not stored.isfinite().all():
         raise DataError(f"{path}: a value is beyond 65,504, the largest of float16; use --storage float32")
-    save_plain(path, document)
+    save_plain(path, document | {"data": stored})
 
 
 def read_shard(path: Path, storage: torch.dtype = torch.float32) -> FeatureShard:
