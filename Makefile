@@ -9,6 +9,7 @@
 # make lock    the lock files anew, from pyproject.toml; make audit looks for known vulnerabilities in what they hold
 # make sbom    what they hold as a bill of materials, sbom.json (CycloneDX)
 # make faults  the experiment under faults for ten minutes: processes killed, disks full, stores locked
+# make fuzz    the readers of foreign files under a coverage-guided fuzzer, twenty minutes; goes on where it ended
 # make rehearse   the real architectures with random weights: does it fit, what will it cost
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -20,8 +21,9 @@ ON_ALL_CORES := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet \
     --no-header --no-annotate --no-emit-package torch
 MINUTES ?= 10
+STAGES ?= prepare,extract,split,train,evaluate,benchmark,compare,promote,predict
 
-.PHONY: demo unirep ui test test-fast coverage check docs screenshots rehearse format clean lock audit sbom faults
+.PHONY: demo unirep ui test test-fast coverage check docs screenshots rehearse format clean lock audit sbom faults fuzz
 
 demo: .venv/.installed
 	@$(RUN) mlflow run . --env-manager local --experiment-name virnuc --run-name main
@@ -78,7 +80,11 @@ sbom: .venv/.installed-audit
 	@$(BIN)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible --outfile sbom.json
 
 faults: .venv/.installed
-	@$(RUN) python -m benchmarks.faults --minutes $(MINUTES)
+	@$(RUN) python -m benchmarks.faults --minutes $(MINUTES) --stages $(STAGES)
+
+fuzz: .venv/.installed-test
+	$(BIN)/pip install --quiet --editable '.[fuzz]'
+	@$(RUN) python -m tests.fuzz.guided --inputs 1000000 --seconds 60
 
 format: .venv/.installed-test
 	@$(RUN) ruff check --fix .

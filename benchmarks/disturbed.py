@@ -11,9 +11,8 @@ import shutil
 import sqlite3
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,14 @@ import numpy as np
 import torch
 
 from model_registry.gate import PROJECT_POLICY
+from virnuc import benchmarking
 from virnuc.errors import GateRefusal
 
 BASELINE, CANDIDATE = "models:/virnuc-dipeptide/1", "models:/virnuc-tetranucleotide_dna/1"
 FEATURES, SPLIT = "data/features/tetranucleotide+dipeptide", "data/test_set"
 TRAIN = ("--features", FEATURES, "--split", SPLIT, "--epochs=4", "--lr=0.01", "--hidden-dim=16", "--replicates=2")
 TIMED = ("--baseline=dipeptide", "--candidate=esm2_tiny", "--sample=20", "--runs=1", "--warmup=0")
-SHORTEST = 0.05  # s that a stage is left alone at least; before that it has not begun
+_TICKS = os.sysconf("SC_CLK_TCK")  # of processor time, a second
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,16 @@ class Step:
     arguments: tuple[str, ...]
     out: str = ""  # what it writes, apart from the store
     disturbed: bool = True
+    rounds: int = 2  # it is killed in one of so many rounds of kills: the shorter, the more often
 
 
+_GENOMES = ("--source", "genomes", "--evidence", "open")
+_EXPERIMENT = ("--dna-encoder=tetranucleotide", "--experiment=faults", "--epochs=2", "--lr=0.01", "--replicates=2")
 STEPS = (
-    Step("prepare", ("--source", "genomes", "--evidence", "open"), "data/frames"),
-    Step("extract", ("--dna-encoder", "tetranucleotide", "--protein-encoder", "dipeptide"), "data/features"),
-    Step("split", ("--test-fraction", "0.3", "--val-fraction", "0.2", "--source", FEATURES), SPLIT),
+    Step("prepare", _GENOMES, "data/frames", rounds=16),  # makes the store too
+    Step("prepare", (*_GENOMES, "--out=data/again"), "data/again", rounds=1),
+    Step("extract", ("--dna-encoder", "tetranucleotide", "--protein-encoder", "dipeptide"), "data/features", rounds=1),
+    Step("split", ("--test-fraction", "0.3", "--val-fraction", "0.2", "--source", FEATURES), SPLIT, rounds=1),
     Step("train", (*TRAIN, "--modality", "dna"), "data/models", disturbed=False),
     Step("train", TRAIN, "data/models"),
     *(
@@ -54,7 +58,8 @@ STEPS = (
     Step("benchmark", TIMED),
     Step("compare", ("--baseline", BASELINE, "--candidate", CANDIDATE), "reports"),
     Step("promote", ("--candidate", CANDIDATE, "--override", "a campaign of faults")),
-    Step("predict", ("--input", "genomes/viral.fa,genomes/bacteria.fa", "--track", "yes"), "data/calls"),
+    Step("predict", ("--input", "genomes/viral.fa,genomes/bacteria.fa", "--track", "yes"), "data/calls", rounds=1),
+    Step("pipeline", (*_GENOMES, *TIMED, *_EXPERIMENT), "data/faults", rounds=16),
 )
 
 
@@ -64,11 +69,10 @@ class Campaign:
 
     home: Path
     rng: np.random.Generator
+    log: Path  # gets a line of JSON for each trial
     expected: dict[Step, dict[str, str]] = field(default_factory=dict)
     codes: dict[Step, int] = field(default_factory=dict)
-    seconds: dict[Step, float] = field(default_factory=dict)
-    found: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # stage, fault and outcome
-    wrong: list[str] = field(default_factory=list)
+    processor: dict[Step, float] = field(default_factory=dict)  # s of processor time, undisturbed
 
     @property
     def work(self) -> Path:
@@ -86,6 +90,9 @@ class Campaign:
 
     def prepare(self, chosen: Sequence[Step]) -> None:
         """Make the experiment undisturbed as far as it is needed; keep what steps start from and what they leave."""
+        if {"benchmark", "pipeline"} & {step.stage for step in chosen}:  # measured once, and kept by each fork
+            benchmarking.gemm_peak("fp32", "cpu")
+            benchmarking.peak_in_fresh_process = lambda job: 0.0
         self.work.mkdir(parents=True)
         write_genomes(self.work / "genomes", self.rng)
         (self.work / "model_registry").mkdir()
@@ -97,14 +104,27 @@ class Campaign:
             outcomes = []
             for _ in range(2 if step in chosen else 1):
                 self.restore(step)
-                started = time.monotonic()
-                self.codes[step] = self.wait(self.start(step))
-                self.seconds[step] = time.monotonic() - started
-                outcomes.append(outcome(self.work, step))
-            if self.codes[step] not in (0, GateRefusal.exit_code if step.stage == "compare" else 0):
+                self.codes[step], self.processor[step] = self.ended(self.start(step, self._note_modules))
+                outcomes.append(self.outcome(step))
+                self._import_noted()
+            if self.codes[step] not in (0, GateRefusal.exit_code if step.stage in ("compare", "pipeline") else 0):
                 raise SystemExit(f"{step.stage} fails undisturbed:\n{self.said()}")
-            print(f"{step.stage}: {self.seconds[step]:.1f} s undisturbed", file=sys.stderr)
+            print(f"{step.stage}: {self.processor[step]:.1f} s of processor time undisturbed", file=sys.stderr)
             self.expected[step] = dict(set.intersection(*(set(one.items()) for one in outcomes)))
+
+    def _note_modules(self) -> None:
+        """Let this process note at its end what it has imported."""
+        atexit.register(lambda: (self.home / "modules.txt").write_text("\n".join(sys.modules), encoding="utf-8"))
+
+    def _import_noted(self) -> None:
+        """Import what a stage imported, and let MLflow learn what is installed: the next stage need not do it again."""
+        for name in (self.home / "modules.txt").read_text(encoding="utf-8").split("\n"):
+            if name.split(".")[0].isidentifier() and not name.startswith(("_", "model_registry.")):
+                with suppress(ImportError):
+                    importlib.import_module(name)
+        if "sqlalchemy.orm" in sys.modules:
+            sys.modules["sqlalchemy.orm"].configure_mappers()
+            importlib.import_module("mlflow.utils.requirements_utils")._init_modules_to_packages_map()
 
     def start(self, step: Step, child: Callable[[], object] = lambda: None) -> int:
         """Start a step in a process of its own, after `child` there; return its number.
@@ -129,35 +149,66 @@ class Campaign:
             sys.stdout.flush()
             os._exit(code)
 
+    def ended(self, pid: int) -> tuple[int, float]:
+        """Wait for a process; return its exit code, negative for a signal, and its processor time in seconds."""
+        _, status, used = os.wait4(pid, 0)
+        return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
+
     def wait(self, pid: int) -> int:
-        """Return the exit code of a process, negative for a signal."""
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        """Wait for a process; return its exit code, negative for a signal."""
+        return self.ended(pid)[0]
+
+    def outcome(self, step: Step) -> dict[str, str]:
+        """Return all that a step has left, each value by where it is."""
+        return outcome(self.work, step, {run for run, _ in runs(self.before(step))})
 
     def said(self) -> str:
         """What the last process printed."""
         return (self.home / "said.txt").read_text(encoding="utf-8")
 
-    def moment(self, step: Step) -> None:
-        """Let a random part of a step's time go by."""
-        time.sleep(self.rng.uniform(SHORTEST, max(self.seconds[step], 2 * SHORTEST)))
+    def moment(self, step: Step, pid: int) -> None:
+        """Let a random part of a step's work go by, by its processor time: a busy machine does not change that."""
+        wanted = self.rng.uniform(0, self.processor[step])
+        while True:
+            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].split()
+            if stat[0] == "Z" or (int(stat[11]) + int(stat[12])) / _TICKS >= wanted:
+                return time.sleep(self.rng.uniform(0, 1 / _TICKS))
+            time.sleep(1 / _TICKS)
 
-    def finish(self, step: Step, fault: str, trouble: str, child: Callable[[], object] = lambda: None) -> None:
-        """Give the same command once more and note whether all is as if nothing had happened."""
+    def finish(
+        self, step: Step, fault: str, hit: bool, trouble: str = "", child: Callable[[], object] = lambda: None
+    ) -> None:
+        """Give the same command once more and note whether all is as if nothing had happened.
+
+        Args:
+            step: the step.
+            fault: what was done to it.
+            hit: whether that met the step in the midst of its work.
+            trouble: what was wrong with how the step took it.
+            child: what the new process does first.
+        """
         code = self.wait(self.start(step, child))
         if code != self.codes[step]:
-            trouble += f"; ends with {code}, not {self.codes[step]}: {self.said().strip().splitlines()[-1:]}"
-        left = outcome(self.work, step)
-        unlike = [key for key, value in self.expected[step].items() if left.get(key) != value]
-        states = {state for _, state in runs(self.work)}
-        allowed = {"FINISHED", "KILLED"} | ({"FAILED"} if fault in ("full", "readonly", "twice") else set())
-        for problem, name in ((unlike, "other content"), (states - allowed, "wrong state"), (trouble, "wrong answer")):
-            if problem:
-                self.found[step.stage, fault, name] += 1
-                self.wrong.append(
-                    f"{step.stage}, {fault}, {name}: {problem if isinstance(problem, str) else sorted(problem)[:3]}"
-                )
-                print(self.wrong[-1], file=sys.stderr)
-        self.found[step.stage, fault, "tries"] += 1
+            trouble += f"ends with {code}, not {self.codes[step]}: {self.said().strip().splitlines()[-1:]}"
+        left = self.outcome(step)
+        states = {state for _, state in runs(self.work)} - {"FINISHED", "KILLED"}
+        allowed = {"FAILED"} if fault in ("full", "readonly", "twice") else set()
+        trial = {
+            "stage": step.stage,
+            "fault": fault,
+            "hit": hit,
+            "lost": sorted(self.expected[step].keys() - left.keys()),
+            "wrong": sorted(key for key, value in self.expected[step].items() if left.get(key, value) != value),
+            "states": sorted(states - allowed),
+            "answer": trouble,
+        }
+        with self.log.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(trial) + "\n")
+        if problems := {name: value for name, value in trial.items() if name in BAD and value}:
+            print(f"{step.stage}, {fault}: {problems}", file=sys.stderr)
+
+
+BAD = ("lost", "wrong", "states", "answer")  # of a trial: what must be empty
 
 
 def write_genomes(directory: Path, rng: np.random.Generator, genomes: int = 16, length: int = 900) -> None:
@@ -170,13 +221,13 @@ def write_genomes(directory: Path, rng: np.random.Generator, genomes: int = 16, 
         (directory / f"{group}.fa").write_text("".join(f">{group}{n}.1\n{gene}\n" for n, gene in enumerate(genes)))
 
 
-def outcome(work: Path, step: Step) -> dict[str, str]:
-    """Return all that a step has left, each value by where it is."""
+def outcome(work: Path, step: Step, earlier: Set[str]) -> dict[str, str]:
+    """Return what a step has left, each value by where it is; runs that were there earlier are not its own."""
     left = {}
     for path in sorted((work / step.out).rglob("*")) if step.out else ():
         if path.is_file() and not path.name.startswith("."):
             left |= values(path, f"{path.relative_to(work)}")
-    finished = [run for run, state in runs(work, step.stage) if state == "FINISHED"]
+    finished = [run for run, state in runs(work, step.stage) if state == "FINISHED" and run not in earlier]
     left["runs"] = str(bool(finished))
     with database(work) as ask:
         for run in finished[:1]:
@@ -217,8 +268,9 @@ def database(work: Path) -> Iterator[Callable[..., list[Any]]]:
 def runs(work: Path, stage: str = "") -> list[tuple[str, str]]:
     """Return id and status of the store's runs, the newest first."""
     found: list[tuple[str, str]] = []
-    with database(work) as ask:
-        found += ask(_RUNS, stage, stage)
+    if (work / "mlflow.db").exists():
+        with database(work) as ask:
+            found += ask(_RUNS, stage, stage)
     return found
 
 

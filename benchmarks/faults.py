@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import os
 import pkgutil
@@ -35,7 +36,7 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ import torch
 import entrypoints.command  # its settings of MLflow
 import model_registry
 import virnuc
-from benchmarks.disturbed import STEPS, Campaign, Step, database, runs
+from benchmarks.disturbed import BAD, STEPS, Campaign, Step, database, runs
 
 # Faults. Each disturbs a step, which `Campaign.restore` has prepared, and calls `Campaign.finish`.
 
@@ -56,10 +57,9 @@ from benchmarks.disturbed import STEPS, Campaign, Step, database, runs
 def kill(campaign: Campaign, step: Step, fault: str = "kill", child: Callable[[], object] = lambda: None) -> None:
     """End it with SIGKILL at a random moment."""
     pid = campaign.start(step)
-    campaign.moment(step)
+    campaign.moment(step, pid)
     os.kill(pid, signal.SIGKILL)
-    campaign.wait(pid)
-    campaign.finish(step, fault, "", child)
+    campaign.finish(step, fault, campaign.wait(pid) == -signal.SIGKILL, child=child)
 
 
 def clock(campaign: Campaign, step: Step) -> None:
@@ -74,7 +74,7 @@ def at_each_step(campaign: Campaign, step: Step) -> None:
         campaign.restore(step)
         if campaign.wait(campaign.start(step, lambda number=number: die_before(number))) != -signal.SIGKILL:
             return
-        campaign.finish(step, "step", "")
+        campaign.finish(step, "step", True)
 
 
 def die_before(number: int) -> None:
@@ -99,12 +99,13 @@ def die_before(number: int) -> None:
 def term(campaign: Campaign, step: Step) -> None:
     """End it with SIGTERM at a random moment."""
     pid = campaign.start(step)
-    campaign.moment(step)
+    campaign.moment(step, pid)
     os.kill(pid, signal.SIGTERM)
     code = campaign.wait(pid)
     states = {state for _, state in runs(campaign.work)}
     fine = code in (1, -signal.SIGTERM, campaign.codes[step]) and states <= {"FINISHED", "KILLED"}
-    campaign.finish(step, "term", "" if fine else f"SIGTERM: exit code {code}, runs {sorted(states)}")
+    hit = code != campaign.codes[step]
+    campaign.finish(step, "term", hit, "" if fine else f"SIGTERM: exit code {code}, runs {sorted(states)}; ")
 
 
 def twice(campaign: Campaign, step: Step) -> None:
@@ -112,15 +113,15 @@ def twice(campaign: Campaign, step: Step) -> None:
     pids = [campaign.start(step) for _ in range(2)]
     codes = sorted(campaign.wait(pid) for pid in pids)
     fine = codes in ([campaign.codes[step]] * 2, sorted([campaign.codes[step], 1]))
-    campaign.finish(step, "twice", "" if fine else f"two copies end with {codes}: {campaign.said()[-300:]}")
+    campaign.finish(step, "twice", True, "" if fine else f"two copies end with {codes}: {campaign.said()[-300:]}; ")
 
 
-def refused(campaign: Campaign, pid: int, words: str, within: float = 60) -> str:
-    """Return what is wrong with how a process ended that should have given up in one line; empty if nothing is."""
+def refused(campaign: Campaign, pid: int, words: str, within: float = 60) -> tuple[int, str]:
+    """Return the exit code of a process that should give up in one line, and what is wrong with how it did."""
     started = time.monotonic()
     code, seconds = campaign.wait(pid), time.monotonic() - started
     fine = code == 1 and words in campaign.said() and "Traceback" not in campaign.said() and seconds < within
-    return "" if fine else f"after {seconds:.0f} s exit code {code}: {campaign.said()[-300:]}"
+    return code, "" if fine else f"after {seconds:.0f} s exit code {code}: {campaign.said()[-300:]}; "
 
 
 @contextmanager
@@ -143,30 +144,30 @@ def full(campaign: Campaign, step: Step) -> None:
     kept = sum(path.stat().st_size for path in (campaign.work / step.out).rglob("*") if path.is_file())
     assert not kept, f"{step.out} is not empty before {step.stage}"
     with own_disk(campaign.work / step.out, 8192) as remount:
-        trouble = refused(campaign, campaign.start(step), "the disk is full; make room")
+        _, trouble = refused(campaign, campaign.start(step), "the disk is full; make room")
         remount("size=100m")
-        campaign.finish(step, "full", trouble)
+        campaign.finish(step, "full", True, trouble)
 
 
 def readonly(campaign: Campaign, step: Step) -> None:
     """Let the output's disk be read-only at first."""
     with own_disk(campaign.work / step.out, 100_000_000) as remount:
         remount("ro")
-        trouble = refused(campaign, campaign.start(step), "the disk is read-only; give a place")
+        _, trouble = refused(campaign, campaign.start(step), "the disk is read-only; give a place")
         remount("rw")
-        campaign.finish(step, "readonly", trouble)
+        campaign.finish(step, "readonly", True, trouble)
 
 
 def locked(campaign: Campaign, step: Step) -> None:
     """Hold the store's database from a random moment on, until the stage gives up."""
     pid = campaign.start(step)
-    time.sleep(campaign.rng.uniform(0, campaign.seconds[step] / 2))
+    campaign.moment(step, pid)
     with database(campaign.work) as ask:
         ask("PRAGMA busy_timeout = 20000")
         ask("BEGIN EXCLUSIVE")
-        done = os.waitpid(pid, os.WNOHANG)[0]
-        trouble = "" if done else refused(campaign, pid, "another process holds the store's database; try again")
-    campaign.finish(step, "locked", trouble)
+        code, trouble = refused(campaign, pid, "another process holds the store's database; try again")
+    done = code == campaign.codes[step]  # it needed the store no more
+    campaign.finish(step, "locked", not done, "" if done else trouble)
 
 
 def server(campaign: Campaign, step: Step) -> None:
@@ -177,11 +178,12 @@ def server(campaign: Campaign, step: Step) -> None:
 
     with serving(campaign.work):
         pid = campaign.start(step, through_it)
-        time.sleep(campaign.rng.uniform(0, campaign.seconds[step]))
+        campaign.moment(step, pid)
     code = campaign.wait(pid)
     fine = code == campaign.codes[step] or "the store's server does not answer; start it" in campaign.said()
     with serving(campaign.work):
-        campaign.finish(step, "server", "" if fine else f"exit code {code}: {campaign.said()[-300:]}", through_it)
+        trouble = "" if fine else f"exit code {code}: {campaign.said()[-300:]}; "
+        campaign.finish(step, "server", code != campaign.codes[step], trouble, through_it)
 
 
 @contextmanager
@@ -218,56 +220,70 @@ def main() -> None:
     """Run the campaign, print its table and, last, one JSON line; exit code 1 if anything was lost or wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=300, help="random kills, over all stages")
-    parser.add_argument("--minutes", type=float, default=60, help="no fault is begun after that")
+    parser.add_argument(
+        "--minutes", type=float, default=60, help="no fault is begun so long after the undisturbed runs"
+    )
     parser.add_argument("--faults", default=",".join(FAULTS), help="which, joined by commas")
     parser.add_argument("--stages", default=",".join(dict.fromkeys(step.stage for step in STEPS)))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log", type=Path, help="file that keeps all trials; the table is of all that are in it")
     given = parser.parse_args()
-    started = time.monotonic()
     torch.set_num_threads(1)  # a process with threads cannot be forked
     for package in (virnuc, model_registry, entrypoints):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if module.name != "model_registry.scoring_model":
                 importlib.import_module(module.name)
-    home = Path(tempfile.mkdtemp())  # not a TemporaryDirectory, which each process would remove as it ends
+    in_memory = Path("/dev/shm")  # where it is: a kill is the same there, and nothing waits for a disk
+    home = Path(tempfile.mkdtemp(dir=in_memory if in_memory.is_dir() else None))
     try:
-        campaign = Campaign(home, np.random.default_rng(given.seed))
-        chosen = given.faults.split(",")
+        campaign = Campaign(home, np.random.default_rng(given.seed), given.log or home / "trials.jsonl")
         steps = [step for step in STEPS if step.disturbed and step.stage in given.stages.split(",")]
         campaign.prepare(steps)
-        once = [(step, fault) for fault in chosen if fault != "kill" for step in steps if FAULTS[fault][1](step)]
-        killed = [(steps[n % len(steps)], "kill") for n in range(given.kills if "kill" in chosen else 0)]
-        for step, fault in [*once, *killed]:
+        started = time.monotonic()
+        for step, fault in plan(steps, given.faults.split(","), given.kills):
             if time.monotonic() - started > 60 * given.minutes:
                 break
             campaign.restore(step)
             FAULTS[fault][0](campaign, step)
-            print(f"{step.stage}, {fault}: done", file=sys.stderr)
+        trials = [json.loads(line) for line in campaign.log.read_text(encoding="utf-8").splitlines()]
     finally:
         shutil.rmtree(home)
-    report(campaign, time.monotonic() - started)
+    report(campaign, trials, time.monotonic() - started)
 
 
-def report(campaign: Campaign, seconds: float) -> None:
+def plan(steps: Sequence[Step], faults: Sequence[str], kills: int) -> Iterator[tuple[Step, str]]:
+    """Yield each step with each fault that suits it, once, and then random kills in rounds over the steps."""
+    yield from ((step, fault) for fault in faults if fault != "kill" for step in steps if FAULTS[fault][1](step))
+    rounds = (step for number in itertools.count() for step in steps if number % step.rounds == step.rounds - 1)
+    yield from ((step, "kill") for step in itertools.islice(rounds, kills if "kill" in faults else 0))
+
+
+def report(campaign: Campaign, trials: Sequence[Mapping[str, Any]], seconds: float) -> None:
     """Print what was found."""
-    faults = [fault for fault in FAULTS if any(fault == done for _, done, _ in campaign.found)]
-    print("tries (of them with another outcome than undisturbed)")
-    print(f"{'stage':10}" + "".join(f"{fault:>10}" for fault in faults))
-    for stage in dict.fromkeys(stage for stage, _, _ in campaign.found):
-        cells = []
-        for fault in faults:
-            bad = sum(n for (s, f, name), n in campaign.found.items() if (s, f) == (stage, fault) and name != "tries")
-            tries = campaign.found[stage, fault, "tries"]
-            cells.append(f"{tries} ({bad})" if tries else "")
-        print(f"{stage:10}" + "".join(f"{cell:>10}" for cell in cells))
-    for line in campaign.wrong:
-        print(line)
-    tries: Counter[str] = Counter()
-    for (_, fault, name), count in campaign.found.items():
-        tries[fault] += count if name == "tries" else 0
+    columns = ("trials", "in mid-work", "resumed", "lost", "wrong", "runs in a wrong state")
+    total = Counter[str]()
+    print(f"| fault | stage | {' | '.join(columns)} |\n|---|---|{'---|' * len(columns)}")
+    for fault, stage in sorted({(trial["fault"], trial["stage"]) for trial in trials}):
+        own = [trial for trial in trials if (trial["fault"], trial["stage"]) == (fault, stage)]
+        row = Counter(
+            {
+                "trials": len(own),
+                "in mid-work": sum(trial["hit"] for trial in own),
+                "resumed": sum(not any(trial[name] for name in BAD) for trial in own),
+                "lost": sum(bool(trial["lost"]) for trial in own),
+                "wrong": sum(bool(trial["wrong"] or trial["answer"]) for trial in own),
+                "runs in a wrong state": sum(bool(trial["states"]) for trial in own),
+            }
+        )
+        total += row
+        print(f"| {fault} | {stage} | {' | '.join(str(row[name]) for name in columns)} |")
+    for trial in trials:
+        for name in BAD:
+            if trial[name]:
+                print(f"{trial['stage']}, {trial['fault']}, {name}: {str(trial[name])[:400]}")
     compared = {step.stage: len(values) for step, values in campaign.expected.items()}
-    print(json.dumps({"tries": tries, "wrong": len(campaign.wrong), "compared": compared, "seconds": round(seconds)}))
-    sys.exit(1 if campaign.wrong else 0)
+    print(json.dumps({**{name: total[name] for name in columns}, "compared": compared, "seconds": round(seconds)}))
+    sys.exit(total["resumed"] < total["trials"])
 
 
 if __name__ == "__main__":

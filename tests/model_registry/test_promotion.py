@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-from contextlib import contextmanager
 from subprocess import PIPE
 
 import mlflow
@@ -23,6 +16,7 @@ from model_registry.locking import promotion_lock
 from model_registry.promotion import promote, rollback
 from tests.shared import experiment as experiments
 from tests.shared.experiment import BASELINE, CANDIDATE
+from tests.shared.postgresql import postgresql
 from virnuc.errors import DataError, GateRefusal, UsageError, VirnucError
 
 NEWER = CANDIDATE[:-1] + "2"
@@ -224,44 +218,3 @@ def test_one_full_cycle_on_postgresql(tmp_path, monkeypatch):
         assert aliases(client) == {"champion": "2", "previous": "1"}
         assert rollback("champion", "me").version == "1"
         mlflow.set_tracking_uri(None)
-
-
-@contextmanager
-def postgresql():
-    """Run a PostgreSQL server of our own for the time of a block and yield the URI of its database."""
-    initdb, server = shutil.which("initdb"), shutil.which("postgres")
-    if not (initdb and server):
-        pytest.skip("no PostgreSQL server program on this machine")
-    pytest.importorskip("psycopg2", reason="no PostgreSQL driver (psycopg2) installed")
-    user = {"user": "nobody"} if os.geteuid() == 0 else {}  # PostgreSQL does not run as root
-    with tempfile.TemporaryDirectory() as home:
-        if user:
-            shutil.chown(home, "nobody")
-        made = subprocess.run([initdb, "-D", f"{home}/data", "-U", "virnuc", "-A", "trust"], stderr=PIPE, **user)
-        if made.returncode:
-            pytest.skip(f"initdb: {made.stderr.decode().strip().splitlines()[0]}")
-        port = str(free_port())
-        command = [server, "-D", f"{home}/data", "-p", port, "-k", home]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL, **user) as process:
-            try:
-                wait_for(port)
-                yield f"postgresql+psycopg2://virnuc@127.0.0.1:{port}/postgres"
-            finally:
-                process.send_signal(signal.SIGINT)  # disconnects whoever is left
-
-
-def wait_for(port):
-    import psycopg2
-
-    for _ in range(100):
-        try:
-            return psycopg2.connect(host="127.0.0.1", port=port, user="virnuc", dbname="postgres").close()
-        except psycopg2.OperationalError:
-            time.sleep(0.1)
-    pytest.skip("the PostgreSQL server does not start here")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

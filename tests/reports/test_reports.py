@@ -3,9 +3,12 @@
 import json
 import re
 from dataclasses import replace
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from markdown import markdown
+from matplotlib.figure import Figure
 
 from tests.shared import PROJECT
 from tests.shared.constructed import frames_table, predicted, side, sides
@@ -16,7 +19,8 @@ from virnuc.evaluation.metrics import METRICS
 from virnuc.evaluation.speed import Timing
 from virnuc.reports.figures import comparison_drawings
 from virnuc.reports.glossary import WORDS
-from virnuc.reports.rendering import HTML, MARKDOWN, VERDICT, svg, terminal_summary
+from virnuc.reports.plots import Drawing
+from virnuc.reports.rendering import HTML, MARKDOWN, VERDICT, Page, svg, terminal_summary, write_page
 from virnuc.reports.sections import sections
 
 
@@ -196,6 +200,22 @@ def test_names_from_outside_are_escaped(tmp_path):
     _, texts = report(compare(slow, [replace(fast, provenance={"Note": "<script>alert(1)</script>|x"})]), tmp_path)
     assert "<script" not in texts[HTML]
     assert "<script" not in texts[MARKDOWN]
+
+
+@pytest.mark.parametrize("suffix", ["html", "md"])
+def test_an_alternative_text_from_outside_stays_a_text(tmp_path, suffix):
+    alt = 'x" onerror="alert(1)](javascript:alert(2)) <img src=y> ` *'
+    drawing = Drawing(Figure(figsize=(1, 1)), "ROC", alt, "A caption.")
+    shown = [section for section in sections(reported("pass")[0]) if section.anchor == "metrics"]
+    page = Page("a kind", "A title", "pass", "Yes.", (), tuple(shown), {"roc": drawing}, "metrics")
+    text = write_page(page, tmp_path, "page")[f"page.{suffix}"].read_text()
+    images = []
+    reader = HTMLParser()
+    reader.handle_starttag = lambda tag, attributes: images.append(dict(attributes)) if tag == "img" else None
+    reader.feed(text if suffix == "html" else markdown(text))
+    (image,) = images
+    assert image.keys() == {"src", "alt"} and image["alt"] == alt
+    assert image["src"].startswith("data:image/svg+xml" if suffix == "html" else "figures/roc.svg")
 
 
 def test_the_same_comparison_gives_the_same_bytes(tmp_path):

@@ -25,7 +25,7 @@ from virnuc.splits.similarity import clusters_of_genomes
 from virnuc.splits.sources import Source, inputs_of, parts_of_records, read_source
 from virnuc.splits.units import LEFT_OUT, PARTS, WHOLE_GENOMES, assign
 from virnuc.storage.directory import OutputDirectory
-from virnuc.storage.files import atomic_path, sha256_file, write_text
+from virnuc.storage.files import atomic_path, read_json, sha256_file, write_text
 from virnuc.storage.manifest import verified_manifest
 
 ASSIGNMENTS = "assignments.parquet"
@@ -58,8 +58,11 @@ class Split:
             DataError: it is unfinished or changed since it was written.
         """
         verified_manifest(directory, "split")
-        table = pq.read_table(directory / ASSIGNMENTS, read_dictionary=list(_REPEATED))
-        metadata = json.loads((directory / METADATA).read_text(encoding="utf-8"))
+        try:
+            table = pq.read_table(directory / ASSIGNMENTS, read_dictionary=list(_REPEATED))
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{directory / ASSIGNMENTS}: not a readable Parquet file; run split again") from error
+        metadata = read_json(directory / METADATA)
         if tuple(table.column_names) != COLUMNS or metadata.get("digest") != assignment_digest(table):
             raise DataError(f"{directory}: its {ASSIGNMENTS} and {METADATA} do not belong together; run split again")
         frames = table.to_pandas(split_blocks=True, self_destruct=True)
