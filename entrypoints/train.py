@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = "checkpoints"  # the artifact folder
 LOGGED_EVERY = 5.0  # s
+_REGISTERING = ".registering.lock"
 
 
 @stage(TrainSettings, tracked=False)
@@ -105,7 +106,7 @@ def _train(
     )
     if not settings.register:
         return None
-    version = _register(result, settings, features, split, tracker)
+    version = _register(result, settings, features, split, directory, tracker)
     say(f"train      registered {version.name} version {version.version}")
     return version
 
@@ -201,16 +202,21 @@ def _log_learning_curve(
 
 
 def _register(
-    result: TrainingResult, settings: TrainSettings, features: FeatureSet, split: Split, tracker: Tracker
+    result: TrainingResult,
+    settings: TrainSettings,
+    features: FeatureSet,
+    split: Split,
+    directory: Path,
+    tracker: Tracker,
 ) -> ModelVersion:
     from model_registry.card import update_card
     from model_registry.packaging import companion_source, log_scoring_model
     from virnuc.evaluation.predictions import temperature_of
     from virnuc.runtime import choose_device
+    from virnuc.storage.files import exclusive
     from virnuc.tracking import model_version, tag_version, version_uri
     from virnuc.training.checkpoint import load_checkpoint
     from virnuc.training.data import chunk_size_of
-    from virnuc.training.earlier import training_directory
 
     chunk_size, recorded = chunk_size_of(features, split)
     if not recorded:
@@ -218,18 +224,19 @@ def _register(
     companion = companion_source(settings.companion, split) if settings.companion else None
     if companion is not None:
         tracker.tags({"companion_run": model_version(companion.origin).run_id})
-    version = log_scoring_model(
-        result.model,
-        f"virnuc-{result.name}",
-        chunk_size=chunk_size,
-        weights=settings.weights,
-        temperature=temperature_of(load_checkpoint(result.model), features, split),
-        companion=companion,
-        seed=settings.seed,
-        training=training_directory(settings, features, split).name,
-        device=choose_device(settings.device).name,
-        on_choice=lambda choices: _log_choices(choices, result.name, tracker),
-    )
+    with exclusive(directory / _REGISTERING):  # the same command may run twice at once, and makes one version
+        version = log_scoring_model(
+            result.model,
+            f"virnuc-{result.name}",
+            chunk_size=chunk_size,
+            weights=settings.weights,
+            temperature=temperature_of(load_checkpoint(result.model), features, split),
+            companion=companion,
+            seed=settings.seed,
+            training=directory.name,
+            device=choose_device(settings.device).name,
+            on_choice=lambda choices: _log_choices(choices, result.name, tracker),
+        )
     if version.run_id != tracker.run_id:
         say(f"train      the same model as that of run {version.run_id}")
     tag_version(version, result.described() | _identity(features, split, chunk_size))

@@ -37,7 +37,7 @@ _STORE_CAUSES = {  # by words of the store's error
     "Connection refused": "the store's server does not answer; start it, or see MLFLOW_TRACKING_URI",
     "Max retries exceeded": "the store's server does not answer; start it, or see MLFLOW_TRACKING_URI",
     "failed with error code 403": "the store's server refuses that to this user; ask who runs it",
-    "failed with error code 401": "the store's server does not know this user; see MLFLOW_TRACKING_USERNAME and its password",
+    "failed with error code 401": "the store's server does not know this user; see MLFLOW_TRACKING_USERNAME",
     "could not connect to server": "the store's database does not answer; start it, or see MLFLOW_TRACKING_URI",
 }
 
