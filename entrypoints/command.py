@@ -83,14 +83,18 @@ class Stage(Generic[S, R]):
 
     def run(self, settings: S, name: str | None = None) -> R:
         """Run the stage in its own run, a child if a run is active; without one if its parameter `track` says so."""
+        from virnuc.storage.remote import on_this_machine
+
         if not self._tracked:
-            return self._body(settings)
+            with on_this_machine(settings) as local:
+                return self._body(local)
         from virnuc.tracking import NullTracker, tracked_run
 
         if not getattr(settings, "track", True):
-            return self._body(settings, NullTracker())
-        with tracked_run(self.name, settings, name) as tracker:
-            return self._body(settings, tracker)
+            with on_this_machine(settings) as local:
+                return self._body(local, NullTracker())
+        with tracked_run(self.name, settings, name) as tracker, on_this_machine(settings) as local:
+            return self._body(local, tracker)
 
     def main(self) -> None:
         """Parse the command line, run, and exit with the stage's code."""

@@ -49,7 +49,7 @@ def run_on_cluster(
         gpus: likewise.
 
     Raises:
-        VirnucError: the first one that a worker raised.
+        VirnucError: the first one that a worker raised; or the cluster itself failed.
     """
     ray = _connected()
     from ray.util.queue import Queue
@@ -68,6 +68,8 @@ def run_on_cluster(
                 ended[running.pop(reference)] = _how_it_ended(ray, reference)
         _pass_on(messages, hear)
         return ", ".join(f"{name}: {how}" for name, how in ended.items())
+    except ray.exceptions.RayError as error:
+        raise VirnucError(f"the Ray cluster failed ({type(error).__name__}); the same command resumes here") from error
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
