@@ -16,7 +16,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH" MLFLOW_DISABLE_TELEMETRY=true
 PORT ?= 5000
-ON_ALL_CORES := --numprocesses=auto --maxprocesses=4 --dist=loadfile
+ON_ALL_CORES := --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
 
 LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet \
     --no-header --no-annotate --no-emit-package torch
@@ -44,13 +44,10 @@ ui: .venv/.installed
 	@$(RUN) mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
 
 test: .venv/.installed-test
-	@$(RUN) pytest $(ON_ALL_CORES) -m "not e2e"
-	@$(RUN) pytest -m e2e
+	@$(RUN) pytest $(ON_ALL_CORES)
 
 coverage: .venv/.installed-test
-	@$(RUN) coverage erase
-	@$(RUN) pytest $(ON_ALL_CORES) -m "not e2e" --cov --cov-report=
-	@$(RUN) pytest -m e2e --cov --cov-append
+	@$(RUN) pytest $(ON_ALL_CORES) --cov
 
 test-fast: .venv/.installed-test
 	@$(RUN) pytest $(ON_ALL_CORES) -m "not e2e"

@@ -23,6 +23,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest runs a process a core; read when torch is loaded
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keep a file's tests in one process, and all that look at the demo, which come first: they take longest."""
+    items.sort(key=lambda item: not item.get_closest_marker("e2e"))
+    for item in items:
+        group = "demo" if item.get_closest_marker("e2e") else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def genomes() -> Path:
     """The embedded genomes of ten groups."""
