@@ -34,7 +34,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")  # a server may ta
 
 
 class _Command(click.Command):
-    """A command that answers wrong usage with one line, as it answers all other errors."""
+    """A command that reports wrong usage in one line, like all other errors."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse, and end with exit code 2 where that fails."""
@@ -111,7 +111,7 @@ class Stage(Generic[S, R]):
             click.echo(masked(f"{self.name}: {error}"), err=True)
             sys.exit(error.exit_code)
         except (KeyboardInterrupt, Terminated):
-            click.echo(f"{self.name}: stopped; the same command resumes here", err=True)
+            click.echo(f"{self.name}: stopped; give the same command again to resume", err=True)
             sys.exit(1)
         except Exception as error:
             cause = cause_outside(error)
@@ -181,5 +181,5 @@ def _config_option(stage: str) -> click.Option:
         is_eager=True,
         expose_value=False,
         callback=take,
-        help="YAML file of parameters by name, and of sections by stage, which come first; the command line wins.",
+        help="YAML file of parameters; a stage's section overrides the rest, the command line overrides the file.",
     )

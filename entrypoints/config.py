@@ -1,6 +1,6 @@
 """`--config experiment.yaml`: parameters by name, and sections of parameters by stage.
 
-A parameter at the top is for every stage that has one of that name; a stage's section comes before it. The same file
+A parameter at the top is for every stage that has it; a stage's section overrides it. The same file
 can be given to each stage and to the pipeline, which hands what is not its own on to the stages.
 """
 
@@ -17,7 +17,7 @@ def read_config(path: Path, stage: str) -> dict[str, Any]:
     """Return the parameters that a file gives to a stage, as texts, lists and mappings of texts.
 
     Raises:
-        UsageError: the file is no YAML mapping, or a name in it is not one of a parameter or a stage.
+        UsageError: the file is not a YAML mapping, or a name in it is neither a parameter nor a stage.
     """
     document = _load(path)
     sections = {key: value for key, value in document.items() if isinstance(value, dict) and key in STAGES}

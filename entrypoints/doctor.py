@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def doctor(settings: DoctorSettings) -> list[Check]:
     """Check Python, torch and its device, attention, the encoders' weights, the MLflow store and the champion.
 
-    Lists what lies below --data too: kind, size, and what would be lost with it.
+    It also lists what --data holds: kind, size, and what deleting it would cost.
 
     Exit code 4 if a check fails; a warning says what to expect.
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def download(settings: DownloadSettings, tracker: Tracker) -> None:
     """Fetch RefSeq files, a seeded sample of each division, and the weights of encoders.
 
-    A download that stopped goes on where it was; every file is checked against the release's MD5. Encoders go to the
+    A stopped download resumes where it was; every file is checked against the release's MD5. Encoders go to the
     hub's cache at their pinned revisions, where all other stages find them.
     """
     from entrypoints.progress import bars

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @stage(ExtractSettings)
 def extract(settings: ExtractSettings, tracker: Tracker) -> Manifest:
-    """Embed every frame: its DNA by one encoder, its protein by another, both joined.
+    """Embed every frame: its DNA with one encoder, its protein with another, and join the two vectors.
 
     Finished shards are skipped, so a stopped extraction resumes where it was, and several processes can share the
     work: one for each GPU, or --workers of them on a CPU. Each encoder's half is computed once, whichever feature sets

@@ -33,7 +33,7 @@ def import_model(settings: ImportModelSettings, tracker: Tracker) -> ModelVersio
         "imported_as": f"{settings.encoder} {settings.chunk_size}",
     }
     if before := _imported_before(imported):
-        say(f"import     this file is {before.name} version {before.version} already")
+        say(f"import     this file is already registered: {before.name} version {before.version}")
         return before
     version = _register_metrics(settings, tracker) if settings.metrics else _register_model(settings, tracker)
     tracker.tags(imported)

@@ -161,7 +161,7 @@ class Experiment:
         return _finished("benchmark", same)
 
     def judge(self, models: list[str], timed: str) -> dict[str, Any]:
-        """Compare the models and, if told, promote the candidate; return the verdict document.
+        """Compare the models and, if asked to, promote the candidate; return the verdict document.
 
         Raises:
             GateRefusal: the candidate may not replace the baseline.
@@ -184,7 +184,7 @@ class Experiment:
         if self.settings.promote:
             promote.run(self.settings.of_stage(PromoteSettings, candidate=candidate))
         else:
-            say(f"promote    not told to: read the report, then virnuc promote --candidate {candidate}")
+            say(f"promote    not asked for: read the report, then run virnuc promote --candidate {candidate}")
         return document
 
     def _extract(self, dna: str, protein: str) -> _Extracted:

@@ -27,7 +27,7 @@ SHOWN = 5  # sequences and regions on the terminal
 
 @stage(PredictSettings)
 def predict(settings: PredictSettings, tracker: Tracker | NullTracker) -> Manifest:
-    """Call sequences viral or not with a registered model, in chunks; every chunk comes out exactly once.
+    """Call sequences viral or not with a registered model, in chunks; every chunk is in the output exactly once.
 
     Chunks are scored by what was best on the model's validation chunks; those without an open reading frame are marked.
     A stopped prediction resumes when the same command is given again.

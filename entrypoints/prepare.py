@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def prepare(settings: PrepareSettings, tracker: Tracker) -> Manifest:
     """Cut genomes into chunks and keep the reading frames that have no stop codon.
 
-    A directory that is finished is left as it is; one that is not is finished.
+    A finished directory is left as it is; an unfinished one is completed.
     """
     from entrypoints.progress import bars
     from virnuc.sequences.preparing import prepare as prepare_frames

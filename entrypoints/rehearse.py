@@ -64,7 +64,7 @@ def _pipeline(settings: RehearseSettings) -> PipelineSettings:
 
 
 def _timing(settings: RehearseSettings) -> dict[str, Any]:
-    """Return how many frames are timed, how often."""
+    """Return how many frames are timed, and how often."""
     from virnuc.runtime import choose_device
 
     return TIMING[choose_device(settings.device).name.partition(":")[0]]

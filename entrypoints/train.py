@@ -152,7 +152,7 @@ def _run(settings: TrainSettings, run_id: str, name: str) -> AbstractContextMana
     from virnuc.tracking import continued_run, run_status, tracked_run
 
     if run_status(run_id) not in (None, "FINISHED"):
-        say(f"train      {name}: going on with run {run_id}")
+        say(f"train      {name}: resuming run {run_id}")
         return continued_run(run_id)
     return tracked_run("train", settings, f"{name} train")
 

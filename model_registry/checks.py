@@ -23,7 +23,7 @@ MIN_TORCH = (2, 5)  # scaled_dot_product_attention with the backends used here
 
 
 def examine(settings: DoctorSettings) -> list[Check]:
-    """Make all checks, each whatever becomes of the others."""
+    """Make all checks, whether or not others fail."""
     checks: list[Check] = []
     for check in (
         _python,

@@ -76,7 +76,7 @@ def read_replicates(version: ModelVersion, own: Checkpoint) -> dict[int, Checkpo
             place = f"{path.parent}/{REPLICATES}/{seed}/{path.name}"
             found[seed] = load_checkpoint(download(str(version.run_id), place, Path(temporary)))
         if found[seed].metadata != own.metadata | {"seed": seed}:
-            raise DataError(f"{version_uri(version)}: {place} is no replicate of this model; train it again")
+            raise DataError(f"{version_uri(version)}: {place} is not a replicate of this model; train it again")
     return found
 
 
@@ -149,7 +149,7 @@ def with_speed(
         wanted = [["benchmark", baseline.encoder, candidate.encoder] for candidate in candidates]
         if timed not in wanted or run.info.status != "FINISHED":
             pairs = " or ".join(f"{old} and {new}" for _, old, new in wanted)
-            raise DataError(f"run {run.info.run_id} is no finished benchmark of {pairs}; run benchmark with them")
+            raise DataError(f"run {run.info.run_id} is not a finished benchmark of {pairs}; run benchmark with them")
         chosen[timed[2]] = run
     return [_timed(candidate, chosen.get(candidate.encoder), baseline) for candidate in candidates]
 
@@ -238,7 +238,7 @@ def _decisive_settings(training: Run) -> dict[str, str]:
 
 
 def measured(run: Run) -> dict[str, float]:
-    """Return all that an evaluation measured, by MLflow key; what the run itself has goes before what its file says."""
+    """Return all that an evaluation measured, by MLflow key; the run's own values come before those of its file."""
     found = {name: value for name, value in run.data.metrics.items() if name.startswith("test/")}
     if run.data.tags.get("virnuc.metrics") != METRICS:  # metrics from elsewhere, or logged by an earlier virnuc
         return found

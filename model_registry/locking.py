@@ -46,9 +46,7 @@ class HeldLock:
     def still_held(self) -> None:
         """Raise a VirnucError if another process has taken the lock over."""
         if not self.is_held():
-            raise VirnucError(
-                "another process took the promotion lock over, as this one was silent too long; try again"
-            )
+            raise VirnucError("another process took over the promotion lock, which this one held too long; try again")
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The registered model: DNA in, viral probabilities out. MLflow loads this file as code, so no pickle is needed.
 
 A request whose columns or types are wrong is refused as a whole (HTTP 400). A row that cannot be scored (no
-sequence, an empty one, letters that are no DNA, more than 10 million letters) gets the status `invalid` and an
+sequence, an empty one, letters that are not DNA, more than 10 million letters) gets the status `invalid` and an
 `error`, and the other rows are scored; a request in which no row can be scored is refused too, row by row.
 """
 

@@ -21,10 +21,10 @@ _SHORTEST_SECRET = 6  # letters; a shorter value of a variable would mask ordina
 
 _CAUSES = {
     errno.ENOSPC: "the disk is full; make room and give the same command again",
-    errno.EDQUOT: "the quota of the disk is used up; make room and give the same command again",
+    errno.EDQUOT: "the disk quota is used up; make room and give the same command again",
     errno.EROFS: "the disk is read-only; give a place that can be written to",
-    errno.EACCES: "no permission; give another place, or ask for the permission",
-    errno.EPERM: "no permission; give another place, or ask for the permission",
+    errno.EACCES: "permission denied; choose another place or ask for access",
+    errno.EPERM: "permission denied; choose another place or ask for access",
     errno.ENOTDIR: "a file is where a directory is needed; give another --out",
     errno.EEXIST: "a file is where a directory is needed; give another --out",
     errno.EISDIR: "a directory is where a file is needed; name the file",

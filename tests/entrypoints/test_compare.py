@@ -69,7 +69,7 @@ def test_the_newest_benchmark_counts_unless_one_is_named_and_others_are_refused(
     assert "1 frames are too few" in newest["answer"]
     assert judged(CANDIDATE, benchmark=(first.info.run_id,))["outcome"] == "PASS"
     for wrong in (runs_of("train")[0].info.run_id, "0123"):
-        with pytest.raises(DataError, match=f"{wrong} is no finished benchmark|has no run {wrong}"):
+        with pytest.raises(DataError, match=f"{wrong} is not a finished benchmark|has no run {wrong}"):
             compare.run(CompareSettings(baseline=BASELINE, candidate=(CANDIDATE,), benchmark=(wrong,)))
 
 

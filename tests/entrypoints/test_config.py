@@ -100,7 +100,7 @@ def test_the_demos_file_and_mlflow_run_give_every_stage_the_same_settings():
         ("train", "train: {epoch: 3}", "no parameter of train in .* called 'epoch'; did you mean 'epochs'?"),
         ("pipeline", "trian: {epochs: 3}", "no parameter or stage in .* called 'trian'; did you mean 'train'?"),
         ("pipeline", "train: {features: x}", "train.features: the pipeline sets it itself"),
-        ("pipeline", "train: {epochs: many}", "--epochs 'many': this is no int"),
+        ("pipeline", "train: {epochs: many}", "--epochs 'many': not a value of type int"),
         ("pipeline", "train: {epochs: 0}", "--epochs 0: use a number of at least 1"),
         ("train", "epochs: many", "'many' is not a valid integer"),
         ("train", "epochs: [1, 2]", "epochs takes one value"),

@@ -57,7 +57,7 @@ def locked():
     [
         (OSError(errno.ENOSPC, "No space left on device", "/data/x"), "/data/x: the disk is full; make room"),
         (OSError(errno.EROFS, "Read-only file system", "/data/x"), "/data/x: the disk is read-only"),
-        (PermissionError(errno.EACCES, "Permission denied", "/data/x"), "/data/x: no permission"),
+        (PermissionError(errno.EACCES, "Permission denied", "/data/x"), "/data/x: permission denied"),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/b"), "a/b: a file is where a directory is needed"),
         (FileExistsError(errno.EEXIST, "File exists", "a"), "a: a file is where a directory is needed"),
         (locked(), "another process holds the store's database; try again"),

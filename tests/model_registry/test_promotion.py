@@ -196,7 +196,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(client):
     with promotion_lock(client, "me", wait=1) as lock:
         lock.still_held()
         client.set_registered_model_tag("virnuc-promotion-lock", "token", "another's")
-        with pytest.raises(VirnucError, match="took the promotion lock over"):
+        with pytest.raises(VirnucError, match="took over the promotion lock"):
             lock.still_held()
 
 

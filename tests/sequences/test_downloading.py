@@ -157,7 +157,7 @@ def test_what_waiting_cannot_help_is_an_error_at_once_and_the_rest_after_eight_t
         fetch(mirror, tmp_path / "gone")
     mirror.faults[name] = [503] * 8
     waits = []
-    with pytest.raises(VirnucError, match=r"503.*8 times; the same command resumes here"):
+    with pytest.raises(VirnucError, match=r"503.*8 times; give the same command again to resume"):
         fetch(mirror, tmp_path / "down", waits)
     assert waits == [1, 2, 4, 8, 16, 32, 60]
     fetch(mirror, tmp_path / "down")

@@ -1,4 +1,4 @@
-"""Encoders: DNA or a protein to a vector, by native code, from weights that prove themselves."""
+"""Encoders: DNA or a protein to a vector, by native code, from weights that are checked."""
 
 from virnuc.encoders.interface import Encoder, EncoderProvenance, Tokens
 from virnuc.encoders.spec import EncoderSpec

@@ -19,7 +19,7 @@ DEFAULT_BATCH_TOKENS = ExtractSettings.batch_tokens
 
 @dataclass(frozen=True)
 class EncoderProvenance:
-    """All that decides an encoder's vectors; two encoders that differ here must not share a directory."""
+    """Everything that decides an encoder's vectors; two encoders that differ in it must not share a directory."""
 
     name: str
     kind: str  # dna or protein

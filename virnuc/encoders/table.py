@@ -212,7 +212,7 @@ def load_encoder(
     precision: str = "fp32",
     revisions: Mapping[str, str] | None = None,
 ) -> Encoder:
-    """Load an encoder and let it prove itself.
+    """Load an encoder and check it.
 
     Args:
         name: as `find_encoder` takes it.

@@ -1,4 +1,4 @@
-"""Stop-watch and peak of matrix products: what figures of speed are held against."""
+"""Timing, and the peak speed of matrix products that figures are compared with."""
 
 from __future__ import annotations
 

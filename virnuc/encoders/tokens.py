@@ -21,7 +21,7 @@ _CLS, _EOS = ESM_VOCABULARY.index("<cls>"), ESM_VOCABULARY.index("<eos>")
 
 
 def letter_table(letters: Sequence[str], codes: Sequence[int]) -> np.ndarray:
-    """Return a table from byte to code, [256] int32; bytes that are no letter here give -1."""
+    """Return a table from byte to code, [256] int32; bytes that are not letters here give -1."""
     table = np.full(256, -1, dtype=np.int32)
     for letter, code in zip(letters, codes, strict=True):
         table[ord(letter)] = code

@@ -89,7 +89,7 @@ def class_weights(labels: Labels, prevalence: float) -> Floats:
 def mcnemar(baseline_right: NDArray[np.bool_], candidate_right: NDArray[np.bool_]) -> dict[str, float]:
     """Return McNemar's exact test of two paired classifiers: rows that only one gets right, and the p-value.
 
-    It takes rows for independent, which frames of one genome are not; its p-value is too small and no rule uses it.
+    It takes rows to be independent, which frames of one genome are not: its p-value is too small, and no rule uses it.
     """
     only_baseline = int((baseline_right & ~candidate_right).sum())
     only_candidate = int((~baseline_right & candidate_right).sum())

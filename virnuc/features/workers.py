@@ -41,7 +41,7 @@ def extract_together(settings: ExtractSettings, progress: Progress = silent) -> 
 
     codes = workers.run(lambda device: partial(_work, replace(settings, device=device)), hear)
     if not finished:
-        raise VirnucError(f"all workers ended before the work did ({codes}); the same command resumes here")
+        raise VirnucError(f"all workers ended before the work did ({codes}); give the same command again to resume")
     return read_manifest(finished[0], "features")
 
 

@@ -195,7 +195,7 @@ class _Fetcher:
                 while block := answer.raw.read1(_BLOCK):
                     stream.write(block)
                     if self.stop.is_set():
-                        raise VirnucError(f"{url}: stopped; the same command resumes here")
+                        raise VirnucError(f"{url}: stopped; give the same command again to resume")
         announced = answer.headers.get("Content-Length")
         if announced and _size(part) != have + int(announced):
             raise requests.ConnectionError("the connection broke off")
@@ -211,7 +211,9 @@ class _Fetcher:
                 failures = 1 if gained() > before else failures + 1
                 if failures == _TRIES:
                     reason = " ".join(str(error).split())[:200]
-                    raise VirnucError(f"{url}: {reason}; {_TRIES} times; the same command resumes here") from error
+                    raise VirnucError(
+                        f"{url}: {reason}; {_TRIES} times; give the same command again to resume"
+                    ) from error
             self.wait(min(_LONGEST_WAIT, 2.0 ** (failures - 1)))
 
 

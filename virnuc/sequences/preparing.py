@@ -109,7 +109,7 @@ def _stage_all(
         return work(partial(hear, ""))
     codes = workers.run(lambda device: work, hear)
     if not all(note_of(output, source).is_file() for source in unread):
-        raise VirnucError(f"all workers ended before the work did ({codes}); the same command resumes here")
+        raise VirnucError(f"all workers ended before the work did ({codes}); give the same command again to resume")
 
 
 def _finish(output: OutputDirectory, settings: PrepareSettings, sources: Sequence[SourceFile]) -> Manifest:

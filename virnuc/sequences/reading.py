@@ -147,7 +147,7 @@ def checked_dna(sequence: str, path: Path, record: str) -> str:
     """Return a sequence in upper case, U as T.
 
     Raises:
-        ParseError: it has a letter that is no IUPAC base.
+        ParseError: a letter is not an IUPAC base.
     """
     dna = sequence.upper().replace("U", "T") if sequence.isascii() else sequence  # upper case of ß is SS
     wrong = _NOT_DNA.search(dna)

@@ -1,4 +1,4 @@
-"""A few frames of a finished directory, as a small directory of frames: enough to rehearse an experiment on."""
+"""A few frames of a finished directory, as a small directory of their own: enough to rehearse an experiment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parameters of what runs many stages: those of the stages, by the same names."""
+"""The parameters of the stages that run others: those of the others, by the same names."""
 
 from __future__ import annotations
 

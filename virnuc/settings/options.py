@@ -1,6 +1,6 @@
 """What a parameter is: type, default, help text, range, and whether it decides a result, declared once at its field.
 
-A value is read from text once, here; from then on it travels as what it means. `plain` writes it back as text, for
+A value is parsed once, here, and keeps its type from then on. `plain` writes it back as text, for
 command lines, MLflow and manifests.
 """
 
@@ -135,7 +135,7 @@ def parse_list(text: str) -> tuple[str, ...]:
 
 
 def parse_pairs(text: str) -> dict[str, str]:
-    """Read `NAME=VALUE,NAME=VALUE` into a mapping; what follows a comma without a name is of the value before it.
+    """Read `NAME=VALUE,NAME=VALUE` into a mapping; text after a comma that holds no `=` belongs to the value before it.
 
     Raises:
         UsageError: an item without a name or a value.
@@ -156,7 +156,7 @@ def parse_features(text: str) -> tuple[FeatureSource, ...]:
     """Read `DIR,DIR@BP` into feature sources.
 
     Raises:
-        UsageError: what follows an @ is no number.
+        UsageError: the text after an @ is not a number.
     """
     sources = []
     for item in parse_list(text):
@@ -190,7 +190,7 @@ def parse(declared: Field[Any], text: str) -> Any:
     try:
         return {**_SCALARS, **COLLECTIONS}[str(declared.type)](text)
     except (KeyError, ValueError) as error:
-        raise UsageError(f"{flag_name(declared.name)} {text!r}: this is no {declared.type}") from error
+        raise UsageError(f"{flag_name(declared.name)} {text!r}: not a value of type {declared.type}") from error
 
 
 def _metadata(settings: Settings, name: str) -> Mapping[str, Any]:
@@ -226,12 +226,12 @@ REFSEQ_DIVISIONS = (
 chunk_size = partial(option, minimum=MIN_CHUNK_SIZE)
 seed = partial(option, 42, minimum=0, below=2**63)
 out = partial(option, decisive=False)
-device = partial(option, "auto", help="Device to compute on: auto, cpu, cuda or cuda:N; of several the first.")
+device = partial(option, "auto", help="Device to compute on: auto, cpu, cuda or cuda:N; the first of several.")
 engine = partial(
     option,
     "local",
-    help="What runs the workers: local, processes of this machine; ray, the Ray cluster of RAY_ADDRESS, or one of this "
-    "machine alone.",
+    help="Where workers run: local, in processes of this machine; ray, on the Ray cluster at RAY_ADDRESS, or on one of "
+    "this machine alone.",
     choices=("local", "ray"),
     decisive=False,
 )

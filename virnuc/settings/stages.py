@@ -44,12 +44,12 @@ class DownloadSettings(Settings):
     )
     files: Mapping[str, str] = option(
         {"viral": "all", "invertebrate": "10", "plant": "10", "vertebrate_mammalian": "10", "vertebrate_other": "10"},
-        "Files drawn of each division, as DIVISION=N or DIVISION=all, joined by commas; one where none is given.",
+        "Number of files to draw from each division, as DIVISION=N or DIVISION=all, joined by commas. Default: 1.",
     )
     mirror: str = option(
         "https://ftp.ncbi.nlm.nih.gov/refseq/release", "URL of the release's directory.", decisive=False
     )
-    connections: int = option(3, "Files fetched at once.", minimum=1, maximum=8, decisive=False)
+    connections: int = option(3, "Files downloaded at the same time.", minimum=1, maximum=8, decisive=False)
     encoders: tuple[str, ...] = option((), "Encoders, joined by commas, whose weights go to the hub's cache.")
     revisions: Mapping[str, str] = revisions()
     seed: int = seed("Seed of the draw of files.")
@@ -78,9 +78,9 @@ class PrepareSettings(Settings):
         "cds keeps frames inside annotated coding sequences; open keeps every stop-free frame.",
         choices=("cds", "open"),
     )
-    balance: bool = option(False, "Draw as many frames of the larger class as the smaller one has.")
+    balance: bool = option(False, "Sample the larger class down to the size of the smaller one.")
     engine: str = engine()
-    workers: int = option(1, "Processes that read files, one each; 0 takes all cores.", minimum=0, decisive=False)
+    workers: int = option(1, "Processes, each reading one file at a time; 0 uses all cores.", minimum=0, decisive=False)
     seed: int = seed("Seed of the draw that --balance makes.")
     out: str = out("data/frames", "Directory for the frames.")
 
@@ -127,7 +127,7 @@ class SplitSettings(Settings):
     clade: str = option("", "Name of the organism or taxon that unit lineage holds out for testing.")
     after: str = option("", "Unit lineage holds out genomes deposited after this date (YYYY-MM-DD) for testing.")
     identity: float = option(
-        0.5, "Identity of two sequences from which on unit cluster takes them for similar.", above=0, maximum=1
+        0.5, "Sequence identity from which unit cluster treats two sequences as similar.", above=0, maximum=1
     )
     coverage: float = option(
         0.5, "Share of both sequences that an alignment must cover for unit cluster.", above=0, maximum=1
@@ -141,7 +141,7 @@ class SplitSettings(Settings):
     )
     straddling: str = option(
         "drop",
-        "With unit file, drop leaves frames out of training whose genome is in a test file too; keep keeps them.",
+        "With unit file: drop leaves training frames out whose genome is also in a test file; keep keeps them.",
         choices=("drop", "keep"),
     )
     genomes: str = option(
@@ -217,12 +217,12 @@ class TrainSettings(Settings):
     )
     replicates: int = option(
         5,
-        "Trainings that differ in the seed alone, made together. The one with the median validation loss is "
+        "Trainings that differ only in their seed, made together. The one with the median validation loss is "
         "registered; 1 is the published single training.",
         minimum=1,
     )
     learning_curve: bool = option(
-        False, "Train on 1/8, 1/4 and 1/2 of the training genomes too, and draw the curve.", decisive=False
+        False, "Also train on 1/8, 1/4 and 1/2 of the training genomes, and draw the learning curve.", decisive=False
     )
     readers: int = option(1, "Threads that read ahead; the result does not depend on it.", minimum=1, decisive=False)
     seed: int = seed(
@@ -271,7 +271,7 @@ class EvaluateSettings(Settings):
         "Directory of the feature set of the model's encoders, or several with different chunk sizes, as in train.",
     )
     split: str = option("data/test_set", "Directory of the split.")
-    shuffled: bool = option(True, "Test on frames with shuffled letters too, as a control.")
+    shuffled: bool = option(True, "Also test on frames with shuffled letters, as a control.")
     chunks: int = option(
         4000, "Maximum number of test chunks to score as predict does, drawn by the seed; 0 leaves them out.", minimum=0
     )
@@ -292,7 +292,7 @@ class BenchmarkSettings(Settings):
         "Directory of frames, as `prepare` writes it.",
         decisive=False,  # their digest is
     )
-    sample: int = option(1000, "Frames in the sample, drawn with the set's own lengths.", minimum=1)
+    sample: int = option(1000, "Frames in the sample, drawn from all frames alike.", minimum=1)
     runs: int = option(5, "Timed runs of each encoder, in turns; the lower end of their ratios counts.", minimum=1)
     warmup: int = option(50, "Warm-up batches of each encoder before the first timed run.", minimum=0)
     precision: tuple[str, ...] = option(
@@ -362,7 +362,10 @@ class PromoteSettings(Settings):
         super().__post_init__()
         _check(self.rollback != bool(self.candidate), "give either --candidate models:/NAME/VERSION or --rollback yes")
         usable = re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,99}", self.alias) and self.alias.lower() != "latest"
-        _check(bool(usable) and not self.alias.startswith("previous"), f"--alias {self.alias!r}: use another word")
+        _check(
+            bool(usable) and not self.alias.startswith("previous"),
+            f"--alias {self.alias!r}: choose another name",
+        )
 
 
 @dataclass(frozen=True)
@@ -386,11 +389,11 @@ class PredictSettings(Settings):
         0.05, "Share of the chunks that --false-discoveries assumes to be viral.", above=0, below=1
     )
     region_threshold: float = option(
-        0.5, "Viral probability of a chunk that speaks neither for nor against a viral region.", above=0, below=1
+        0.5, "Viral probability at which a chunk counts neither for nor against a viral region.", above=0, below=1
     )
     region_evidence: float = option(
         12.0,
-        "What the log-odds of a viral region's chunks must sum up to; less gives more and shorter regions, 0 every run "
+        "Smallest sum of log-odds over the chunks of a viral region; less gives more and shorter regions, 0 every run "
         "of viral chunks.",
         minimum=0,
     )
@@ -420,5 +423,5 @@ class DoctorSettings(Settings):
     revisions: Mapping[str, str] = revisions()
     device: str = device()
     data: str = option(
-        "data", "Directory whose contents are listed, with what would be lost with each.", decisive=False
+        "data", "Directory to list: what it holds, and what deleting each part would cost.", decisive=False
     )

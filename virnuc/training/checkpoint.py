@@ -142,7 +142,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         UsageError: there is no such file.
-        DataError: it is damaged, or is no checkpoint.
+        DataError: it is damaged or not a checkpoint.
         IncompatibleCheckpointError: its version is unknown, or its weights do not have the sizes that it states.
     """
     document = load_plain(path)

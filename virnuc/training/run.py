@@ -92,7 +92,7 @@ def train(
     """Train the classifiers in `directory`, or resume from the last finished epoch of the training there.
 
     The replicates have the seeds from `settings.seed` on. All see the same rows in the same order, that of the first
-    seed; initial weights and dropout are by each one's own. One that has stopped early leaves the pass.
+    seed; initial weights and dropout are by each one's own. A replicate that stops early leaves the pass.
 
     Args:
         features: the vectors.
