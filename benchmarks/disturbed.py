@@ -162,6 +162,11 @@ class Campaign:
         """Return all that a step has left, each value by where it is."""
         return outcome(self.work, step, {run for run, _ in runs(self.before(step))})
 
+    def trials(self) -> list[dict[str, Any]]:
+        """Return what was noted, by earlier campaigns with this log too."""
+        lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
+        return [json.loads(line) for line in lines]
+
     def said(self) -> str:
         """What the last process printed."""
         return (self.home / "said.txt").read_text(encoding="utf-8")

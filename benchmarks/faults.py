@@ -36,7 +36,7 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -226,7 +226,9 @@ def main() -> None:
     parser.add_argument("--faults", default=",".join(FAULTS), help="which, joined by commas")
     parser.add_argument("--stages", default=",".join(dict.fromkeys(step.stage for step in STEPS)))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--log", type=Path, help="file that keeps all trials; the table is of all that are in it")
+    parser.add_argument(
+        "--log", type=Path, help="file that keeps all trials; what is in it is not tried again, but for kills"
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)  # a process with threads cannot be forked
     for package in (virnuc, model_registry, entrypoints):
@@ -240,22 +242,28 @@ def main() -> None:
         steps = [step for step in STEPS if step.disturbed and step.stage in given.stages.split(",")]
         campaign.prepare(steps)
         started = time.monotonic()
-        for step, fault in plan(steps, given.faults.split(","), given.kills):
+        done = {(trial["stage"], trial["fault"]) for trial in campaign.trials()}
+        for step, fault in plan(steps, given.faults.split(","), given.kills, done):
             if time.monotonic() - started > 60 * given.minutes:
                 break
             campaign.restore(step)
             FAULTS[fault][0](campaign, step)
-        trials = [json.loads(line) for line in campaign.log.read_text(encoding="utf-8").splitlines()]
+        trials = campaign.trials()
     finally:
         shutil.rmtree(home)
     report(campaign, trials, time.monotonic() - started)
 
 
-def plan(steps: Sequence[Step], faults: Sequence[str], kills: int) -> Iterator[tuple[Step, str]]:
-    """Yield each step with each fault that suits it, once, and then random kills in rounds over the steps."""
-    yield from ((step, fault) for fault in faults if fault != "kill" for step in steps if FAULTS[fault][1](step))
+def plan(
+    steps: Sequence[Step], faults: Sequence[str], kills: int, done: Set[tuple[str, str]]
+) -> Iterator[tuple[Step, str]]:
+    """Yield random kills, in rounds over the steps, and among them each step with each other fault that suits it."""
+    others = [(step, fault) for fault in faults if fault != "kill" for step in steps if FAULTS[fault][1](step)]
+    others = [(step, fault) for step, fault in others if (step.stage, fault) not in done]
     rounds = (step for number in itertools.count() for step in steps if number % step.rounds == step.rounds - 1)
-    yield from ((step, "kill") for step in itertools.islice(rounds, kills if "kill" in faults else 0))
+    killed = [(step, "kill") for step in itertools.islice(rounds, kills if "kill" in faults else 0)]
+    for pair in itertools.zip_longest(killed, others):
+        yield from (one for one in pair if one)
 
 
 def report(campaign: Campaign, trials: Sequence[Mapping[str, Any]], seconds: float) -> None:
