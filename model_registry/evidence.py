@@ -207,6 +207,7 @@ def _evaluated(run: Run, training: Run) -> dict[str, Any]:
         "checkpoint": agreement["checkpoint"],
         "features": agreement["features"],
         "untested": tags.get("virnuc.untested_groups", ""),
+        "unnamed_viruses_of": tags.get("virnuc.unnamed_viruses_of", ""),
         "left_out": tags.get("virnuc.no_chunks", ""),
         "validation": _validation(training.data.tags.get("virnuc.model", ""), split_digest),
     }

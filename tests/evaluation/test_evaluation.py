@@ -1,5 +1,7 @@
 """Evaluation on real feature shards and a real split, with a classifier whose answers are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,13 +16,14 @@ from virnuc.evaluation.calibration import fit_temperature, threshold_for, viral_
 from virnuc.evaluation.controls import permuted_labels, shuffle_sequences
 from virnuc.evaluation.evaluation import evaluate, metrics_of
 from virnuc.evaluation.predictions import PREDICTION_COLUMNS, chunk_ids, chunk_predictions, frame_predictions
-from virnuc.evaluation.seen import SEEN_COLUMNS, relative_metrics
+from virnuc.evaluation.seen import SEEN_COLUMNS, encoders_of_unnamed_viruses, relative_metrics
 from virnuc.evaluation.strata import MIN_FRAMES, strata
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.shards import write_shard
 from virnuc.settings import SplitSettings
 from virnuc.splits.assignment import split as make_split
 
+READ = {"hexamer_tiny": {"NC_1", "GeneID.2"}, "of_bacteria": {"NC_1"}}  # by encoder
 SPREAD = ("accuracy_mean", "accuracy_sd", "accuracy_low", "accuracy_high")
 
 
@@ -354,3 +357,13 @@ def test_strata_count_everything_and_judge_only_what_is_large_enough():
     assert np.isnan(groups.loc["fungi", "low"])  # two genomes allow no interval
     assert tables["length"]["stratum"].tolist() == ["300 bp"]
     assert set(tables) == {"group", "length", "lineage", "organism"}
+
+
+@pytest.mark.parametrize(
+    ("virus", "readers"),
+    [("NC_045512", ["hexamer_tiny"]), ("GeneID.7", []), ("AZAJ01000001", [])],  # the last is one of the embedded
+)
+def test_an_encoder_that_may_have_read_a_virus_of_the_test_part_under_another_name(split, virus, readers):
+    table = split.table.astype({"genome": str})
+    renamed = table.assign(genome=table["genome"].mask(table["label"] == 1, virus).mask(table["label"] == 0, "NC_1"))
+    assert encoders_of_unnamed_viruses(replace(split, table=renamed), READ) == readers

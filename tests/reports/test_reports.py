@@ -182,12 +182,14 @@ def test_a_number_leads_to_the_run_that_it_is_from(tmp_path):
 def test_caveats_follow_from_the_facts_of_the_run(tmp_path):
     slow, fast = sides()
     uneven = replace(fast.speed, sides={**fast.speed.sides, "candidate": uneven_runs(fast.speed.sides["candidate"])})
-    document, _ = report(compare(slow, [replace(fast, speed=uneven, untested="fungi, plant")]), tmp_path)
+    fast = replace(fast, speed=uneven, untested="fungi, plant", unnamed_viruses_of="hexamer_tiny")
+    document, _ = report(compare(slow, [fast]), tmp_path)
     caveats = " ".join(document["caveats"])
     assert "No test frame is of fungi, plant" in caveats
+    assert "hexamer_tiny learned from viral genes that are known by NCBI's gene numbers alone" in caveats
     assert "1 of 5 timed runs are below the limit of 2 (4.00, 4.00, 4.00, 4.00, 1.00)" in caveats
     plain = " ".join(reported("pass")[0]["caveats"])
-    assert "timed runs" not in plain and "No test frame is of" not in plain
+    assert "timed runs" not in plain and "No test frame is of" not in plain and "gene numbers" not in plain
 
 
 def uneven_runs(side):

@@ -1,10 +1,11 @@
 """Encoders: DNA or a protein to a vector, by native code, from weights that are checked."""
 
 from virnuc.encoders.interface import Encoder, EncoderProvenance, Tokens
+from virnuc.encoders.loading import EXAMPLES
 from virnuc.encoders.spec import EncoderSpec
 from virnuc.encoders.table import (
     ENCODERS,
-    check_weight_sources,
+    check_encoders,
     find_encoder,
     load_encoder,
     load_recorded,
@@ -13,11 +14,12 @@ from virnuc.encoders.table import (
 
 __all__ = [
     "ENCODERS",
+    "EXAMPLES",
     "Encoder",
     "EncoderProvenance",
     "EncoderSpec",
     "Tokens",
-    "check_weight_sources",
+    "check_encoders",
     "find_encoder",
     "load_encoder",
     "load_recorded",

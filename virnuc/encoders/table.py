@@ -173,7 +173,7 @@ def _from_directory(name: str, family: str, directory: Path | None) -> EncoderSp
     return replace(spec, **changed.get(family, {}))
 
 
-def check_weight_sources(weights: Mapping[str, str], revisions: Mapping[str, str]) -> None:
+def _check_weight_sources(weights: Mapping[str, str], revisions: Mapping[str, str]) -> None:
     """Refuse weights or revisions, by encoder name, that no encoder can be loaded with.
 
     Raises:
@@ -187,6 +187,25 @@ def check_weight_sources(weights: Mapping[str, str], revisions: Mapping[str, str
             raise UsageError(f"--revisions {name}={revisions[name]}: its weights come from {source}; leave it out")
 
 
+def check_encoders(kinds: Mapping[str, str], weights: Mapping[str, str], revisions: Mapping[str, str]) -> None:
+    """Refuse encoders that cannot be loaded, hours before a late stage would; fetch weights that only the hub has.
+
+    Args:
+        kinds: by encoder name, what it is to read: dna or protein.
+        weights: see `load_encoder`.
+        revisions: see `load_encoder`.
+
+    Raises:
+        UsageError: an unknown encoder, one of the other kind, or as `locate`.
+        EncoderError: the weights are neither here nor reachable.
+    """
+    _check_weight_sources(weights, revisions)
+    for name, kind in kinds.items():
+        if find_encoder(name).kind != kind:
+            raise UsageError(f"{name} does not read {kind}; give an encoder that does")
+        _weights_of(name, weights, revisions)
+
+
 def fetch_encoder(name: str, revisions: Mapping[str, str]) -> Path:
     """Return where an encoder's files are, after they were fetched from the hub if need be.
 
@@ -194,14 +213,20 @@ def fetch_encoder(name: str, revisions: Mapping[str, str]) -> Path:
         UsageError: an unknown encoder, or a revision where the weights are not the hub's.
         EncoderError: the weights are neither here nor reachable.
     """
-    check_weight_sources({}, {name: revisions[name]} if name in revisions else {})
+    _check_weight_sources({}, {name: revisions[name]} if name in revisions else {})
+    directory = _weights_of(name, {}, revisions)
+    if directory is None:
+        raise UsageError(f"--encoders {name}: it has no weights; leave it out")
+    return directory
+
+
+def _weights_of(name: str, weights: Mapping[str, str], revisions: Mapping[str, str]) -> Path | None:
+    """Return where an encoder's files are; None if it has none, or random weights."""
     spec = find_encoder(name)
     if spec.loader is load_composition:
-        raise UsageError(f"--encoders {name}: it has no weights; leave it out")
+        return None
     extra = ("tokenizer.json",) if spec.loader is load_mosaicbert else ()
-    directory, _ = locate(spec, LoadRequest(revision=revisions.get(name)), extra)
-    assert directory is not None  # which only random weights have not
-    return directory
+    return locate(spec, LoadRequest(weights.get(name), revision=revisions.get(name)), extra)[0]
 
 
 def load_encoder(
@@ -228,7 +253,7 @@ def load_encoder(
     """
     spec = find_encoder(name)
     sources, pinned = weights or {}, revisions or {}
-    check_weight_sources(sources, pinned)
+    _check_weight_sources(sources, pinned)
     chosen_device = choose_device(device).name
     chosen_precision = choose_precision(precision, chosen_device).name
     if chosen_precision not in spec.precisions:

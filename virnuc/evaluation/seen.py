@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from virnuc.encoders import find_encoder
+from virnuc.encoders import EXAMPLES, find_encoder
 from virnuc.splits.assignment import Split
 
 CLASSIFIER = "the classifier"
 PRETRAINING = "training.json"  # beside an encoder's weights: `genomes` lists what it was trained on
 RELATIVES = "relatives.parquet"  # beside a split: the training frame that is nearest to each test frame
+EMBEDDED = EXAMPLES / "genomes" / "SOURCES.tsv"
+_GENE_NUMBER = re.compile(r"GeneID\.\d+")
 VERSION = re.compile(r"\.\d{1,2}$")  # of an accession: NC_001416.1 in one release is NC_001416.2 in the next
 SEEN_COLUMNS = ("seen", "identity", "relative_label")
 
@@ -64,6 +66,21 @@ def pretraining_genomes(encoders: Iterable[str], weights: Mapping[str, str]) -> 
             recorded = json.loads((directory / PRETRAINING).read_text(encoding="utf-8"))
             found[encoder] = set(map(str, recorded.get("genomes", ())))
     return {encoder: genomes for encoder, genomes in found.items() if genomes}
+
+
+def encoders_of_unnamed_viruses(split: Split, pretrained: Mapping[str, set[str]]) -> list[str]:
+    """Return the encoders of which it cannot be told whether they have read a virus of the test part.
+
+    The corpus names viruses by NCBI's numbers of their genes alone, so another name is never found among what was read.
+    The embedded genomes, and those of the corpus, were kept apart from it by their sequences.
+    """
+    frames = split.frames("test")
+    viruses = set(frames.loc[frames["label"] == 1, "genome"])
+    if EMBEDDED.is_file():
+        viruses -= set(pd.read_csv(EMBEDDED, sep="\t", usecols=["genome"], dtype=str)["genome"])
+    if all(_GENE_NUMBER.fullmatch(name) for name in viruses):
+        return []
+    return [encoder for encoder, genomes in pretrained.items() if any(map(_GENE_NUMBER.fullmatch, genomes))]
 
 
 def relative_metrics(predictions: pd.DataFrame) -> dict[str, float]:

@@ -50,6 +50,7 @@ class SideEvidence:
     speed: BenchmarkResult | None = None  # of a candidate: the benchmark of its encoder and the baseline's
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)  # epoch metrics of training, by MLflow key
     untested: str = ""  # groups of the training part without a test frame
+    unnamed_viruses_of: str = ""  # encoders of which it cannot be told whether they have read a virus of the test part
     left_out: str = ""  # why its evaluation has no accuracy over all chunks; empty if it has
     provenance: Mapping[str, str] = field(default_factory=dict)  # run ids, digests, commits: shown as they are
     commands: tuple[str, ...] = ()  # that made it

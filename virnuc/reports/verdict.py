@@ -137,6 +137,12 @@ def _data_caveats(side: Side) -> list[str]:
             f"{met:,.0f} of {frames:,.0f} test frames are of genomes that an encoder of {side.evidence.identity} was "
             "trained on; its accuracy there is too good."
         )
+    if reader := side.evidence.unnamed_viruses_of:
+        found.append(
+            f"{reader} learned from viral genes that are known by NCBI's gene numbers alone: it cannot be told which "
+            "viruses of the test part were among them, and on those the accuracy is too good. The DNA encoder "
+            "codon_phase has learned from nothing."
+        )
     hub = [name for name, kind in side.evidence.weights.items() if kind in ("hub", "local")]
     if hub:
         found.append(
