@@ -177,8 +177,8 @@ def train_watched(directory: Path, device: str, results: multiprocessing.SimpleQ
             "features_gib": sum(shard.path.stat().st_size for shard in features.shards) / 2**30,
             "frames": len(features),
             "scan_s": opened - started,
-            "frames_per_s": last["throughput/frames_per_s"],
-            "epoch_s": last["time/epoch_s"],
+            "frames_per_s": last["frames_per_s"],
+            "epoch_s": last["epoch_s"],
             "shuffle_block": float(result.shuffle == "block"),
         }
     )

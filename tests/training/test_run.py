@@ -17,7 +17,7 @@ from virnuc.training.checkpoint import load_checkpoint
 
 METRICS = {
     "train/loss", "val/loss", "val/accuracy", "val/precision", "val/recall", "val/f1", "val/roc_auc", "val/mcc",
-    "val/pr_auc", "lr", "time/epoch_s", "time/total_s", "throughput/frames_per_s",
+    "val/pr_auc", "lr", "epoch_s", "total_s", "frames_per_s",
 }  # fmt: skip
 
 

@@ -57,7 +57,7 @@ class Trainer:
         speed = self._plan.rows / (time.perf_counter() - started)
         if not all(map(math.isfinite, means)):
             raise UsageError(f"the training loss became {means} in epoch {epoch}; use a lower --lr")
-        return [{"train/loss": mean, "throughput/frames_per_s": speed} for mean in means]
+        return [{"train/loss": mean, "frames_per_s": speed} for mean in means]
 
     def _stream(self, order: np.ndarray, losses: Tensor) -> Iterator[int]:
         """Make the steps of an epoch on batches that are read ahead; add up losses, yield the rows of each."""

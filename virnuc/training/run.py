@@ -161,7 +161,7 @@ def _run(
             rate = {"lr": active[0].rate}
             trained = trainer.run(settings.seed, active[0].epoch + 1)
             validated = validate(trainer.stack, parts.val, settings.readers)
-            took = {"time/epoch_s": time.perf_counter() - started}
+            took = {"epoch_s": time.perf_counter() - started}
             for replicate, steps, measured in zip(active, trained, validated, strict=True):
                 replicate.conclude_epoch(steps | measured | rate | took, settings.epochs)
             training.save(directory)

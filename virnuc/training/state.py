@@ -17,7 +17,7 @@ from virnuc.storage.tensors import load_plain, save_plain
 from virnuc.training.classifier import Classifier
 
 STATE, REPORTED = "training_state.pt", "reported_epoch.txt"
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ class Replicate:
         self.scheduler.step()
         if self.stopping.improves(metrics["val/loss"], self.epoch):
             self.best = self.weights()
-        before = self.history[-1]["time/total_s"] if self.history else 0.0
-        self.history.append(metrics | {"time/total_s": before + metrics["time/epoch_s"]})
+        before = self.history[-1]["total_s"] if self.history else 0.0
+        self.history.append(metrics | {"total_s": before + metrics["epoch_s"]})
         self.finished = self.stopping.exhausted or self.epoch == epochs
 
     def state(self) -> dict[str, Any]:
