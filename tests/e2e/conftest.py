@@ -77,6 +77,10 @@ class Demo:
         """Run Python in the project's copy."""
         return self._run([sys.executable, *arguments])
 
+    def shell(self, commands: str) -> subprocess.CompletedProcess:
+        """Run shell commands."""
+        return self._run(["bash", "-ec", commands])
+
     def mlflow(self, stage: str, **parameters: str) -> subprocess.CompletedProcess:
         """Run a stage by `mlflow run`."""
         given = [part for name, value in parameters.items() for part in ("-P", f"{name}={value}")]

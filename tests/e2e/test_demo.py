@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from tests.shared import PROJECT
 from tests.shared.serving import load_scoring_model, post, records, serving
 from virnuc.prediction.chunks import ANSWERED
 from virnuc.prediction.companion import METHODS
@@ -31,9 +32,9 @@ EPOCH_KEYS = {
     "val/f1",
     "val/roc_auc",
     "lr",
-    "time/epoch_s",
-    "time/total_s",
-    "throughput/frames_per_s",
+    "epoch_s",
+    "total_s",
+    "frames_per_s",
 }
 
 
@@ -237,7 +238,14 @@ def test_accuracy_over_all_chunks_is_that_of_predict(demo):
         assert f"{coverage[name]:.3f}" in card
 
 
-def test_the_champion_over_http_answers_as_predict_does(demo):
+@pytest.fixture(scope="module")
+def served(demo):
+    """The address of a server of the champion."""
+    with serving("models:/virnuc@champion", demo.store, cwd=demo.directory) as address:
+        yield address
+
+
+def test_the_champion_over_http_answers_as_predict_does(demo, served):
     fasta = demo.directory / "served.fa"
     source = demo.directory / "examples" / "genomes" / "viral.1.genomic.gbff.gz"
     genomes = list(islice(read_records(source), 5))
@@ -246,22 +254,39 @@ def test_the_champion_over_http_answers_as_predict_does(demo):
     assert done.returncode == 0, done.stderr
     called = pd.read_parquet(demo.directory / "data" / "served" / "sequences.parquet")
     sequences = [genome.sequence for genome in genomes]
-    with serving("models:/virnuc@champion", demo.store, cwd=demo.directory) as address:
-        status, answer = post(address, records(*sequences, None, "ACGTZ"))
-        assert status == 200
-        table = pd.DataFrame(answer["predictions"])
-        assert table["status"].tolist() == [*called["status"], "invalid", "invalid"]
-        assert table["probability"][:5].to_numpy(float) == pytest.approx(called["probability"].to_numpy(), abs=1e-6)
-        assert table["label"][:5].tolist() == called["label"].tolist()
-        for body, words in (
-            ({"dataframe_records": [{"dna": "ACGT"}]}, "missing inputs"),
-            (records(None), "sequence is null"),
-            (records(""), "sequence is empty"),
-            (records("MKLV*"), "is not an IUPAC base"),
-            (records("A" * 10_000_001), "the limit is 10,000,000"),
-        ):
-            status, answer = post(address, body)
-            assert status == 400 and words in answer
+    status, answer = post(served, records(*sequences, None, "ACGTZ"))
+    assert status == 200
+    table = pd.DataFrame(answer["predictions"])
+    assert table["status"].tolist() == [*called["status"], "invalid", "invalid"]
+    assert table["probability"][:5].to_numpy(float) == pytest.approx(called["probability"].to_numpy(), abs=1e-6)
+    assert table["label"][:5].tolist() == called["label"].tolist()
+    for body, words in (
+        ({"dataframe_records": [{"dna": "ACGT"}]}, "missing inputs"),
+        (records(None), "sequence is null"),
+        (records(""), "sequence is empty"),
+        (records("MKLV*"), "is not an IUPAC base"),
+        (records("A" * 10_000_001), "the limit is 10,000,000"),
+    ):
+        status, answer = post(served, body)
+        assert status == 400 and words in answer
+
+
+def test_the_page_on_serving_can_be_followed(demo, served):
+    """The commands and the program of the page, as they are written, all answer alike."""
+    page = (PROJECT / "docs" / "operating.md").read_text().split("\n## Serving\n")[1].split("\n## ")[0]
+    page = page.replace("http://127.0.0.1:5001", served.removesuffix("/invocations"))
+    _, curl, batch = re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S)
+    (program,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    sequence = re.search(r'"sequence": "([ACGT]+)"', curl)[1]
+    (demo.directory / "reads.csv").write_text(f"id,sequence\ncontig_1,{sequence}\n")
+    asked = demo.shell(curl)
+    (row,) = json.loads(asked.stdout.splitlines()[-1])["predictions"]
+    assert (row["id"], row["status"], row["error"]) == ("contig_1", "scored", "")
+    done = demo.python("-c", program + 'print(*[answer["predictions"][0][name] for name in ("id", "probability")])')
+    assert done.stdout.split()[-2:] == ["contig_1", str(row["probability"])], done.stderr
+    done = demo.shell(batch)
+    (scored,) = json.loads((demo.directory / "calls.json").read_text())["predictions"]
+    assert scored == row | {"label": scored["label"]}, done.stderr  # the request has a threshold of its own
 
 
 def test_the_notebook_runs_on_what_the_demo_left(demo):

@@ -53,8 +53,22 @@ def test_the_compare_page_shows_both_models_with_no_missing_metric(demo, server,
     assert len(listed) > 10
     assert len(values) == 2 * len(listed)
     page.set_viewport_size({"width": 1700, "height": 1600})  # where the list of files stands beside the figures
-    page.get_by_text("confusion_matrix.png", exact=True).first.click()
-    expect(page.locator("img[src^='blob:']").filter(visible=True)).to_have_count(2, timeout=60_000)
+    for figure in ("confusion_matrix.png", "roc.png", "calibration.png"):
+        page.get_by_text(figure, exact=True).first.click()
+        shown = page.locator("img[src^='blob:']").filter(visible=True)
+        expect(shown).to_have_count(2, timeout=60_000)
+        baseline, candidate = (shown.nth(side).bounding_box() for side in range(2))
+        assert baseline["y"] == candidate["y"]
+        assert baseline["x"] + baseline["width"] <= candidate["x"]
+
+
+def test_the_charts_of_a_training_open_with_losses_and_accuracy(demo, server, page):
+    page.set_viewport_size({"width": 1500, "height": 1000})
+    (run,) = (run for run in demo.runs("train") if run.info.run_name == "esm2_tiny train")
+    page.goto(f"{server}/#/experiments/{demo.experiment}/runs/{run.info.run_id}/model-metrics")
+    for chart in ("train/loss", "val/accuracy", "val/loss"):
+        page.get_by_text(f"esm2_tiny train ({chart})", exact=True).first.wait_for(timeout=60_000)
+    assert page.get_by_text("esm2_tiny train (frames_per_s)", exact=True).count() == 0  # further down
 
 
 def test_the_report_renders_in_the_artifact_viewer(demo, server, page):
