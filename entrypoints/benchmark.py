@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,8 @@ def benchmark(settings: BenchmarkSettings, tracker: Tracker) -> BenchmarkResult:
     from virnuc.storage.manifest import read_manifest
 
     frames = read_manifest(Path(settings.frames), "frames")
-    tracker.dataset("frames", Path(settings.frames), frames.digest, "benchmark")
-    result = time_encoders(settings, bars("run"))
+    begun = partial(tracker.dataset, "frames", Path(settings.frames), frames.digest, "benchmark")
+    result = time_encoders(settings, bars("run", begun=begun))
     log(result, settings, tracker)
     return result
 

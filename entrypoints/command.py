@@ -21,7 +21,7 @@ import click
 from click.core import ParameterSource
 
 from entrypoints.config import read_config
-from virnuc.errors import Terminated, UsageError, VirnucError, cause_outside, masked
+from virnuc.errors import DataError, Terminated, UsageError, VirnucError, cause_outside, masked
 from virnuc.settings import COLLECTIONS, Settings, default_of, flag_name, plain
 
 S = TypeVar("S", bound=Settings)
@@ -42,6 +42,7 @@ class _Command(click.Command):
             left = super().parse_args(ctx, args)
         except click.UsageError as error:
             click.echo(f"{self.name}: {error.format_message()}; see --help", err=True)
+            _leave_no_run()
             ctx.exit(error.exit_code)
         if ctx.get_parameter_source("overrides") is ParameterSource.DEFAULT_MAP:
             overrides = ctx.params["overrides"]
@@ -109,6 +110,8 @@ class Stage(Generic[S, R]):
         except VirnucError as error:
             sys.stdout.flush()
             click.echo(masked(f"{self.name}: {error}"), err=True)
+            if isinstance(error, UsageError | DataError):
+                _leave_no_run()
             sys.exit(error.exit_code)
         except (KeyboardInterrupt, Terminated):
             click.echo(f"{self.name}: stopped; give the same command again to resume", err=True)
@@ -146,6 +149,14 @@ def say(message: str) -> None:
     """Print a line to the terminal at once."""
     click.echo(masked(message))
     sys.stdout.flush()
+
+
+def _leave_no_run() -> None:
+    """Delete the run that `mlflow run` made for a command whose inputs are at fault, if nothing was begun in it."""
+    if "MLFLOW_RUN_ID" in os.environ:  # MLflow takes it away when a run starts
+        from virnuc.tracking import discard_given_run
+
+        discard_given_run()
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

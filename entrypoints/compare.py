@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from entrypoints.command import say, stage
-from virnuc.errors import DataError, GateRefusal
+from virnuc.errors import GateRefusal, NoVerdictError
 from virnuc.settings import CompareSettings
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def compare(settings: CompareSettings, tracker: Tracker) -> dict[str, Any]:
     for pair in comparison.pairs:
         update_card(pair.candidate.evidence.uri)
     if document["outcome"] == NO_VERDICT:
-        raise DataError(f"no verdict: {document['answer']}")
+        raise NoVerdictError(f"no verdict: {document['answer']}")
     if document["outcome"] != PASS:
         raise GateRefusal(document["answer"])
     return document

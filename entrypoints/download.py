@@ -20,11 +20,13 @@ def download(settings: DownloadSettings, tracker: Tracker) -> None:
     hub's cache at their pinned revisions, where all other stages find them.
     """
     from entrypoints.progress import bars
-    from virnuc.encoders.table import fetch_encoder
+    from virnuc.encoders.table import fetch_encoder, find_encoder
     from virnuc.sequences.downloading import download as download_files
 
+    for name in settings.encoders:
+        find_encoder(name)
     if settings.divisions:
-        manifest = download_files(settings, bars("file"))
+        manifest = download_files(settings, bars("file", begun=tracker.start))
         tracker.dataset("refseq", Path(settings.out), manifest.digest, "output")
         fetched = manifest.counts["out"]
         say(

@@ -38,10 +38,12 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     from entrypoints.progress import bars
     from model_registry.card import update_card
     from model_registry.evidence import read_checkpoint, read_replicates
+    from virnuc.encoders import check_encoders
     from virnuc.evaluation.evaluation import EVALUATION_VERSION
     from virnuc.evaluation.evaluation import evaluate as evaluate_model
-    from virnuc.evaluation.seen import pretraining_genomes
+    from virnuc.evaluation.seen import encoders_of_unnamed_viruses, pretraining_genomes
     from virnuc.features.mixture import open_features
+    from virnuc.runtime import choose_device
     from virnuc.splits.assignment import Split
     from virnuc.tracking import model_version, version_uri
 
@@ -50,11 +52,13 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     split = Split.open(Path(settings.split))
     checkpoint = read_checkpoint(version)
     checkpoint.check_compatible(features, split)
+    choose_device(settings.device)
+    check_encoders({}, settings.weights, {})
     tracker.dataset("features", features.directory, features.digest, "testing")
     tested_on = tracker.dataset("split", split.directory, split.digest, "testing")
     shuffled = _shuffled(settings, features, split, tracker)
     chunks = _chunks(settings, version_uri(version), split, tracker)
-    names = [str(encoder["name"]) for encoder in features.encoders.values()]
+    pretrained = pretraining_genomes([str(one["name"]) for one in features.encoders.values()], settings.weights)
     done = evaluate_model(
         checkpoint.build(),
         features,
@@ -64,7 +68,7 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
         shuffled=shuffled,
         chunks=chunks,
         replicates={seed: other.build() for seed, other in read_replicates(version, checkpoint).items()},
-        pretrained=pretraining_genomes(names, settings.weights),
+        pretrained=pretrained,
     )
     tracker.weights(features.encoders)
     tracker.tags(
@@ -72,6 +76,7 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
             "model": version_uri(version),
             "evaluation_version": EVALUATION_VERSION,
             "split_unit": split.metadata["unit"],
+            "unnamed_viruses_of": ", ".join(encoders_of_unnamed_viruses(split, pretrained)),
             "untested_groups": ", ".join(split.metadata.get("groups_without_a_test_unit", ())),
         }
     )

@@ -18,7 +18,7 @@ from entrypoints.prepare import prepare
 from entrypoints.promote import promote
 from entrypoints.split import split
 from entrypoints.train import train
-from virnuc.errors import DataError, GateRefusal, UsageError
+from virnuc.errors import DataError, GateRefusal
 from virnuc.settings import (
     LATEST,
     BenchmarkSettings,
@@ -56,7 +56,7 @@ def run_experiment(settings: PipelineSettings, tracker: Tracker) -> dict[str, An
     Raises:
         GateRefusal: the candidate may not replace the baseline.
     """
-    check_encoders_and_policy(settings)
+    check_inputs(settings)
     try:
         return _run_stages(settings, tracker)
     except DataError as error:
@@ -74,15 +74,17 @@ def _run_stages(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any]:
     return experiment.judge(models, experiment.timed())
 
 
-def check_encoders_and_policy(settings: PipelineSettings) -> None:
+def check_inputs(settings: PipelineSettings) -> None:
     """Raise a UsageError for mistakes that would otherwise be found hours later, by a late stage."""
     from model_registry.gate import Policy
-    from virnuc.encoders import check_weight_sources, find_encoder
+    from virnuc.encoders import check_encoders
+    from virnuc.runtime import choose_device
+    from virnuc.sequences.sources import find_sources
 
-    check_weight_sources(settings.weights, settings.revisions)
-    for name, kind in ((settings.dna_encoder, "dna"), (settings.baseline, "protein"), (settings.candidate, "protein")):
-        if find_encoder(name).kind != kind:
-            raise UsageError(f"{name} does not read {kind}; give an encoder that does")
+    find_sources(Path(settings.source))
+    encoders = {settings.dna_encoder: "dna", settings.baseline: "protein", settings.candidate: "protein"}
+    choose_device(settings.device)
+    check_encoders(encoders, settings.weights, settings.revisions)
     Policy.read(Path(settings.policy))
 
 

@@ -37,6 +37,7 @@ def predict(settings: PredictSettings, tracker: Tracker | NullTracker) -> Manife
     from model_registry.packaging import download_scorer
     from virnuc.prediction.prediction import Helpers
     from virnuc.prediction.prediction import predict as predict_sequences
+    from virnuc.prediction.reading import check_inputs
     from virnuc.prediction.regions import RegionRule
     from virnuc.prediction.scorer import scorer_digest
     from virnuc.reports.rendering import FIGURES
@@ -44,6 +45,7 @@ def predict(settings: PredictSettings, tracker: Tracker | NullTracker) -> Manife
     from virnuc.storage.workers import find_workers
     from virnuc.tracking import model_version, open_store, version_uri
 
+    check_inputs(settings.input)
     open_store()
     version = model_version(settings.model)
     check_alias(settings.model, version)
@@ -65,7 +67,7 @@ def predict(settings: PredictSettings, tracker: Tracker | NullTracker) -> Manife
             threshold=threshold,
             rule=RegionRule(settings.region_threshold, settings.region_evidence, settings.region_length),
             batch_tokens=settings.batch_tokens,
-            progress=bars("bp"),
+            progress=bars("bp", begun=tracker.start),
             helpers=Helpers(workers, load) if workers.several else None,
         )
     counts = manifest.counts

@@ -22,7 +22,7 @@ def prepare(settings: PrepareSettings, tracker: Tracker) -> Manifest:
     from entrypoints.progress import bars
     from virnuc.sequences.preparing import prepare as prepare_frames
 
-    manifest = prepare_frames(settings, bars("file"))
+    manifest = prepare_frames(settings, bars("file", begun=tracker.start))
     tracker.dataset("frames", Path(settings.out), manifest.digest, "output")
     counts = {**manifest.counts["in"], **manifest.counts["out"], **manifest.counts["dropped"]}
     counts["chunks"] = manifest.counts["in"]["chunks"]

@@ -24,11 +24,13 @@ def bar(description: str, unit: str, total: int, leave: bool = True) -> Any:
     )
 
 
-def bars(unit: str, leave: bool = True) -> Callable[[str, int, int], None]:
-    """Return a `Progress` that draws a bar for each thing that is worked on."""
+def bars(unit: str, leave: bool = True, begun: Callable[[], object] = lambda: None) -> Callable[[str, int, int], None]:
+    """Return a `Progress` that draws a bar for each thing that is worked on; `begun` is called before the first."""
     shown: dict[str, Any] = {}
 
     def show(what: str, done: int, total: int) -> None:
+        if not shown:
+            begun()
         if what not in shown:
             shown[what] = bar(what, unit, total, leave)
         shown[what].update(done - shown[what].n)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from entrypoints.benchmark import benchmark
 from entrypoints.command import say, stage
-from entrypoints.pipeline import CONTROLS, Experiment, check_encoders_and_policy
+from entrypoints.pipeline import CONTROLS, Experiment, check_inputs
 from entrypoints.prepare import prepare
 from virnuc.settings import BenchmarkSettings, PipelineSettings, PrepareSettings, RehearseSettings
 
@@ -29,7 +29,8 @@ def rehearse(settings: RehearseSettings, tracker: Tracker) -> dict[str, Any]:
     """
     from virnuc.sequences.sampling import sample_frames
 
-    check_encoders_and_policy(_pipeline(settings))
+    check_inputs(_pipeline(settings))
+    tracker.start()
     experiment = Experiment(_pipeline(settings), tracker)
     data = experiment.settings.home
     prepare.run(PrepareSettings(settings.source, settings.chunk_size, seed=settings.seed, out=str(data / "all_frames")))

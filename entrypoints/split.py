@@ -21,7 +21,7 @@ def split(settings: SplitSettings, tracker: Tracker) -> Split:
     """
     from virnuc.splits.assignment import split as split_frames
 
-    done = split_frames(settings)
+    done = split_frames(settings, begun=tracker.start)
     tracker.dataset("split", Path(settings.out), done.digest, "output")
     tracker.file(Path(settings.out) / "test_metadata.json")
     frames, genomes, leakage = (done.metadata[name] for name in ("frames", "genomes", "leakage"))

@@ -31,7 +31,9 @@ def train(settings: TrainSettings) -> ModelVersion | None:
     with the same bits. The defaults are VirNucPro's published hyperparameters.
     """
     from entrypoints.progress import bars
+    from model_registry.packaging import companion_source
     from model_registry.registration import find_registered
+    from virnuc.encoders import check_encoders
     from virnuc.features.mixture import open_features
     from virnuc.splits.assignment import Split
     from virnuc.tracking import run_status
@@ -49,6 +51,9 @@ def train(settings: TrainSettings) -> ModelVersion | None:
             which = f", {version.name} version {version.version}" if version else ""
             say(f"train      {name} is trained already: run {known.run_id}{which}; delete {directory} to train again")
             return version
+    if settings.companion:
+        companion_source(settings.companion, split)
+    check_encoders({}, settings.weights, {})
     with _run(settings, known.run_id if known else "", name) as tracker:
         return _train(settings, features, split, directory, name, tracker)
 
@@ -124,7 +129,14 @@ def _log_result(result: TrainingResult, tracker: Tracker) -> None:
     for file, drawing in training_drawings(history, result.name).items():
         tracker.figure(drawing.figure, f"figures/{file}.png")
     rows = "".join(f"\n| {key} | {value:.6g} |" for key, value in result.metrics.items())
-    tracker.describe(f"**{result.name}**, {result.epochs} epochs\n\n| metric | value |\n|---|---|{rows}")
+    seeds = "".join(
+        f"\n| {own.seed} | {own.metrics['val/loss']:.4f} | {own.metrics['val/accuracy']:.4f} |"
+        for own in sorted(result.replicates, key=lambda own: own.metrics["val/loss"])
+    )
+    tracker.describe(
+        f"**{result.name}**, {result.epochs} epochs\n\n| seed | val/loss | val/accuracy |\n|---|---|---|{seeds}\n\n"
+        f"| metric | value |\n|---|---|{rows}"
+    )
 
 
 def _log_learning_curve(

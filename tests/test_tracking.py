@@ -7,10 +7,12 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
-from virnuc.errors import DataError, Terminated, UsageError
+from virnuc.errors import DataError, GateRefusal, NoVerdictError, Terminated, UsageError, VirnucError
 from virnuc.settings import DoctorSettings, PrepareSettings
 from virnuc.tracking import (
     abandoned_runs,
+    close_abandoned,
+    discard_given_run,
     find_finished,
     find_runs,
     model_version,
@@ -53,7 +55,7 @@ def test_runs_come_from_every_experiment_newest_first_and_only_finished_ones_if_
 def test_the_run_of_a_killed_process_is_listed_and_ended_by_the_next_of_its_stage(store):
     code = (
         "import os; from virnuc.settings import DoctorSettings; from virnuc.tracking import tracked_run; "
-        "held = tracked_run('split', DoctorSettings()); held.__enter__(); os.kill(os.getpid(), 9)"
+        "held = tracked_run('split', DoctorSettings()); held.__enter__().start(); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     (left,) = abandoned_runs()
@@ -94,17 +96,91 @@ def test_versions_are_found_by_names_with_any_letters(store):
         model_version(f"models:/{name}/3")
 
 
-@pytest.mark.parametrize(("error", "left"), [(UsageError, 0), (DataError, 1)])
-def test_a_mistyped_value_leaves_no_failed_run_behind(store, tmp_path, monkeypatch, error, left):
+def listed() -> list[str]:
+    """Return the status of each run that the UI lists."""
+    return [run.info.status for run in mlflow.search_runs(search_all_experiments=True, output_format="list")]
+
+
+@pytest.mark.parametrize(("error", "left"), [(UsageError, []), (DataError, []), (VirnucError, ["FAILED"])])
+def test_an_input_at_fault_leaves_no_failed_run_behind(store, tmp_path, monkeypatch, error, left):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(error), tracked_run("prepare", PrepareSettings()):
+    with pytest.raises(error), tracked_run("prepare", PrepareSettings()) as tracker:
+        tracker.start()
         raise error("no such directory")
-    assert len(mlflow.search_runs(search_all_experiments=True, output_format="list")) == left
+    assert listed() == left
+
+
+@pytest.mark.parametrize("answer", [GateRefusal, NoVerdictError])
+def test_a_comparison_whose_answer_is_no_is_finished(store, tmp_path, monkeypatch, answer):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(answer), tracked_run("compare", PrepareSettings()) as tracker:
+        tracker.tags({"verdict": "FAIL"})
+        raise answer("the drop is too large")
+    assert listed() == ["FINISHED"]
+
+
+@pytest.fixture
+def given(store, tmp_path, monkeypatch):
+    """Make a run as `mlflow run` does, by experiment and name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)  # as in a process of its own
+
+    def make(experiment: str, name: str | None = None) -> str:
+        run = MlflowClient().create_run(experiment, tags={"mlflow.project.entryPoint": "prepare"}, run_name=name)
+        MlflowClient().log_param(run.info.run_id, "seed", "42")
+        monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
+        return str(run.info.run_id)
+
+    yield make
+    mlflow.set_experiment("tests")
+
+
+def test_a_run_that_mlflow_run_began_without_an_experiment_goes_on_in_virnucs(given):
+    client, began = MlflowClient(), given("0")
+    with tracked_run("prepare", PrepareSettings()) as tracker:
+        tracker.start()
+    run = client.get_run(tracker.run_id)
+    assert client.get_experiment(run.info.experiment_id).name == "virnuc"
+    assert (run.info.run_name, run.data.params["seed"]) == ("prepare", "42")
+    assert run.data.tags["mlflow.project.entryPoint"] == "prepare"
+    assert client.get_run(began).data.tags["virnuc.continued_by"] == tracker.run_id
+    client.set_terminated(began)  # as `mlflow run` does afterwards
+    close_abandoned("prepare")
+    assert client.search_runs(["0"]) == []
+
+
+def test_and_is_deleted_there_if_its_inputs_are_at_fault(given):
+    given("0")
+    open_store()
+    discard_given_run()
+    assert MlflowClient().search_runs([MlflowClient().get_experiment_by_name("virnuc").experiment_id]) == []
+
+
+def test_a_name_that_mlflow_run_was_given_stays_and_one_that_it_made_up_does_not(given):
+    experiment = MlflowClient().create_experiment("of my own")
+    for name, expected in (("my-run-1", "my-run-1"), (None, "a, b"), ("prepare", "a, b")):
+        began = given(experiment, name)
+        with tracked_run("prepare", PrepareSettings()) as tracker:
+            tracker.rename("a, b")
+        assert tracker.run_id == began
+        assert MlflowClient().get_run(began).info.run_name == expected
+
+
+def test_a_run_that_mlflow_run_made_for_a_mistyped_command_goes(given):
+    began = given(MlflowClient().create_experiment("of my own"))
+    discard_given_run()
+    close_abandoned("prepare")
+    assert MlflowClient().get_run(began).info.lifecycle_stage == "active"  # `mlflow run` will end it, and must find it
+    MlflowClient().set_terminated(began, "FAILED")
+    close_abandoned("prepare")
+    assert MlflowClient().get_run(began).info.lifecycle_stage == "deleted"
 
 
 def test_a_run_with_work_below_it_stays_whatever_ends_it(store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError), tracked_run("pipeline", PrepareSettings()):
+    with pytest.raises(UsageError), tracked_run("pipeline", PrepareSettings()) as parent:
+        parent.start()
         with tracked_run("prepare", PrepareSettings()) as child:
             child.metrics({"frames/frames": 1.0})
         raise UsageError("no such directory")

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from virnuc.encoders import Encoder, Tokens, find_encoder, load_encoder
+from virnuc.encoders import Encoder, Tokens, check_encoders, find_encoder, load_encoder
 from virnuc.encoders.timing import gemm_peak, seconds
 from virnuc.encoders.tokens import plan_batches
 from virnuc.errors import MemoryShortageError, UsageError
@@ -73,6 +73,7 @@ def benchmark(settings: BenchmarkSettings, progress: Progress = silent) -> Bench
         raise UsageError(
             f"{settings.baseline} and {settings.candidate} cannot be compared: one reads DNA, the other proteins"
         )
+    check_encoders(dict.fromkeys(names.values(), *kinds), settings.weights, settings.revisions)
     device = choose_device(settings.device).name
     precisions = _precisions(settings.precision, device)
     frames_digest = verified_manifest(Path(settings.frames), "frames").digest

@@ -79,6 +79,10 @@ class DataError(VirnucError):
     exit_code = 4
 
 
+class NoVerdictError(DataError):
+    """A comparison in which something is missing that a verdict needs."""
+
+
 class ParseError(DataError):
     """A sequence file that cannot be read, with the file, the record and the line where it breaks."""
 

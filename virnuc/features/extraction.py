@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from virnuc.encoders import Encoder, EncoderProvenance, Tokens, find_encoder, load_encoder
+from virnuc.encoders import Encoder, EncoderProvenance, Tokens, check_encoders, find_encoder, load_encoder
 from virnuc.encoders.verification import source_of, verify
-from virnuc.errors import DataError, EncoderError, MemoryShortageError, UsageError
+from virnuc.errors import DataError, EncoderError, MemoryShortageError
 from virnuc.features.feature_set import NO_PROTEIN
 from virnuc.features.frame_shard import COLUMNS, FrameShard
 from virnuc.features.shards import STORAGES, read_shard, storage_of, write_shard
@@ -84,9 +84,7 @@ def extract(settings: ExtractSettings, progress: Progress = silent) -> Manifest:
     manifest = verified_manifest(source, "frames", "chunks")
     of_chunks = manifest.kind == "chunks"
     names = {"dna": settings.dna_encoder} | ({} if of_chunks else {"protein": settings.protein_encoder})
-    for kind, name in names.items():
-        if find_encoder(name).kind != kind:
-            raise UsageError(f"--{kind}-encoder {name}: it does not read {kind}; give an encoder that does")
+    check_encoders({name: kind for kind, name in names.items()}, settings.weights, settings.revisions)
     readings = find_encoder(settings.dna_encoder).readings if of_chunks else ()
     rows = {shard.path: shard.rows for shard in manifest.shards}
     paths = [source / path for path in rows] if of_chunks else frame_shards(source)

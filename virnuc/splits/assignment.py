@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from virnuc.errors import DataError, UsageError
 from virnuc.sequences.frames import CHUNK_SCHEMA, chunk_shards, read_chunks
 from virnuc.sequences.genomes import look_up, read_genome_table
-from virnuc.settings import SplitSettings
+from virnuc.settings import SplitSettings, flag_name
 from virnuc.splits.leakage import RELATIVES, measure_leakage
 from virnuc.splits.metadata import describe_split
 from virnuc.splits.similarity import clusters_of_genomes
@@ -114,25 +115,33 @@ class Split:
         return pd.read_parquet(path) if path.is_file() else None
 
 
-def split(settings: SplitSettings) -> Split:
+def split(settings: SplitSettings, begun: Callable[[], object] = lambda: None) -> Split:
     """Assign the frames of a directory of frames or features, or return the split if it is already there.
 
+    Args:
+        settings: of what, and how.
+        begun: called when all inputs are read and the work begins.
+
     Raises:
-        UsageError: no such directory, fractions that leave a part without one of the classes, a unit that the source
-            has no facts for, or a clade or date that nothing fits.
+        UsageError: no such directory or table, fractions that leave a part without one of the classes, a unit that the
+            source has no facts for, or a clade or date that nothing fits.
         DataError: the source is unfinished or damaged, or the split there was made from something else.
     """
     source, out = Path(settings.source), Path(settings.out)
     names = ("test_fraction", "val_fraction", "unit", "seed", *_DECISIVE.get(settings.unit, ()))
     inputs = inputs_of(source, settings.unit in WHOLE_GENOMES)
     for name, path in (("genomes", settings.genomes), ("test_genomes", settings.test_genomes)):
+        if path and not Path(path).is_file():
+            raise UsageError(f"{flag_name(name)} {path}: no such file")
         if path:
             inputs[name] = sha256_file(Path(path))
     output = OutputDirectory(out, "split", {name: settings.plain()[name] for name in names}, inputs)
     with output.alone() as finished:
         if finished is None:
             genomes = read_genome_table(Path(settings.genomes)) if settings.genomes else {}
-            _make(output, read_source(source, genomes), settings)
+            frames = read_source(source, genomes)
+            begun()
+            _make(output, frames, settings)
     return Split.open(out)
 
 

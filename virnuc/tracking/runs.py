@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +18,41 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.fluent import _active_run_stack
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
-from virnuc.errors import GateRefusal, Terminated, UsageError, store_cause
+from virnuc.errors import DataError, GateRefusal, NoVerdictError, Terminated, UsageError, store_cause
 from virnuc.settings import Settings
 from virnuc.storage.processes import has_ended, this_process
-from virnuc.tracking.store import open_store, raise_if_away, where
-from virnuc.tracking.tracker import Tracker, prefixed
+from virnuc.tracking.store import CONTINUES, DISCARDED, open_store, raise_if_away, where
+from virnuc.tracking.tracker import Tracker, get_run, prefixed
 
 # What decides a result, from the top of the checkout; files of users beside it do not make it another version.
 _CODE = tuple(
     f":/{name}" for name in ("virnuc", "entrypoints", "model_registry", "examples", "MLproject", "conda.yaml")
 )
 _PROCESS = "virnuc.process"
+_MADE_BY_MLFLOW_RUN = "mlflow.project.entryPoint"  # a tag
 
 
 @contextmanager
 def tracked_run(stage: str, settings: Settings, name: str | None = None) -> Iterator[Tracker]:
-    """Open the run of a stage: the one that `mlflow run` made, a child of the active one, or a new one."""
+    """Yield the tracker of a stage's run: the one that `mlflow run` made, a child of the active one, or a new one."""
     open_store()
     close_abandoned(stage)
-    nested = mlflow.active_run() is not None
-    given = os.environ.get("MLFLOW_RUN_ID")
-    tags = prefixed({"stage": stage, "process": this_process(), **_code_version()})
-    run = mlflow.start_run(nested=nested, run_name=None if given and not nested else name or stage, tags=tags)
-    tracker = Tracker(run.info.run_id)
+
+    def opening() -> str:
+        nested = mlflow.active_run() is not None
+        given = None if nested else os.environ.get("MLFLOW_RUN_ID")
+        named = given and not _is_made_up(get_run(given).info.run_name)
+        tags = prefixed({"stage": stage, "process": this_process(), **_code_version()})
+        run = mlflow.start_run(nested=nested, run_name=None if named else name or stage, tags=tags)
+        Tracker(run.info.run_id).settings(settings)
+        return str(run.info.run_id)
+
+    tracker = Tracker(opening=opening)
     with _ending_run(tracker):
-        tracker.settings(settings)
         yield tracker
+        tracker.start()  # that of a stage which had nothing to log
 
 
 @contextmanager
@@ -101,7 +109,13 @@ def abandoned_runs() -> list[Run]:
 
 
 def close_abandoned(stage: str) -> None:
-    """End as KILLED what processes left RUNNING that were killed in a run of this stage: it, and runs below it."""
+    """End as KILLED what processes left RUNNING that were killed in a run of this stage: it, and runs below it.
+
+    What was discarded while `mlflow run` waited for it is deleted.
+    """
+    ended = f"tags.`{DISCARDED}` = 'yes' and attributes.status != 'RUNNING'"
+    for run in mlflow.search_runs(filter_string=ended, search_all_experiments=True, output_format="list"):
+        MlflowClient().delete_run(run.info.run_id)
     left = abandoned_runs()
     killed = {run.data.tags[_PROCESS] for run in left if run.data.tags.get("virnuc.stage") == stage}
     for run in left:
@@ -142,26 +156,53 @@ def run_is_active(run_id: str) -> bool:
         return False
 
 
+def discard_given_run() -> None:
+    """Discard the run that `mlflow run` made for a stage which found its inputs at fault before it began."""
+    with suppress(MlflowException):  # of a store that does not answer: the stage's own error is what counts
+        _discard(os.environ["MLFLOW_RUN_ID"])
+
+
+def _discard(run_id: str) -> None:
+    """Delete a run that came to nothing; one that `mlflow run` still waits for is left to the next command."""
+    client = MlflowClient()
+    tags = client.get_run(run_id).data.tags
+    if _MADE_BY_MLFLOW_RUN in tags and CONTINUES not in tags:
+        client.set_tag(run_id, DISCARDED, "yes")
+    else:
+        client.delete_run(run_id)
+
+
+def _is_made_up(name: str) -> bool:
+    """Return whether MLflow made up the name of a run, such as `bold-ant-123`."""
+    words = name.split("-")
+    return len(words) == 3 and words[0] in _GENERATOR_PREDICATES and words[1] in _GENERATOR_NOUNS
+
+
 @contextmanager
 def _ending_run(tracker: Tracker) -> Iterator[None]:
+    """End the run as the block ends, if it was started."""
     try:
         yield
-    except (KeyboardInterrupt, Terminated):
-        mlflow.end_run("KILLED")
-        raise
-    except GateRefusal:  # a finished piece of work whose answer is no
-        mlflow.end_run("FINISHED")
-        raise
     except BaseException as error:
-        if store_cause(error):  # waiting for it again would double the time; the next run of the stage ends this one
-            _active_run_stack.get().pop()
-            raise
-        tracker.tags({"error": f"{type(error).__name__}: {error}"[:500]})
-        mlflow.end_run("FAILED")
-        if isinstance(error, UsageError) and _is_empty(tracker):  # a mistyped value or path leaves no red run behind
-            tracker.client.delete_run(tracker.run_id)
+        if tracker.started:
+            _end(tracker, error)
         raise
     mlflow.end_run("FINISHED")
+
+
+def _end(tracker: Tracker, error: BaseException) -> None:
+    """End a run that an error has stopped."""
+    if isinstance(error, KeyboardInterrupt | Terminated):
+        mlflow.end_run("KILLED")
+    elif isinstance(error, GateRefusal | NoVerdictError):  # a finished piece of work whose answer is no
+        mlflow.end_run("FINISHED")
+    elif store_cause(error):  # waiting for it again would double the time; the next run of the stage ends this one
+        _active_run_stack.get().pop()
+    else:
+        tracker.tags({"error": f"{type(error).__name__}: {error}"[:500]})
+        mlflow.end_run("FAILED")
+        if isinstance(error, UsageError | DataError) and _is_empty(tracker):  # it did nothing but refuse an input
+            _discard(tracker.run_id)
 
 
 def _is_empty(tracker: Tracker) -> bool:

@@ -10,7 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import mlflow
+from mlflow.entities import Param, Run
 from mlflow.tracking import MlflowClient
+from mlflow.tracking.default_experiment import DEFAULT_EXPERIMENT_ID
 
 import virnuc
 from virnuc.errors import masked, store_cause
@@ -19,6 +21,8 @@ from virnuc.storage.files import atomic_path, exclusive
 EXPERIMENT = "virnuc"
 DEFAULT_STORE = "sqlite:///mlflow.db"
 LOCAL_UI = "http://127.0.0.1:5000"  # of `make ui`
+CONTINUES = "virnuc.continues"  # tag: the run that this one goes on with
+DISCARDED = "virnuc.discarded"  # tag of a run that came to nothing, and that the next command deletes
 SAVED_VIEW = "virnuc"  # of the UI's table of runs, in an experiment's tags and in the address of its page
 _MISREAD = re.compile(r"['\"\\]")
 _FIGURES = ("accuracy/baseline", "accuracy/candidate", "drop/value", "drop/high", "speedup")
@@ -46,10 +50,13 @@ def open_store() -> None:
     with exclusive(Path(".mlflow.lock")):
         _make_database(mlflow.get_tracking_uri())
         client = MlflowClient()
-        if "MLFLOW_RUN_ID" in os.environ:
-            experiment_id = client.get_run(os.environ["MLFLOW_RUN_ID"]).info.experiment_id
+        given = client.get_run(os.environ["MLFLOW_RUN_ID"]) if "MLFLOW_RUN_ID" in os.environ else None
+        if given and given.info.experiment_id != DEFAULT_EXPERIMENT_ID:
+            experiment_id = given.info.experiment_id
         else:
             experiment_id = mlflow.set_experiment(EXPERIMENT).experiment_id
+            if given:
+                _move_run(given, experiment_id)
         known = client.get_experiment(experiment_id).tags
         for key, value in _EXPERIMENT_TAGS.items():
             if key not in known or key == "mlflow.experimentKind":  # written each time, so that doctor sees that it can
@@ -75,6 +82,17 @@ def versions() -> dict[str, str]:
 def store_uri() -> str:
     """Return the URI of the store without its password, for messages."""
     return masked(mlflow.get_tracking_uri())
+
+
+def _move_run(run: Run, experiment_id: str) -> None:
+    """Go on in an experiment with what `mlflow run` has begun in the Default one, for want of --experiment-name."""
+    client, data = MlflowClient(), run.data
+    tags = {**data.tags, CONTINUES: run.info.run_id}
+    moved = client.create_run(experiment_id, tags=tags, run_name=run.info.run_name).info.run_id
+    client.log_batch(moved, params=[Param(name, value) for name, value in data.params.items()])
+    for name, value in {"virnuc.continued_by": moved, DISCARDED: "yes"}.items():
+        client.set_tag(run.info.run_id, name, value)
+    os.environ["MLFLOW_RUN_ID"] = moved
 
 
 def _make_database(uri: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -35,12 +34,32 @@ _KEPT_OF_SHA256 = 32  # hexadecimal digits: a tag takes 8,000 letters
 
 
 class Tracker:
-    """Logs to one run."""
+    """Logs to one run, which is opened by `start` or by the first thing that is logged.
 
-    def __init__(self, run_id: str) -> None:
-        self.run_id = run_id
+    Until then a stage looks at its inputs: one that is at fault leaves no run behind. A stage that runs others, or that
+    works long before it logs anything, starts its own run first.
+    """
+
+    def __init__(self, run_id: str = "", opening: Callable[[], str] = str) -> None:
+        self._run_id, self._opening = run_id, opening
         self.client = MlflowClient()
         self._digests: dict[str, str] | None = None  # of the run's artifacts, once one was logged here
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a run."""
+        return bool(self._run_id)
+
+    @property
+    def run_id(self) -> str:
+        """The run's id; asking for it opens the run."""
+        return self.start()
+
+    def start(self) -> str:
+        """Open the run, if it is not open; return its id."""
+        if not self._run_id:
+            self._run_id = self._opening()
+        return self._run_id
 
     @property
     def ui_path(self) -> str:
@@ -52,8 +71,8 @@ class Tracker:
         return f"#/experiments/{experiment}/runs?viewStateShareKey={SAVED_VIEW}&workflowType=machine_learning"
 
     def rename(self, name: str) -> None:
-        """Name the run by what differs, unless `mlflow run` named it."""
-        if os.environ.get("MLFLOW_RUN_ID") != self.run_id:
+        """Name the run by what differs instead of by its stage; a name that `mlflow run --run-name` gave stays."""
+        if (tags := self.client.get_run(self.run_id).data.tags)[MLFLOW_RUN_NAME] == tags["virnuc.stage"]:
             self.client.set_tag(self.run_id, MLFLOW_RUN_NAME, name)
 
     def table(self, table: pd.DataFrame, path: str) -> None:
@@ -138,6 +157,7 @@ class Tracker:
 
     def dataset(self, name: str, directory: Path, digest: str, context: str) -> MetaDataset:
         """Log a directory as an input of the active run, with the digest of its manifest; return the dataset."""
+        self.start()  # else MLflow would open one of its own
         source = resolve_dataset_source(str(directory))
         dataset = MetaDataset(source, name=name, digest=digest[:_DIGEST_LENGTH])  # type: ignore[abstract]
         mlflow.log_input(dataset, context=context)
