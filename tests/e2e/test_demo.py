@@ -282,9 +282,11 @@ def test_the_page_on_serving_can_be_followed(demo, served):
     asked = demo.shell(curl)
     (row,) = json.loads(asked.stdout.splitlines()[-1])["predictions"]
     assert (row["id"], row["status"], row["error"]) == ("contig_1", "scored", "")
-    done = demo.python("-c", program + 'print(*[answer["predictions"][0][name] for name in ("id", "probability")])')
+    there = f'import os; os.environ["MLFLOW_TRACKING_URI"] = "{demo.store}"\n'
+    told = 'print(*[answer["predictions"][0][name] for name in ("id", "probability")])'
+    done = demo.python("-c", there + program + told)
     assert done.stdout.split()[-2:] == ["contig_1", str(row["probability"])], done.stderr
-    done = demo.shell(batch)
+    done = demo.shell(f"export MLFLOW_TRACKING_URI={demo.store}\n{batch}")
     (scored,) = json.loads((demo.directory / "calls.json").read_text())["predictions"]
     assert scored == row | {"label": scored["label"]}, done.stderr  # the request has a threshold of its own
 
