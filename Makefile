@@ -21,6 +21,7 @@ ON_ALL_CORES := --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loads
 LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet \
     --no-header --no-annotate --no-emit-package torch
 MINUTES ?= 10
+FAULTS ?= kill,term,twice,clock,full,readonly,step,locked,server
 STAGES ?= prepare,extract,split,train,evaluate,benchmark,compare,promote,predict
 
 .PHONY: demo unirep ui test test-fast coverage check docs screenshots rehearse format clean lock audit sbom faults fuzz
@@ -77,7 +78,7 @@ sbom: .venv/.installed-audit
 	@$(BIN)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible --outfile sbom.json
 
 faults: .venv/.installed
-	@$(RUN) python -m benchmarks.faults --minutes $(MINUTES) --stages $(STAGES)
+	@$(RUN) python -m benchmarks.faults --minutes $(MINUTES) --stages $(STAGES) --faults $(FAULTS)
 
 fuzz: .venv/.installed-test
 	$(BIN)/pip install --quiet --editable '.[fuzz]'

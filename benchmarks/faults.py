@@ -51,8 +51,6 @@ import model_registry
 import virnuc
 from benchmarks.disturbed import BAD, STEPS, Campaign, Step, database, runs
 
-# Faults. Each disturbs a step, which `Campaign.restore` has prepared, and calls `Campaign.finish`.
-
 
 def kill(campaign: Campaign, step: Step, fault: str = "kill", child: Callable[[], object] = lambda: None) -> None:
     """End it with SIGKILL at a random moment."""
@@ -230,6 +228,8 @@ def main() -> None:
         "--log", type=Path, help="file that keeps all trials; what is in it is not tried again, but for kills"
     )
     given = parser.parse_args()
+    if os.geteuid() and {"full", "readonly"} & set(given.faults.split(",")):
+        parser.error("full and readonly need the right to mount; leave them out with --faults")
     torch.set_num_threads(1)  # a process with threads cannot be forked
     for package in (virnuc, model_registry, entrypoints):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
