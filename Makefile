@@ -1,6 +1,7 @@
 # make demo    the whole experiment on the embedded genomes, then a summary
 # make ui      look at its runs in the browser
 # make test    every test; make test-fast leaves out those that run the whole demo, make coverage counts branches (slower)
+# make test-scale   the tests of Ray, of an S3 server and of Spark, which the others skip: their packages are large
 # make check   linters, types, import contracts, and whether the pages of docs/ can be built
 # make docs    the pages of docs/ as a site, in site/
 # make screenshots   the pictures of docs/, taken anew of the demo's own store and report (needs Chromium)
@@ -24,7 +25,7 @@ MINUTES ?= 10
 FAULTS ?= kill,term,twice,clock,full,readonly,step,locked,server
 STAGES ?= prepare,extract,split,train,evaluate,benchmark,compare,promote,predict
 
-.PHONY: demo unirep ui test test-fast coverage check docs screenshots rehearse format clean lock audit sbom faults fuzz
+.PHONY: demo unirep ui test test-fast test-scale coverage check docs screenshots rehearse format clean lock audit sbom faults fuzz
 
 demo: .venv/.installed
 	@$(RUN) mlflow run . --env-manager local --experiment-name virnuc --run-name main
@@ -52,6 +53,10 @@ coverage: .venv/.installed-test
 
 test-fast: .venv/.installed-test
 	@$(RUN) pytest $(ON_ALL_CORES) -m "not e2e"
+
+test-scale: .venv/.installed-test
+	$(BIN)/pip install --quiet --editable '.[scale]'
+	@$(RUN) pytest tests/storage/test_workers.py tests/storage/test_remote.py tests/model_registry/test_spark.py
 
 check: .venv/.installed-test
 	@$(RUN) ruff check .
