@@ -32,6 +32,12 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.xdist_group(group))
 
 
+def _made_once(tmp_path_factory, name) -> Path:
+    """Return the place of what one of the processes makes for all."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+
+
 @pytest.fixture(scope="session")
 def genomes() -> Path:
     """The embedded genomes of ten groups."""
@@ -44,8 +50,9 @@ def frames(genomes, tmp_path_factory) -> Path:
     from virnuc.sequences.preparing import prepare
     from virnuc.settings import PrepareSettings
 
-    out = tmp_path_factory.mktemp("frames") / "frames"
-    prepare(PrepareSettings(source=str(genomes), out=str(out)))
+    out = _made_once(tmp_path_factory, "frames")
+    with FileLock(f"{out}.lock"):
+        prepare(PrepareSettings(source=str(genomes), out=str(out)))
     return out
 
 
@@ -81,8 +88,7 @@ def made(tmp_path_factory, empty_store):
     from tests.shared.figures import undrawn
 
     kept, place = dict(os.environ), Path.cwd()
-    several = "PYTEST_XDIST_WORKER" in kept  # one of the processes makes it for all
-    home = (tmp_path_factory.getbasetemp().parent if several else tmp_path_factory.getbasetemp()) / "experiment"
+    home = _made_once(tmp_path_factory, "experiment")
     try:
         with FileLock(f"{home}.lock"), pytest.MonkeyPatch.context() as patch:
             undrawn(patch)

@@ -8,6 +8,7 @@ from mlflow.tracking import MlflowClient
 from entrypoints.evaluate import evaluate
 from entrypoints.train import train
 from model_registry.evidence import measured
+from tests.shared.figures import undrawn
 from tests.shared.samples import OTHERS, sample_frames, write_features, write_virnucpro
 from virnuc.evaluation.evaluation import metrics_of
 from virnuc.settings import EvaluateSettings, FeatureSource, SplitSettings, TrainSettings
@@ -66,8 +67,9 @@ def test_each_chunk_size_has_predictions_and_metrics_of_its_own(place):
 
 
 @pytest.mark.parametrize("unit", ["file", "genome"])
-def test_virnucpros_own_files_are_split_trained_on_and_tested(place, unit):
+def test_virnucpros_own_files_are_split_trained_on_and_tested(place, monkeypatch, unit):
     """A directory as its features_extract.py and merge_data leave it, unchanged."""
+    undrawn(monkeypatch)
     write_virnucpro(place / "data_merge", apart=0.2)
     parts = split(SplitSettings(source="data_merge", out="split", unit=unit))
     source = (FeatureSource("data_merge"),)

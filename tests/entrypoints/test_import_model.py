@@ -18,6 +18,7 @@ from entrypoints.import_model import import_model
 from entrypoints.promote import promote
 from entrypoints.train import train
 from model_registry.evidence import measured
+from tests.shared.figures import undrawn
 from tests.shared.samples import MLPClassifier, sample_frames, write_features
 from virnuc.errors import DataError, GateRefusal, UsageError
 from virnuc.settings import (
@@ -48,6 +49,7 @@ def virnucpro(tmp_path_factory):
 
 @pytest.fixture
 def place(store, tmp_path, monkeypatch):
+    undrawn(monkeypatch)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

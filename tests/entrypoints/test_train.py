@@ -14,6 +14,7 @@ from entrypoints.evaluate import evaluate
 from entrypoints.train import train
 from model_registry.evidence import measured
 from tests.shared import PROJECT
+from tests.shared.figures import undrawn
 from tests.shared.samples import sample_frames, write_features
 from virnuc.settings import EvaluateSettings, FeatureSource, SplitSettings, TrainSettings
 from virnuc.splits.assignment import split
@@ -24,6 +25,7 @@ SEEDS = (7, 8, 9)
 
 @pytest.fixture
 def place(store, tmp_path, monkeypatch):
+    undrawn(monkeypatch)
     monkeypatch.chdir(tmp_path)
     write_features(tmp_path / "features", *sample_frames(genomes=30, width=2048), manifest=False)
     split(SplitSettings(source="features", out="split", test_fraction=0.3))
