@@ -221,7 +221,7 @@ def test_an_alternative_text_from_outside_stays_a_text(tmp_path, suffix):
 
 
 def test_the_same_comparison_gives_the_same_bytes(tmp_path):
-    first, second = (report(case("pass"), tmp_path / name)[1] for name in ("a", "b"))
+    first, second = (report(case("pass"), tmp_path / name, drawn=True)[1] for name in ("a", "b"))
     assert first == second
 
 
@@ -235,7 +235,7 @@ def test_the_page_names_nothing_to_fetch():
 
 
 def test_figures_are_files_of_svg_beside_the_markdown(tmp_path):
-    _, texts = report(case("pass"), tmp_path)
+    _, texts = report(case("pass"), tmp_path, drawn=True)
     linked = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", texts[MARKDOWN])
     assert {"figures/roc.svg", "figures/confusion_matrix_1.svg", "figures/speed.svg"} <= set(linked)
     for name in linked:

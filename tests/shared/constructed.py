@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -98,6 +99,7 @@ def side(name: str, predictions: pd.DataFrame, seconds: float = 10.0, **changed:
     return replace(evidence, **changed)
 
 
+@functools.cache
 def sides(
     lost: int = 0, genomes: int = 40, frames: int = 100, speedup: float = 4.0
 ) -> tuple[SideEvidence, SideEvidence]:
