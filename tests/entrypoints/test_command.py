@@ -146,7 +146,7 @@ def test_sigterm_ends_the_run_as_killed(place, genomes, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "prepare: stopped; the same command resumes" in errors
+    assert "prepare: stopped; give the same command again to resume" in errors
     client = MlflowClient(f"sqlite:///{place}/mlflow.db")
     experiment = client.get_experiment_by_name("virnuc")
     newest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0]

@@ -248,7 +248,7 @@ def test_an_alias_moved_by_hand_is_neither_healthy_nor_used(registered):
     try:
         assert check_champion()[0].outcome == "FAIL" and "moved by hand" in check_champion()[0].detail
         with pytest.raises(DataError, match="moved by hand to version 2, but version 1 was promoted"):
-            predict_stage.run(PredictSettings(input=("a.fa",), model=registered, track=False))
+            predict_stage.run(PredictSettings(input=("-",), model=registered, track=False))
     finally:
         client.delete_model_version("virnuc", version.version)
         client.set_registered_model_alias("virnuc", "champion", "1")

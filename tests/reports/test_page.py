@@ -29,7 +29,7 @@ def browser():
 def page_file(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("report")
     comparison = case(request.param)
-    document, _ = report(comparison, directory)
+    document, _ = report(comparison, directory, drawn=True)
     return directory / HTML, document, len(comparison_drawings(comparison))
 
 

@@ -203,6 +203,7 @@ def check_encoders(kinds: Mapping[str, str], weights: Mapping[str, str], revisio
     for name, kind in kinds.items():
         if find_encoder(name).kind != kind:
             raise UsageError(f"{name} does not read {kind}; give an encoder that does")
+    for name in kinds:
         _weights_of(name, weights, revisions)
 
 
