@@ -84,7 +84,7 @@ def make_contigs(hosts: list[str], viruses: list[str], count: int, seed: int) ->
         host = host[: int(generator.integers(HOST[0], min(HOST[1], len(host)) + 1))]
         places = np.sort(generator.integers(0, len(host), INSERTED[number % len(INSERTED)])).tolist()
         contig = host[: places[0]] if places else host
-        for place, following in zip(places, [*places[1:], len(host)], strict=True):
+        for place, following in zip(places, [*places, len(host)][1:], strict=True):
             virus = viruses[len(rows) % len(viruses)]
             rows.append({"sequence": f"contig{number}", "start": len(contig), "end": len(contig) + len(virus)})
             contig += virus if generator.random() < 0.5 else reverse_complement(virus)

@@ -96,11 +96,12 @@ def _identity(features: FeatureSet, split: Split, chunk_size: int) -> dict[str, 
 def _log_choices(choices: Choices, tracker: Tracker, tell: Callable[[str], None]) -> None:
     for status, choice in choices.items():
         tracker.tags({f"{status}_by": choice.method, f"{status}_by_reason": choice.reason})
-        for figure, values in (("accuracy", choice.accuracy), ("roc_auc", choice.roc_auc)):
+        figures = {"log_loss": choice.log_loss, "accuracy": choice.accuracy, "roc_auc": choice.roc_auc}
+        for figure, values in figures.items():
             tracker.metrics({f"val/{status}/{figure}_{method}": value for method, value in values.items()})
         tracker.metrics({f"val/{status}/chunks": float(choice.chunks)})
         measured = ", ".join(
-            f"{method} {value:.4f} and {choice.roc_auc[method]:.4f}" for method, value in choice.accuracy.items()
+            f"{method} {' '.join(f'{values[method]:.4f}' for values in figures.values())}" for method in choice.log_loss
         )
-        found = choice.reason or f"accuracy and ROC-AUC of {choice.chunks:,} validation chunks: {measured}"
+        found = choice.reason or f"log loss, accuracy, ROC-AUC of {choice.chunks:,} validation chunks: {measured}"
         tell(f"chunks of status {status} are scored by {choice.method} ({found})")

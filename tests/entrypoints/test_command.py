@@ -141,7 +141,7 @@ def test_features_and_a_split_that_do_not_belong_together(place, frames, genomes
 
 def test_sigterm_ends_the_run_as_killed(place, genomes, tmp_path):
     process = start("prepare", place, "--source", genomes, "--out", tmp_path / "frames")
-    while process.poll() is None and not (tmp_path / "frames").exists():
+    while process.poll() is None and not any((tmp_path / "frames").rglob("*.parquet*")):  # then a run is open
         time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
