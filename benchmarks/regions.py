@@ -116,8 +116,8 @@ def count(found: pd.DataFrame, contigs: dict[str, str], inserts: pd.DataFrame) -
         "precision": right / max(all_called, 1),
         "recall": right / all_viral,
         "found": len(found),
-        "at least half viral": sum(good),
-        "viruses at least half found": sum(hit),
+        "at least half viral": int(np.sum(good)),
+        "viruses at least half found": int(np.sum(hit)),
     }
 
 

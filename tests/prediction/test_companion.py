@@ -136,7 +136,7 @@ def copied(packed, tmp_path):
 
 
 @pytest.mark.parametrize("methods", [("companion", "frames"), ("frames", "companion"), ("frames", "frames")])
-def test_the_method_with_the_lowest_log_loss_on_validation_chunks_is_chosen_and_kept(
+def test_the_simplest_method_with_about_the_lowest_log_loss_is_chosen_and_kept(
     together, copied, companion_checkpoint, methods
 ):
     wanted = dict(zip(ANSWERED, methods, strict=True))
@@ -148,7 +148,8 @@ def test_the_method_with_the_lowest_log_loss_on_validation_chunks_is_chosen_and_
     for status, choice in choices.items():
         other = "frames" if choice.method == "companion" else "companion"
         assert choice.accuracy[choice.method] == choice.roc_auc[choice.method] == 1 > choice.accuracy[other]
-        assert choice.log_loss[choice.method] == min(choice.log_loss.values())
+        near = [method for method, loss in choice.log_loss.items() if loss <= 1.01 * min(choice.log_loss.values())]
+        assert choice.method == next(method for method in ("frames", "companion", "mean") if method in near)
         assert 0 < choice.viral < choice.chunks == {"scored": 24, "no_open_frame": 40}[status]
         assert choice.genomes == 16
     loaded, config = load_scorer(copied), json.loads((copied / "scorer.json").read_text())

@@ -47,9 +47,7 @@ class MethodChoice:
     """How a model scores the chunks of one status, and the measurements that decided it."""
 
     method: str = FRAMES  # one of METHODS
-    log_loss: dict[str, float] = field(
-        default_factory=dict
-    )  # of each method, over the chunks below; the lowest decides
+    log_loss: dict[str, float] = field(default_factory=dict)  # of each method, over the chunks below; it decides
     accuracy: dict[str, float] = field(default_factory=dict)  # likewise
     roc_auc: dict[str, float] = field(default_factory=dict)  # likewise
     chunks: int = 0  # of this status

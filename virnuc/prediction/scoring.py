@@ -3,8 +3,8 @@
 The registered model and the `predict` stage both score with it, so they agree. A chunk may have several open
 frames; its two scores are the highest non-viral and the highest viral one among them, and it is viral if the
 viral score is at least the other, as in VirNucPro. Of a chunk without an open frame the longest open reading frame is
-scored. A companion scores chunks alone, or together with their frames, if that had the lowest log loss on this model's
-validation chunks of their status.
+scored. A companion scores chunks alone, or together with their frames, if that had a clearly lower log loss on this
+model's validation chunks of their status.
 """
 
 from __future__ import annotations

@@ -202,7 +202,7 @@ class TrainSettings(Settings):
     companion: str = option(
         "",
         "Registered model of --modality dna, trained on the same split, as models:/NAME/VERSION. It is tried on all "
-        "validation chunks and scores chunks, alone or together with their frames, if that has a lower log loss.",
+        "validation chunks and scores chunks, alone or together with their frames, if its log loss is lower by 1 %.",
     )
     checkpoint: str = option(
         "final",
