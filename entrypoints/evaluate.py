@@ -83,17 +83,21 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     _log(done, checkpoint, features, tracker)
     tracker.of_model(version, {f"test/{name}": done.metrics[f"test/{name}"] for name in SHOWN}, tested_on)
     update_card(version_uri(version))
+    _tell(done, f"{version.name} version {version.version}", chunks is not None)
+    return tracker.run_id
+
+
+def _tell(done: Evaluation, model: str, with_chunks: bool) -> None:
     figures = ", ".join(f"{name} {done.metrics[f'test/{name}']:.4f}" for name in SHOWN)
-    if chunks is not None:
+    if with_chunks:
         over_all = (done.metrics[f"test/coverage/{name}_of_all_chunks"] for name in ("accuracy", "roc_auc"))
         figures += "; over all chunks accuracy {:.4f}, ROC-AUC {:.4f}".format(*over_all)
-    say(f"evaluate   {version.name} version {version.version}: {figures}")
+    say(f"evaluate   {model}: {figures}")
     if (trainings := len(done.replicates.columns)) > 1:
         mean, sd = (done.metrics[f"test/replicates/accuracy_{name}"] for name in ("mean", "sd"))
         say(f"evaluate   {trainings} trainings of this side: accuracy {mean:.4f} on average, SD {sd:.4f}")
     for size, table in done.by_size.items():
         say(f"evaluate   {size} bp: {len(table):,} frames, accuracy {done.metrics[f'test/{size}bp/accuracy']:.4f}")
-    return tracker.run_id
 
 
 def _shuffled(settings: EvaluateSettings, features: FeatureSet, split: Split, tracker: Tracker) -> FeatureSet | None:

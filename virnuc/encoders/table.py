@@ -1,4 +1,7 @@
-"""The table of encoders: the only place that knows any of them by name."""
+"""The table of encoders: the only place that knows any of them by name.
+
+A third of it are the entries, which are read best one below the other, beside how they are found and loaded.
+"""
 
 from __future__ import annotations
 

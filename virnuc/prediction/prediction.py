@@ -129,16 +129,25 @@ def predict(
         if helpers is not None:
             share = partial(_score_parts, output, sources, helpers.load, how)
             helpers.workers.run(lambda device: partial(share, device), lambda worker, bases: advance(bases))
-        finished, digests = 0, []
-        for number, part in enumerate(stream.parts()):  # those of killed helpers are made here
-            digests.append(_digest(part))
-            path = output.directory / _place(number)
-            if not _is_done(path, digests[-1]):
-                _write_part(path, _score(part, scorer, how, advance), digests[-1])
-            else:
-                advance(_bases(part))
+        finished = 0
+        digests = _score_missing(output, stream, scorer, how, advance)
         output = replace(output, inputs=_inputs(digests))
         return _finish(output, len(digests), stream.counts, about or About())
+
+
+def _score_missing(
+    output: OutputDirectory, stream: _Stream, scorer: Scorer, how: _How, advance: Callable[[int], None]
+) -> list[str]:
+    """Score the parts that are not there, those of killed helpers too; return the digests of all."""
+    digests = []
+    for number, part in enumerate(stream.parts()):
+        digests.append(_digest(part))
+        path = output.directory / _place(number)
+        if not _is_done(path, digests[-1]):
+            _write_part(path, _score(part, scorer, how, advance), digests[-1])
+        else:
+            advance(_bases(part))
+    return digests
 
 
 def _score_parts(
