@@ -15,14 +15,14 @@ WORDS = {
     "split": "the assignment of frames to training, validation and test",
     "unit": "what the split keeps together, such as whole genomes",
     "baseline, candidate": "the slow side, and the fast side that is to replace it",
-    "coverage": "the share of chunks that have a frame; test metrics are about those chunks",
+    "coverage": "the share of chunks that have a frame; test metrics are computed on those chunks",
     "accuracy drop": "accuracy of the baseline minus accuracy of the candidate, on the same test frames",
-    "95 % interval": "where the value would lie with other test genomes: bootstrap that draws whole genomes",
-    "speed-up": "embedding time of the baseline over that of the candidate; same sample, precision and device",
+    "95 % interval": "how far the value would vary with other test genomes: a bootstrap that draws whole genomes",
+    "speed-up": "embedding time of the baseline divided by that of the candidate; same sample, precision and device",
     "gate": "the rules in model_registry/policy.yaml",
     "verdict": "PASS if every rule holds, FAIL if one does not, NO VERDICT if evidence is missing",
     "MCC": "Matthews correlation coefficient: 1 perfect, 0 chance",
-    "ECE": "expected calibration error: how far probabilities lie from observed shares",
+    "ECE": "expected calibration error: how far predicted probabilities are from observed frequencies",
     "digest": "SHA-256 of contents: two things with the same digest are the same",
 }
 
