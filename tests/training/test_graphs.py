@@ -3,6 +3,9 @@
 import torch
 
 from virnuc.settings import TrainSettings
+from virnuc.training import graphs
+from virnuc.training.batches import Plan
+from virnuc.training.data import match
 from virnuc.training.graphs import change_alike
 from virnuc.training.stack import Stack
 from virnuc.training.state import Replicate
@@ -30,3 +33,24 @@ def test_only_the_same_steps_count_as_alike(sample):
     assert not change_alike(before, plain, trained(sample, others)[1])
     assert not change_alike(before, plain, trained(sample, batches[:1] * 4)[1])  # a counter that does not advance
     assert not change_alike(before, plain, trained(sample, batches, dropout_seed=1)[1])
+
+
+def test_a_graph_that_cannot_be_captured_leaves_the_training_as_it_was(sample, monkeypatch, caplog):
+    part = match(sample.features, sample.split, "merged").train.place(torch.device("cpu"))
+    own = Replicate.begin(1, TrainSettings(hidden_dim=16), part.width, torch.device("cpu"))
+    stack, plan = Stack([own.model], [own.optimizer]), Plan.make(part, 32, "full")
+    before, generators = {name: tensor.clone() for name, tensor in own.model.state_dict().items()}, stack.generators
+
+    def steps_and_fails(self):
+        stack.step(*part.read(plan.order(1, 1)[:32]))
+        raise RuntimeError("operation not permitted when stream is capturing\nlater lines")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: type("Graph", (), {"register_generator_state": id})())
+    monkeypatch.setattr(graphs.GraphedSteps, "_capture", steps_and_fails)
+    assert graphs.graphed_steps(stack, part, plan) is None
+    assert caplog.messages == [
+        "training goes on without a CUDA graph: operation not permitted when stream is capturing"
+    ]
+    assert all(torch.equal(before[name], now) for name, now in own.model.state_dict().items())
+    assert not any(state["momentum_buffer"].any() for state in own.optimizer.state.values())
+    assert stack.generators[0] is not generators[0]  # torch leaves the old ones in a capture that does not end

@@ -56,7 +56,8 @@ class Arriving:
             self._host = torch.empty(computed.shape, dtype=computed.dtype, pin_memory=True)
             self._host.copy_(computed, non_blocking=True)
             self._event = torch.cuda.Event()
-            self._event.record()
+            # Of the tensor's device: in another thread than the one that chose it, cuda:0 is current again.
+            self._event.record(torch.cuda.current_stream(computed.device))
 
     def wait(self) -> Tensor:
         """Return the tensor on the host when it is there."""

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from virnuc.encoders.fusion import Fused
 from virnuc.encoders.linear import Linear
 from virnuc.encoders.network import Embedding, Network, Slot, linear_slots, norm_slots, positive_integers
 from virnuc.encoders.packing import Packing, attend, mean_of_sequences
@@ -103,6 +104,14 @@ def _rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return rotated
 
 
+def _rotation(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    first, second = states.chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+
+
+_rotated = Fused(_rotate, _rotation)
+
+
 class _Layer(nn.Module):
     def __init__(self, shape: EsmShape) -> None:
         super().__init__()
@@ -116,7 +125,7 @@ class _Layer(nn.Module):
 
     def forward(self, states: Tensor, packing: Packing, cosine: Tensor, sine: Tensor) -> Tensor:
         qkv = self.qkv(self.attention_norm(states)).unflatten(1, (3, self.heads, -1))
-        query, key = _rotate(qkv[:, :2], cosine, sine).unbind(1)
+        query, key = _rotated(qkv[:, :2], cosine, sine).unbind(1)
         states = self.out(attend(query, key, qkv[:, 2], packing), residual=states)
         return self.down(self.up(self.norm(states), gelu=True), residual=states)
 

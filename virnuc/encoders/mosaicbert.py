@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from virnuc.encoders.fusion import Fused
 from virnuc.encoders.linear import Linear
 from virnuc.encoders.network import Embedding, Network, Slot, linear_slots, norm_slots, positive_integers
 from virnuc.encoders.packing import Packing, attend, mean_of_sequences
@@ -84,7 +85,14 @@ class _Layer(nn.Module):
         query, key, value = self.qkv(states).unflatten(1, (3, self.heads, -1)).unbind(1)
         states = self.attention_norm(self.out(attend(query, key, value, packing, slopes), residual=states))
         gate, inner = self.gated(states).chunk(2, dim=1)
-        return self.norm(self.down(functional.gelu(gate).mul_(inner), residual=states))
+        return self.norm(self.down(_gated(gate, inner), residual=states))
+
+
+def _gate(gate: Tensor, inner: Tensor) -> Tensor:
+    return functional.gelu(gate) * inner
+
+
+_gated = Fused(lambda gate, inner: functional.gelu(gate).mul_(inner), _gate)
 
 
 class MosaicBertNetwork(Network):

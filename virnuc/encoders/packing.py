@@ -1,13 +1,15 @@
-"""Batches without padding: sequences end to end, attention within runs of equal length.
+"""Batches without padding: sequences end to end, attention within each.
 
 Linear layers, norms and activations see [tokens, width] and never a padding token. Only attention needs the
-sequences apart; because a batch is sorted by length, it is computed for each run of equally long sequences at
-once, without a mask.
+sequences apart. On a GPU torch's kernels for sequences of any lengths take the whole batch in one call. Elsewhere it is
+computed for each run of equally long sequences at once, without a mask: a batch is sorted by length.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +20,9 @@ from torch.nn import functional
 from virnuc.encoders.batching import to_device
 
 _MAX_BIASES = 2**26  # values of ALiBi at a time: bounds the memory of one very long sequence
+_TRIED = np.array([130, 130, 66, 33, 1])  # tokens of the sequences that a kernel is tried on
+_ROUNDING = 0.02  # of the largest value, in bf16; another mask or other slopes give 0.1 and more
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,12 @@ class Packing:
 
     runs: tuple[Run, ...]
     positions: Tensor  # [tokens] int64, place of each token in its sequence, on the device
+    bounds: Tensor  # [sequences + 1] int32, where each sequence begins and the last one ends, on the device
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(run.length for run in self.runs)
 
     @classmethod
     def of_lengths(cls, lengths: np.ndarray, device: torch.device) -> Packing:
@@ -48,7 +59,7 @@ class Packing:
         changes = [0, *(np.flatnonzero(np.diff(lengths)) + 1).tolist(), len(lengths)]
         runs = tuple(Run(int(starts[first]), last - first, int(lengths[first])) for first, last in pairwise(changes))
         positions = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
-        return cls(runs, to_device(positions, device))
+        return cls(runs, to_device(positions, device), to_device(starts.astype(np.int32), device))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, slopes: Tensor | None = None) -> Tensor:
@@ -64,6 +75,57 @@ def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, slopes: 
     Returns:
         [tokens, heads * head_width].
     """
+    if varlen_is_right(query.device, query.dtype, query.shape[-1], slopes is not None):
+        return _attend_at_once(query, key, value, packing, slopes).flatten(1)
+    return _attend_by_runs(query, key, value, packing, slopes).flatten(1)
+
+
+@cache
+def varlen_is_right(device: torch.device, dtype: torch.dtype, head_width: int, alibi: bool) -> bool:
+    """Return whether one call for all sequences gives on this device what a call for each run gives: tried once."""
+    if device.type != "cuda":
+        return False  # torch has no such kernel for a CPU
+    return _agrees(device, dtype, head_width, alibi)
+
+
+def _agrees(device: torch.device, dtype: torch.dtype, head_width: int, alibi: bool) -> bool:
+    packing = Packing.of_lengths(_TRIED, device)
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, int(_TRIED.sum()), 2, head_width, generator=generator).to(device, dtype)
+    slopes = torch.tensor([0.5, 0.01], device=device) if alibi else None
+    expected = _attend_by_runs(query.float(), key.float(), value.float(), packing, slopes)
+    try:
+        found = _attend_at_once(query, key, value, packing, slopes)
+        distance = float((found - expected).abs().max() / expected.abs().max())
+        right = distance <= _ROUNDING
+        reason = f"differs by {distance:.1e}"
+    except RuntimeError as error:
+        right, reason = False, str(error).partition("\n")[0]
+    if not right:
+        what = f"{str(dtype).removeprefix('torch.')}{' with ALiBi' if alibi else ''} on {device}"
+        _log.warning("attention in %s goes run by run, as torch's kernel for any lengths %s", what, reason)
+    return right
+
+
+def _attend_at_once(query: Tensor, key: Tensor, value: Tensor, packing: Packing, slopes: Tensor | None) -> Tensor:
+    """Return [tokens, heads, head_width] by the kernels below torch's `varlen_attn`, which passes on no slopes.
+
+    Flash attention takes fp16 and bf16, and ALiBi (-slope * |i - j| where attention is not causal, as in its alibi.h);
+    the memory-efficient kernel takes fp32. Both take query, key and value as views of one tensor.
+    """
+    bounds, longest = packing.bounds, packing.longest
+    if query.dtype is torch.float32 and slopes is None:
+        one = (part.unsqueeze(0) for part in (query, key, value))
+        result = torch.ops.aten._efficient_attention_forward(*one, None, bounds, bounds, longest, longest, 0.0, 0)
+        return result[0].squeeze(0)
+    result = torch.ops.aten._flash_attention_forward(
+        query, key, value, bounds, bounds, longest, longest, 0.0, False, False, alibi_slopes=slopes
+    )
+    return result[0]
+
+
+def _attend_by_runs(query: Tensor, key: Tensor, value: Tensor, packing: Packing, slopes: Tensor | None) -> Tensor:
+    """Return [tokens, heads, head_width] by a call for each run of equally long sequences."""
     attended = torch.empty_like(query, memory_format=torch.contiguous_format)
     for run in packing.runs:
         shape = (run.count, run.length, *query.shape[1:])
@@ -74,7 +136,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, slopes: 
             part = slice(first, first + rows)
             bias = None if slopes is None else _alibi(slopes, part, run.length, query.dtype)
             output[:, :, part] = functional.scaled_dot_product_attention(q[:, :, part], k, v, attn_mask=bias)
-    return attended.flatten(1)
+    return attended
 
 
 def _alibi(slopes: Tensor, rows: slice, length: int, dtype: torch.dtype) -> Tensor:

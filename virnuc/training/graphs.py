@@ -26,11 +26,18 @@ _log = logging.getLogger(__name__)
 
 
 def graphed_steps(stack: Stack, part: Subset, plan: Plan) -> GraphedSteps | None:
-    """Return the captured steps; None, with a warning, if they do not change the weights as plain steps do."""
-    steps = GraphedSteps(stack, part, plan)
-    if steps.faithful():
-        return steps
-    _log.warning("the captured CUDA graph does not train as plain steps do; training goes on without it")
+    """Return the captured steps; None, with a warning, if they cannot be had or do not train as plain steps do."""
+    before = _states(stack)
+    try:
+        steps = GraphedSteps(stack, part, plan)
+        if steps.faithful():
+            return steps
+        reason = "it does not train as plain steps do"
+    except RuntimeError as error:  # of the capture, or memory that is full
+        reason = str(error).partition("\n")[0]
+    _put_back(stack, *before)
+    stack.generators = [torch.Generator(stack.device) for _ in stack.models]  # a failed capture keeps the old ones
+    _log.warning("training goes on without a CUDA graph: %s", reason)
     return None
 
 
@@ -82,49 +89,54 @@ class GraphedSteps:
 
     def faithful(self) -> bool:
         """Return whether replays change the weights as plain steps on the same rows do."""
-        before, found = self._states(), []
+        before, found = _states(self._stack), []
         batches = self._order[: self._batch * min(_COMPARED, len(self._order) // self._batch)].split(self._batch)
         for make_step in (self._step, lambda rows: self._graph.replay()):
             self._first.zero_()
             self._stack.seed_dropout(range(len(self._stack)))
             for rows in batches:
                 make_step(rows)
-            found.append(self._states()[0])
-            self._put_back(*before)
+            found.append(_states(self._stack)[0])
+            _put_back(self._stack, *before)
         return all(starmap(change_alike, zip(before[0], *found, strict=True)))
 
     def _step(self, rows: Tensor) -> None:
         self._total.add_(self._stack.step(self._vectors[rows], self._labels[rows]), alpha=len(rows))
 
     def _capture(self) -> None:
-        before = self._states()
+        before = _states(self._stack)
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(_WARM_UP):
                 self._step(self._order[: self._batch])
         torch.cuda.current_stream().wait_stream(aside)
-        with torch.cuda.graph(self._graph):
+        # torch's own stream for captures is made once in a process, on the device that is current then. A capture that
+        # fails leaves its stream current: the outer context undoes that.
+        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(self._graph, stream=aside):
             self._step(self._order[self._first + self._within])
             self._first.add_(self._batch)
-        self._put_back(*before)
+        _put_back(self._stack, *before)
 
-    def _states(self) -> tuple[list[dict[str, Tensor]], list[list[Tensor]]]:
-        """Return copies of each replicate's weights and statistics, and of its momentum."""
-        weights = [{name: own.clone() for name, own in model.state_dict().items()} for model in self._stack.models]
-        return weights, [[buffer.clone() for buffer in buffers] for buffers in self._momentum()]
 
-    def _momentum(self) -> list[list[Tensor]]:
-        """Return the momentum buffers of each optimizer; none before its first step."""
-        states = [optimizer.state.values() for optimizer in self._stack.optimizers]
-        return [[state["momentum_buffer"] for state in own if "momentum_buffer" in state] for own in states]
+def _states(stack: Stack) -> tuple[list[dict[str, Tensor]], list[list[Tensor]]]:
+    """Return copies of each replicate's weights and statistics, and of its momentum."""
+    weights = [{name: own.clone() for name, own in model.state_dict().items()} for model in stack.models]
+    return weights, [[buffer.clone() for buffer in buffers] for buffers in _momentum(stack)]
 
-    @torch.no_grad()
-    def _put_back(self, weights: list[dict[str, Tensor]], momentum: list[list[Tensor]]) -> None:
-        """Undo steps in place: the graph has the tensors' addresses."""
-        for model, saved in zip(self._stack.models, weights, strict=True):
-            model.load_state_dict(saved)
-        for buffers, old in zip(self._momentum(), momentum, strict=True):
-            for number, buffer in enumerate(buffers):
-                # Momentum that starts from zero gives the same first step as momentum that starts from the gradient.
-                buffer.copy_(old[number] if old else torch.zeros_like(buffer))
+
+def _momentum(stack: Stack) -> list[list[Tensor]]:
+    """Return the momentum buffers of each optimizer; none before its first step."""
+    states = [optimizer.state.values() for optimizer in stack.optimizers]
+    return [[state["momentum_buffer"] for state in own if "momentum_buffer" in state] for own in states]
+
+
+@torch.no_grad()
+def _put_back(stack: Stack, weights: list[dict[str, Tensor]], momentum: list[list[Tensor]]) -> None:
+    """Undo steps in place: the graph has the tensors' addresses."""
+    for model, saved in zip(stack.models, weights, strict=True):
+        model.load_state_dict(saved)
+    for buffers, old in zip(_momentum(stack), momentum, strict=True):
+        for number, buffer in enumerate(buffers):
+            # Momentum that starts from zero gives the same first step as momentum that starts from the gradient.
+            buffer.copy_(old[number] if old else torch.zeros_like(buffer))
