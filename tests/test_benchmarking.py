@@ -121,8 +121,9 @@ def test_the_lower_end_is_the_bound_of_wilcoxons_signed_ranks(ratios, low):
 
 
 def test_sides_are_timed_in_turns_and_never_held_together(frames, monkeypatch, quick):
-    loaded, order = [], []
+    loaded, order, peaks = [], [], []
     load, take = benchmarking.load_encoder, benchmarking.seconds
+    monkeypatch.setattr(benchmarking, "peak_in_fresh_process", lambda job: peaks.append(job.name) or 0.5)
 
     def watched(name, **options):
         assert all(reference() is None for reference in loaded)
@@ -134,6 +135,7 @@ def test_sides_are_timed_in_turns_and_never_held_together(frames, monkeypatch, q
     monkeypatch.setattr(benchmarking, "load_encoder", watched)
     monkeypatch.setattr(benchmarking, "seconds", lambda work, device: order.append("run") or take(work, device))
     benchmark(settings(frames, runs=3))
+    assert peaks == [ESM2, FAST]  # a process for each side, not for each turn
     turns = [name for name in order if name != "run"]
     assert turns == [ESM2, FAST, ESM2, FAST]
     assert order.count("run") == 2 * 2 * 3

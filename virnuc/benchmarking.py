@@ -133,7 +133,8 @@ def _in_turns(jobs: Mapping[str, _Job], progress: Progress) -> tuple[dict[str, S
                 held = None
                 _release(job.device)
                 held = _Loaded(side, job)
-                results.setdefault(side, held.describe())
+                if side not in results:
+                    results[side] = held.describe()
             progress(held.encoder.name, len(timed[side]), runs)
             timed[side].append(held.time())
             results[side] = replace(results[side], runs=tuple(timed[side]), peak_memory_gb=held.peak(results[side]))
