@@ -60,7 +60,7 @@ def log(result: BenchmarkResult, settings: BenchmarkSettings, tracker: Tracker) 
     if result.speedup is not None:
         unequal = "" if result.same_precision else " (DIFFERENT PRECISIONS: not a fair ratio)"
         say(
-            f"benchmark  speed-up {result.speedup:.2f}, lower end {result.speedup_low:.2f}{unequal}; "
+            f"benchmark  speed-up {result.speedup:.2f}, lower bound {result.speedup_low:.2f}{unequal}; "
             f"{written[f'{SPEED}.html']}"
         )
 

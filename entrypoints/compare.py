@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def compare(settings: CompareSettings, tracker: Tracker) -> dict[str, Any]:
     """Compare candidates with a baseline, frame by frame, and let the policy's rules decide on each.
 
-    Everything is read from the registry and the runs behind it. Exit code 0: every candidate passes; 3: each is
-    judged and at least one fails; 4: on at least one no verdict can be given. The report is written in each case. Of
-    several candidates each has a child run with its own verdict, by which it can be promoted whatever the others are.
+    Everything is read from the registry and the runs behind it. Exit code 0: every candidate passes; 3: at least one
+    fails; 4: for at least one no verdict can be given. The report is written in each case. With several candidates,
+    each has a child run with its own verdict and can be promoted whatever the others' verdicts are.
     """
     from model_registry.card import update_card
     from model_registry.evidence import gather

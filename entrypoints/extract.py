@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def extract(settings: ExtractSettings, tracker: Tracker) -> Manifest:
     """Embed every frame: its DNA with one encoder, its protein with another, and join the two vectors.
 
-    Finished shards are skipped, so a stopped extraction resumes where it was, and several processes can share the
-    work: one for each GPU, or --workers of them on a CPU. Each encoder's half is computed once, whichever feature sets
-    use it. With --frames FRAMES/chunks the DNA of all chunks is embedded, both strands, for a companion.
+    Finished shards are skipped, so a stopped extraction can resume, and several processes can share the work: one for
+    each GPU, or --workers of them on a CPU. Each encoder's vectors are computed once and shared by all feature sets.
+    With --frames FRAMES/chunks the DNA of all chunks is embedded, both strands, for a companion.
     """
     from entrypoints.progress import bars
     from virnuc.features.workers import extract_together

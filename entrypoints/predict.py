@@ -29,8 +29,8 @@ SHOWN = 5  # sequences and regions on the terminal
 def predict(settings: PredictSettings, tracker: Tracker | NullTracker) -> Manifest:
     """Call sequences viral or not with a registered model, in chunks; every chunk is in the output exactly once.
 
-    Chunks are scored by what was best on the model's validation chunks; those without an open reading frame are marked.
-    A stopped prediction resumes when the same command is given again.
+    Chunks are scored by the method that was best on the model's validation chunks; those without an open reading frame
+    are marked. A stopped prediction resumes when the same command is given again.
     """
     from entrypoints.progress import bars
     from model_registry.health import about_version, check_alias, describe_version

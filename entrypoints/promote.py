@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @stage(PromoteSettings)
 def promote(settings: PromoteSettings, tracker: Tracker) -> Promotion:
-    """Make a model virnuc@champion if its comparison passed the gate and still holds; the old one is virnuc@previous.
+    """Make a model virnuc@champion if its comparison passed and is still valid; the old one becomes virnuc@previous.
 
     A refusal (exit code 3) lists the rules that failed. Only --override "reason" promotes against the gate; the reason
     stays on the version permanently.

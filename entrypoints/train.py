@@ -24,11 +24,11 @@ CHECKPOINTS = "checkpoints"  # the artifact folder
 def train(settings: TrainSettings) -> ModelVersion | None:
     """Train the classifier on one feature set, several times over, and register it as virnuc-<protein encoder>.
 
-    All trainings (replicates) are made in one pass and differ in the seed alone; each has a run of its own below this
-    one's, and the one with the median validation loss is registered.
+    All trainings (replicates) are made in one pass and differ in the seed alone; each has a child run, and the one with
+    the median validation loss is registered.
 
-    After a stop at any moment the same command resumes from the last finished epoch, in the same MLflow run, and ends
-    with the same bits. The defaults are VirNucPro's published hyperparameters.
+    To resume a stopped training, give the same command again: it continues after the last finished epoch, in the same
+    MLflow run, and ends with the same bits. The defaults are VirNucPro's published hyperparameters.
     """
     from entrypoints.progress import bars
     from model_registry.packaging import companion_source

@@ -1,7 +1,7 @@
 """The gate: a comparison and a policy in, a verdict out, rule by rule (`rules`).
 
-A verdict is PASS if every rule holds and FAIL if one does not; without two sides that can be paired there is NO
-VERDICT. Each rule carries the numbers it was decided by and, where it does not hold, what to do next.
+The verdict is PASS if every rule holds and FAIL if one does not; if the two sides cannot be paired there is NO
+VERDICT. Each rule records the numbers that decided it and, if it does not hold, what to do next.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _judge_pair(case: Case) -> CandidateVerdict:
 
 def _apply(rule: Rule, case: Case) -> RuleResult:
     if case.pair.problems and rule.needs_pair:
-        step = "Make the two sides comparable, as the first rule says, then compare again."
+        step = "Make the two sides comparable, see the first rule, then compare again."
         found = Finding(False, "not known: the sides cannot be paired", next_step=step)
     else:
         found = rule.find(case)
@@ -151,7 +151,7 @@ def _answer(outcome: str, case: Case, rules: tuple[RuleResult, ...]) -> str:
     baseline = case.sides[0].identity
     if outcome == FAIL:
         failed = [f"{rule.title} ({rule.observed}; {rule.limit})" for rule in rules if rule.outcome == FAIL]
-        return f"No: {candidate} may not replace {baseline}. Not fulfilled: {'; '.join(failed)}."
+        return f"No: {candidate} may not replace {baseline}. Failed: {'; '.join(failed)}."
     change, low, high = (f"{-100 * drop:+.1f}" for drop in (case.drop.value, case.drop.high, case.drop.low))
     ratio = next(rule for rule in rules if rule.name == "speedup").numbers["speedup"]
     return (

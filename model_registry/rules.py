@@ -45,8 +45,8 @@ def _enough_genomes(case: Case) -> Finding:
         count, weight = 0, 0.0
     return Finding(
         count >= least and weight >= effective,
-        f"{count} genomes in the class with fewer, which weigh as much as {weight:.1f} of one size",
-        f">= {least:g}, weighing >= {effective:g}",
+        f"{count} genomes in the class with fewer, an effective number of {weight:.1f}",
+        f">= {least:g}, effective >= {effective:g}",
         {"genomes": count, "effective_genomes": weight},
     )
 
@@ -79,7 +79,7 @@ def _best_baseline(case: Case) -> Finding:
     if math.isnan(own):
         return Finding(False, f"the validation accuracy of {baseline.identity} is not recorded")
     if not better:
-        return Finding(True, f"validation accuracy {own:.4f}, none of {len(baseline.validation)} versions has more")
+        return Finding(True, f"validation accuracy {own:.4f}, the best of {len(baseline.validation)} versions")
     best = max(better, key=better.__getitem__)
     step = f"Compare with {best}."
     return Finding(False, f"validation accuracy {own:.4f}, but {best} has {better[best]:.4f}", next_step=step)
@@ -122,12 +122,12 @@ def _speedup(case: Case) -> Finding:
     if len(speed.ratios) < runs:
         unfair.append(f"{len(speed.ratios)} runs are too few")
     observed = (
-        f"{speed.speedup:.2f} times as fast, lower end over the runs {speed.speedup_low:.2f} "
+        f"{speed.speedup:.2f} times as fast, lower bound over the runs {speed.speedup_low:.2f} "
         f"(run by run {', '.join(f'{ratio:.2f}' for ratio in speed.ratios)})"
     )
     observed += f", but not comparable: {', '.join(unfair)}" if unfair else ""
     numbers = {"speedup": speed.speedup, "speedup_low": speed.speedup_low}
-    step = "Run benchmark again, in the precision and on a sample of the frames of the features." if unfair else ""
+    step = "Run benchmark again, with the precision and on frames of the features." if unfair else ""
     return Finding(speed.speedup_low >= limit and not unfair, observed, shown, numbers, step)
 
 
@@ -179,7 +179,7 @@ RULES = (
         "enough_genomes",
         "Test genomes of each class",
         _enough_genomes,
-        "Test on more genomes: frames of the same ones add little.",
+        "Test on more genomes; more frames of the same genomes add little.",
         (Limit("test_genomes_a_class_at_least", 2), Limit("effective_genomes_at_least", 2)),
     ),
     Rule(
@@ -200,26 +200,26 @@ RULES = (
         "control_gain",
         "The baseline beats the strongest control",
         _control_gain,
-        "The control does as well: train longer, use a better encoder, or do without a protein language model.",
+        "The control does as well: train longer, use a better encoder, or use no protein language model.",
         (Limit("control_gain", choices=(WARN, REQUIRED)),),
     ),
     Rule(
         "accuracy_drop",
         "Accuracy drop, baseline minus candidate, mean over trainings",
         _drop,
-        "See which groups only the baseline gets right, and tune training on validation.",
+        "See which groups only the baseline classifies correctly, and tune training on the validation part.",
         (Limit("accuracy_drop_below", 0, 1),),
     ),
     Rule(
         "accuracy_drop_upper_bound",
         "Upper end of the drop's 95 % interval, bootstrapped over genomes and trainings",
         _drop_bound,
-        "Test on more genomes, or train more replicates: the interval narrows with both.",
+        "Test on more genomes, or train more replicates: both make the interval narrower.",
         (Limit("accuracy_drop_upper_bound_below", 0, 1),),
     ),
     Rule(
         "speedup",
-        "Embedding speed-up at the precision, device and sample of the features",
+        "Embedding speed-up, with the precision, device and frames of the features",
         _speedup,
         "Run benchmark with both encoders; if the ratio is too low, try a smaller encoder or another device.",
         (Limit("speedup_at_least", 1e-9), Limit("benchmark_frames_at_least", 1), Limit("benchmark_runs_at_least", 1)),
@@ -227,7 +227,7 @@ RULES = (
     ),
     Rule(
         "known_origin",
-        "No random weights and no unrecorded training behind any accuracy",
+        "Weights and training data of both sides are known, and no weights are random",
         _known_origin,
         "Get the encoders' weights, train in this store, and evaluate again.",
         needs_pair=False,

@@ -76,7 +76,7 @@ ATTACKS = [
     (weak_baseline, ("The baseline is the best version", "Both sides trained with the same settings")),
     (frames_of_training_genomes, ("Test frames whose genome was in any training",)),
     (two_genomes_a_class, ("Test genomes of each class",)),
-    (unrecorded_training, ("No random weights and no unrecorded training",)),
+    (unrecorded_training, ("Weights and training data of both sides are known",)),
     (one_frame_timed_once, ("1 frames are too few", "1 runs are too few")),
     (another_precision_timed, ("precision bf16, but fp32 in the features",)),
     (trained_once, ("1 pairs of trainings", "is not recorded")),

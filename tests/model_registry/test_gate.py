@@ -183,7 +183,7 @@ def test_a_control_that_does_as_well_is_the_reports_first_word():
     slow, fast = sides(lost=2)
     comparison = compare(slow, [fast], [control(11, 0.8)])  # the baseline is one point over it, the candidate one below
     document = verdict_document(comparison, judge(comparison, POLICY), Origin("2026", "run", "command"))
-    assert document["caveats"][0].startswith("virnuc-composition v1 does as well, with no protein language model: ")
+    assert document["caveats"][0].startswith("virnuc-composition v1 does as well without a protein language model: ")
     assert document["strongest_control"] == "virnuc-composition v1"
 
 
@@ -202,7 +202,7 @@ def test_the_lower_end_over_the_runs_decides_and_the_runs_stand_beside_it():
     found = verdict_with(fast={"speed": replace(speed, sides={**speed.sides, "candidate": disturbed})})
     assert failed(found) == ["speedup"]
     observed = rule_of(found, "speedup").observed
-    assert observed == "4.00 times as fast, lower end over the runs 1.67 (run by run 4.00, 4.00, 4.00, 1.67, 1.67)"
+    assert observed == "4.00 times as fast, lower bound over the runs 1.67 (run by run 4.00, 4.00, 4.00, 1.67, 1.67)"
 
 
 def retimed(speed, side_name, **provenance):
@@ -258,7 +258,7 @@ def test_another_split_or_a_missing_frame_allows_no_verdict():
         assert found.outcome == "NO VERDICT"
         assert {"same_frames", "accuracy_drop", "accuracy_drop_upper_bound"} <= set(failed(found))
         assert found.answer.startswith("No verdict can be given on virnuc-fast v1: tested on different")
-        assert "as the first rule says" in rule_of(found, "accuracy_drop").next_steps[0]
+        assert "see the first rule" in rule_of(found, "accuracy_drop").next_steps[0]
 
 
 def test_a_hand_edited_metric_never_reaches_the_gate():

@@ -1,7 +1,7 @@
 """The record of a benchmark: written by `benchmark` as one JSON file, read by `compare` as the same object.
 
 Both sides run in turns, so each run of one has a run of the other beside it in time, and a ratio. What decides is the
-lower end of these ratios: the one-sided 90 % bound of their median by Wilcoxon's signed ranks (Hodges and Lehmann,
+lower bound of these ratios: the one-sided 90 % bound of their median by Wilcoxon's signed ranks (Hodges and Lehmann,
 1963). One run slowed down by other work on the machine does not move it; two of five do.
 """
 

@@ -32,9 +32,9 @@ _DRAWN, _MIN_CHUNKS, _WINDOWS = 8, 5, 200  # sequences along their length, their
 _KINDS = {SCORED: "with an open frame", NO_OPEN_FRAME: "without one"}
 _MEANINGS = {
     SCORED: "has an open frame",
-    NO_OPEN_FRAME: "has no open frame; scored by its longest one or its DNA (column scored_by), less certain",
+    NO_OPEN_FRAME: "has no open frame; scored by its longest open reading frame or its DNA, less certain",
     AMBIGUOUS: "no score: too many unknown bases",
-    TOO_SHORT: "no score: nothing in it is long enough",
+    TOO_SHORT: "no score: no part of it is long enough",
 }
 _SHOWN = ["sequence", "file", "length", "call", "probability", "regions", "viral_bases", "chunks", "note"]
 _COLUMNS = ("Sequence", "File", "bp", "Call", "Probability", "Regions", "Viral bp", "Chunks", "Note")
@@ -108,7 +108,7 @@ def short_caveat(short: int, sequences: int, chunk_size: int) -> list[str]:
     are = "is" if short == 1 else "are"
     return [
         f"{short:,} of {number_of(sequences, 'sequence')} {are} shorter than the {chunk_size} bp chunks that the model "
-        "was trained on (column note). It has seen nothing of that length: do not trust such a probability."
+        "was trained on (see the column note). Their probabilities cannot be trusted."
     ]
 
 
@@ -171,14 +171,14 @@ def _counts(counts: Mapping[str, Any], seen: _Seen) -> Section:
 
 def _regions(seen: _Seen) -> Section:
     if seen.regions.empty:
-        return Section("regions", "Viral regions", ("No part of a sequence is viral enough to be a region.",))
+        return Section("regions", "Viral regions", ("No viral regions were found.",))
     longest = seen.regions.nlargest(_LISTED, "length")
     rows = tuple(
         (row.region, row.file, f"{row.start:,}", f"{row.end:,}", f"{row.length:,}", number(row.probability))
         for row in longest.itertuples()
     )
     text = f"{len(seen.regions):,} regions, {seen.regions['length'].sum():,} bp in all; positions are counted from 1. "
-    text += "All are in regions.tsv, and in regions.bed, which counts from 0; their DNA is in viral.fna.gz."
+    text += "All are in regions.tsv and, counted from 0, in regions.bed; their DNA is in viral.fna.gz."
     return Section("regions", "Viral regions", (text,), (Table("Longest", _REGION_COLUMNS, rows),))
 
 

@@ -1,4 +1,4 @@
-"""What every page is made of: headed sections of sentences and tables of formatted words."""
+"""The parts of every page: headed sections of sentences and tables of formatted words."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Table:
 
 @dataclass(frozen=True)
 class AllRows:
-    """Rows of plain values for a table that a reader sorts and filters; only the page has it."""
+    """Rows of plain values for a table that can be sorted and filtered; only the HTML page has it."""
 
     columns: tuple[str, ...]
     rows: list[list[Any]]
@@ -54,7 +54,7 @@ class Section:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Return a number with fixed digits, or a dash where it is not known."""
+    """Return a number with fixed digits, or a dash if it is not known."""
     return UNKNOWN if value is None else f"{value:.{digits}f}"
 
 
@@ -69,7 +69,7 @@ def weights_in_words(kind: str) -> str:
 
 
 def with_interval(found: Mapping[str, float | None], digits: int = 3, sign: str = "") -> str:
-    """Return `value (low to high)`; without the bracket where there is no interval."""
+    """Return `value (low to high)`; without the bracket if there is no interval."""
     if found["value"] is None:
         return UNKNOWN
     shown = f"{found['value']:{sign}.{digits}f}"

@@ -1,4 +1,4 @@
-"""Which figures go with an evaluation, a training and a comparison; names are alike for all sides."""
+"""The figures of an evaluation, a training and a comparison; their names are the same for all sides."""
 
 from __future__ import annotations
 

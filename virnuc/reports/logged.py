@@ -32,20 +32,20 @@ _CONTROLS = {
     "Test frames with a similar protein in training": "test/relatives/frames_with_relative",
     "Accuracy on these": "test/relatives/accuracy_with_relative",
     "Accuracy on the others": "test/relatives/accuracy_without_relative",
-    "Alignment control: label of the nearest protein, where there is one": "test/relatives/best_hit_accuracy",
-    "Alignment control, and the model where there is none": "test/relatives/best_hit_or_model_accuracy",
+    "Alignment control: label of the most similar protein, if there is one": "test/relatives/best_hit_accuracy",
+    "Alignment control, and the model if there is none": "test/relatives/best_hit_or_model_accuracy",
 }
 _COVERAGE = {
-    "Accuracy, each genome counted alike": "test/macro/accuracy_by_genome",
-    "Accuracy, each group counted alike": "test/macro/accuracy_by_group",
-    "Genomes of one size that weigh as much (class with fewer)": "test/count/effective_genomes",
+    "Accuracy, all genomes weighted equally": "test/macro/accuracy_by_genome",
+    "Accuracy, all groups weighted equally": "test/macro/accuracy_by_group",
+    "Effective number of genomes (class with fewer)": "test/count/effective_genomes",
     "Share of frames of the largest genome": "test/count/largest_genome_share",
     "Share of frames of the ten largest genomes": "test/count/ten_largest_genomes_share",
     "Chunks of the test genomes": "test/coverage/chunks",
     "… with a frame": "test/coverage/covered",
     "… without an open frame": "test/coverage/no_open_frame",
     "… with open frames, but none in an annotated CDS": "test/coverage/no_cds_evidence",
-    "… with other bases than ACGT, in no accuracy here": "test/coverage/ambiguous_bases",
+    "… with bases other than ACGT, not scored here": "test/coverage/ambiguous_bases",
     "Chunks that were scored, as predict scores them": "test/coverage/chunks_scored",
     "Accuracy over chunks with a frame": "test/coverage/accuracy_of_covered_chunks",
     "Accuracy over chunks without a frame": "test/coverage/accuracy_of_uncovered_chunks",
@@ -76,13 +76,13 @@ def logged_sections(document: Document) -> list[Section]:
             "calibration",
             "Calibration",
             _CALIBRATION,
-            ("The temperature changes probabilities and no call; raw figures stand in the table of metrics.",),
+            ("The temperature changes probabilities but no call; raw figures are in the table of metrics.",),
         ),
         _Shown(
             "prevalence",
             "If fewer frames were viral, as in real samples",
             other,
-            ("Thresholds are chosen on validation frames weighted to the stated share, and tried on test frames.",),
+            ("Thresholds are chosen on validation frames weighted to the stated share, and tested on test frames.",),
         ),
         _Shown("controls", "Controls and relatives in training", _CONTROLS, tuple(_permuted(document))),
         _Shown("coverage", "What the test set covers", _COVERAGE),
@@ -96,15 +96,15 @@ def evaluation_run(side: Mapping[str, Any]) -> str:
 
 
 def _permuted(document: Document) -> Iterable[str]:
-    """Yield what each side reaches where there is nothing, or nothing but composition, to be learned from."""
+    """Yield the results of each side with permuted labels and with shuffled sequences."""
     for side in document["sides"]:
         logged = side["logged"]
         if "test/control/permuted_roc_auc" not in logged:
             continue
         mean, low, high = (logged[f"test/control/permuted_roc_auc{end}"] for end in ("", "_low", "_high"))
-        chance = "at chance, as it must be"
+        chance = "at chance, as it should be"
         if not logged["test/control/permuted_at_chance"]:
-            chance = "NOT at chance: something other than labels is counted"
+            chance = "NOT at chance: something other than the labels is measured"
         yield (
             f"{side['name']}: with labels permuted among genomes ROC-AUC is {mean:.3f} (95 % of permutations {low:.3f} "
             f"to {high:.3f}), {chance}."
@@ -112,8 +112,8 @@ def _permuted(document: Document) -> Iterable[str]:
         if (shuffled := logged.get("test/control/shuffled_roc_auc")) is not None:
             true = number(side["metrics"]["frames"]["roc_auc"]["value"])
             yield (
-                f"{side['name']}: on sequences in random order ROC-AUC is {shuffled:.3f}, which is what composition "
-                f"alone gives, against {true} on the true ones."
+                f"{side['name']}: with letters in random order, where only composition is left, ROC-AUC is "
+                f"{shuffled:.3f}; with the true sequences it is {true}."
             )
 
 

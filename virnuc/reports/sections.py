@@ -142,7 +142,7 @@ def _stratum_table(sides: Sequence[Mapping[str, Any]], kind: str) -> Table:
 
 
 def _drops(document: Document) -> Section:
-    """Return the drop of every pair with the errors from trainings and from genomes, and the gains over the control."""
+    """Return the drop of each pair with its errors from trainings and from genomes, and the gains over the control."""
     text, rows = [], []
     for verdict in document["verdicts"] + document["controls"]:
         drop = verdict["drop"]
@@ -154,8 +154,8 @@ def _drops(document: Document) -> Section:
         if verdict in document["verdicts"] and drop["detectable"] is not None:
             text.append(
                 f"Power: with these test genomes and {drop['replicates']} trainings of each side, a true difference of "
-                f"{100 * drop['detectable']:.1f} points is detected in 80 % of cases; {verdict['candidate']} "
-                "passes as often if its true drop is that much below the limit."
+                f"{100 * drop['detectable']:.1f} points is detected in 80 % of cases. {verdict['candidate']} "
+                "also passes in 80 % of cases if its true drop is that far below the limit."
             )
     if rows:
         draws = document["method"]["drop_draws"]
@@ -181,12 +181,12 @@ def _speed(document: Document) -> Section:
         if timed := side["speed"]:
             text.append(
                 f"{side['name']}: one sample of {timed['sides'][0]['frames']:,} frames (digest "
-                f"{timed['sample_digest'][:12]}), tokenising included, after warm-up, both encoders in turns, on "
+                f"{timed['sample_digest'][:12]}), tokenising included, after warm-up, both encoders alternating, on "
                 f"{timed['device']} ({timed['hardware']}); benchmark run {timed['run_id']}."
             )
             if timed["ratios"]:
                 ratios = ", ".join(f"{ratio:.2f}" for ratio in timed["ratios"])
-                low = f"lower end {timed['speedup_low']:.2f} (one-sided 90 %)"
+                low = f"lower bound {timed['speedup_low']:.2f} (one-sided 90 %)"
                 text.append(f"{side['name']}: speed-up {timed['speedup']:.2f}, {low}; run by run {ratios}.")
             tables.append(_timed_runs(side["id"], timed))
     return Section("speed", "Embedding speed", tuple(text), tuple(tables))

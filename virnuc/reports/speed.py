@@ -26,10 +26,10 @@ def speed_page(result: BenchmarkResult) -> Page:
 
 def _answer(result: BenchmarkResult) -> str:
     if result.speedup is None:
-        return "There is no speed-up: one of the two was not timed."
+        return "The speed-up is not known: one of the two encoders was not timed."
     ratios = ", ".join(f"{ratio:.2f}" for ratio in result.ratios)
     return (
-        f"{result.names['candidate']} is {result.speedup:.2f} times as fast as {result.names['baseline']}; lower end "
+        f"{result.names['candidate']} is {result.speedup:.2f} times as fast as {result.names['baseline']}; lower bound "
         f"over the runs {result.speedup_low:.2f} (run by run: {ratios})."
     )
 
@@ -39,7 +39,7 @@ def _caveats(result: BenchmarkResult) -> list[str]:
     if not result.same_precision:
         found.append("The two were timed in different precisions: this ratio does not compare the models.")
     if any(side.provenance["weights"] == "random" for side in result.sides.values()):
-        found.append("Random weights in the true architecture: good for timing, for nothing else.")
+        found.append("Random weights in the true architecture: useful for timing only.")
     return found
 
 
@@ -52,7 +52,7 @@ def _table(result: BenchmarkResult) -> Table:
         "Tokens": lambda side: f"{side.tokens:,}",
         "Median of the runs, s": lambda side: f"{side.seconds:.3f}",
         "Each run, s": lambda side: ", ".join(f"{run.total_s:.3f}" for run in side.runs),
-        "Of it tokenising, s": lambda side: f"{statistics.median(run.tokenise_s for run in side.runs):.4f}",
+        "Of which tokenising, s": lambda side: f"{statistics.median(run.tokenise_s for run in side.runs):.4f}",
         "Frames/s": lambda side: f"{side.frames / side.seconds:,.1f}",
         "Tokens/s": lambda side: f"{side.tokens / side.seconds:,.0f}",
         "Model GFLOP/s": lambda side: f"{side.flops / side.embed_s / 1e9:,.1f}",

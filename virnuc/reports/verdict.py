@@ -1,7 +1,4 @@
-"""The verdict document: everything that a report shows, as plain values that JSON can hold.
-
-NaN, which JSON has not, becomes null; so does everything that the evidence does not tell.
-"""
+"""The verdict document: everything that a report shows, as plain JSON values; what is unknown or NaN becomes null."""
 
 from __future__ import annotations
 
@@ -80,7 +77,7 @@ def short_names(sides: Sequence[SideEvidence]) -> list[str]:
 
 
 def caveats(comparison: Comparison, policy: Mapping[str, Any]) -> list[str]:
-    """Return what a reader must know beside every number; `policy` has the limits."""
+    """Return what readers must know to judge the numbers; `policy` has the limits."""
     found = [f"No baseline to compare with: {comparison.missing}."] if comparison.missing else []
     found += _control_caveats(comparison)
     for _, side in _roles(comparison):
@@ -92,26 +89,26 @@ def caveats(comparison: Comparison, policy: Mapping[str, Any]) -> list[str]:
 
 
 def _control_caveats(comparison: Comparison) -> list[str]:
-    """Return what does as well without a protein language model: a reader must learn it before promoting one."""
+    """Return which sides are not better than the control without a protein language model."""
     gain = comparison.control_gain
     if gain is None:
-        return ["No control was compared: whether a protein language model is needed at all is not known here."]
+        return ["No control was compared, so it is not known whether a protein language model is needed at all."]
     assert comparison.baseline is not None
     sides = [(comparison.baseline, gain.drop)] + [(pair.candidate, pair.gain) for pair in comparison.pairs]
     return [
-        f"{gain.control} does as well, with no protein language model: {side.evidence.identity} is "
-        f"{100 * drop.value:+.1f} points ({100 * drop.low:+.1f} to {100 * drop.high:+.1f}) over it."
+        f"{gain.control} does as well without a protein language model: {side.evidence.identity} is "
+        f"{100 * drop.value:+.1f} points ({100 * drop.low:+.1f} to {100 * drop.high:+.1f}) above it."
         for side, drop in sides
         if drop is not None and not drop.low > 0
     ]
 
 
 def weight_caveats(weights: Mapping[str, str], model: str) -> list[str]:
-    """Return what a reader must know of a model's encoders; `weights` has the kind of each one's weights by name."""
+    """Return the caveats about a model's encoders; `weights` has the kind of each one's weights by name."""
     found = []
     for name, kind in weights.items():
         if kind == "random":
-            found.append(f"{name} has random weights: every accuracy of {model} is without meaning.")
+            found.append(f"{name} has random weights: the accuracies of {model} are meaningless.")
         if kind == "shipped":
             found.append(
                 f"{name} is a small stand-in that ships with this project: "
@@ -125,47 +122,47 @@ def _data_caveats(side: Side) -> list[str]:
     frames, genomes = logged.get("test/count/frames", 0), logged.get("test/count/genomes", 0)
     found = []
     if frames and (frames < FEW_FRAMES or genomes < FEW_GENOMES):
-        found.append(f"Small test set: {frames:,.0f} frames of {genomes:,.0f} genomes; mind the intervals.")
+        found.append(f"Small test set: {frames:,.0f} frames of {genomes:,.0f} genomes; look at the intervals.")
     leaking = logged.get("test/leak/frames_sharing_a_genome", 0)
     if leaking:
         found.append(
             f"Leaking split (unit {side.evidence.split_unit or 'unknown'}): {leaking:,.0f} of {frames:,.0f} test "
-            "frames share a genome with training; every accuracy here is too good."
+            "frames share a genome with training; all accuracies here are too high."
         )
     if met := logged.get("test/leak/frames_in_pretraining", 0):
         found.append(
-            f"{met:,.0f} of {frames:,.0f} test frames are of genomes that an encoder of {side.evidence.identity} was "
-            "trained on; its accuracy there is too good."
+            f"{met:,.0f} of {frames:,.0f} test frames come from genomes that an encoder of {side.evidence.identity} "
+            "was trained on; its accuracy on them is too high."
         )
     if reader := side.evidence.unnamed_viruses_of:
         found.append(
-            f"{reader} learned from viral genes that are known by NCBI's gene numbers alone: it cannot be told which "
-            "viruses of the test part were among them, and on those the accuracy is too good. The DNA encoder "
-            "codon_phase has learned from nothing."
+            f"{reader} was trained on viral genes that are known by NCBI's gene numbers alone. It may have been "
+            "trained on some of the test viruses, and its accuracy on those is too high. The DNA encoder codon_phase "
+            "was not trained on anything."
         )
     hub = [name for name, kind in side.evidence.weights.items() if kind in ("hub", "local")]
     if hub:
         found.append(
-            f"What {' and '.join(hub)} learned from is not recorded here (UniRef50 for the ESM-2 family): proteins of "
-            "the test genomes may be among it."
+            f"There is no record here of what {' and '.join(hub)} was trained on (the ESM-2 family: UniRef50). It may "
+            "include proteins of the test genomes."
         )
     if side.evidence.unrecorded:
         found.append(
-            f"{side.evidence.identity}: {side.evidence.unrecorded}. Test frames may have been among it, and then its "
-            "accuracy is too good."
+            f"{side.evidence.identity}: {side.evidence.unrecorded}. If test frames were part of it, its accuracy is "
+            "too high."
         )
     if side.evidence.left_out:
         found.append(f"No accuracy over all chunks of {side.evidence.identity}: {side.evidence.left_out}.")
     if side.evidence.untested:
         found.append(
-            f"No test frame is of {side.evidence.untested}, which have too few units for a test part: no figure here "
-            "is about them."
+            f"There are no test frames of {side.evidence.untested}, which have too few units for a test part: no "
+            "figure here applies to them."
         )
     return found
 
 
 def _speed_caveats(side: Side, limit: float) -> list[str]:
-    """Return for whom the timed runs do not agree, and what was timed without its own weights."""
+    """Return caveats about a side's timed runs: those below the limit, and random weights."""
     timed = side.evidence.speed
     if timed is None:
         return []
@@ -178,7 +175,7 @@ def _speed_caveats(side: Side, limit: float) -> list[str]:
         )
     for provenance in (one.provenance for one in timed.sides.values()):
         if provenance["weights"] == "random":
-            found.append(f"Speed of {provenance['name']} was timed with random weights, which does not change it.")
+            found.append(f"{provenance['name']} was timed with random weights, which does not change its speed.")
     return found
 
 
@@ -238,7 +235,7 @@ def _pair(pair: Pair) -> dict[str, Any]:
 
 
 def _speed(timed: BenchmarkResult) -> dict[str, Any]:
-    """Return what of a benchmark the report shows."""
+    """Return the figures of a benchmark that the report shows."""
     hardware = [timed.hardware.get(name, "") for name in ("gpu", "processor", "threads")]
     sides = [(name, timed.sides[name]) for name in SIDES if name in timed.sides]
     return {
@@ -283,7 +280,7 @@ def _clean(value: Any) -> Any:
 
 
 def headline(document: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, float]:
-    """Return what a person wants beside one verdict of a document: accuracies, drop with its interval, speed-up."""
+    """Return the main figures of one verdict of a document: accuracies, drop with its interval, speed-up."""
     sides = [side for side in document["sides"] if side["role"] in ("baseline", "candidate")]
     found = {f"accuracy/{side['role']}": side["metrics"]["frames"]["accuracy"]["value"] for side in sides}
     drop = verdict["drop"] or {}

@@ -105,7 +105,7 @@ class PipelineSettings(Settings):
     warmup: int = like(BenchmarkSettings, "warmup", help="Warm-up batches of each encoder in the benchmark.")
     policy: str = like(CompareSettings, "policy")
     promote: bool = option(False, "Promote the candidate if the gate says PASS; read the report first.")
-    seed: int = seed("The one seed of the whole experiment.")
+    seed: int = seed("Seed of the whole experiment.")
     overrides: Mapping[str, str] = option(
         {}, "Parameters of single stages, as STAGE.NAME=VALUE joined by commas: train.hidden_dim=256."
     )
@@ -113,7 +113,7 @@ class PipelineSettings(Settings):
     experiment: str = out(
         "",
         "Name of the directory in --data for frames, features, split, models and reports. Default: made from the "
-        "parameters that decide the data, so that another experiment never touches this one.",
+        "parameters that determine the data, so that different experiments never share a directory.",
     )
 
     def __post_init__(self) -> None:
@@ -190,13 +190,13 @@ class RehearseSettings(Settings):
 
     source: str = like(MainSettings, "source")
     chunk_size: int = like(PrepareSettings, "chunk_size")
-    rows: int = option(64, "Frames to rehearse on; both classes and three parts need 16.", minimum=16)
+    rows: int = option(64, "Frames to rehearse on; two classes in three parts need at least 16.", minimum=16)
     frames: int = option(2_000_000, "Frames of the real run, for the estimate of hours and disk.", minimum=1)
     dna_encoder: str = like(PipelineSettings, "dna_encoder")
     baseline: str = like(PipelineSettings, "baseline")
     candidate: str = like(PipelineSettings, "candidate")
     precision: str = precision()
     device: str = device()
-    seed: int = seed("The one seed of the rehearsal.")
+    seed: int = seed("Seed of the whole rehearsal.")
     data: str = like(PipelineSettings, "data", "data/rehearsals")
     experiment: str = like(PipelineSettings, "experiment")

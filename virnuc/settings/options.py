@@ -230,14 +230,14 @@ device = partial(option, "auto", help="Device to compute on: auto, cpu, cuda or 
 engine = partial(
     option,
     "local",
-    help="Where workers run: local, in processes of this machine; ray, on the Ray cluster at RAY_ADDRESS, or on one of "
-    "this machine alone.",
+    help="Where workers run: local: in processes on this machine; ray: on the Ray cluster at RAY_ADDRESS, or on a "
+    "temporary one on this machine.",
     choices=("local", "ray"),
     decisive=False,
 )
-workers = partial(option, 1, help="Workers on CPUs, which share the cores.", minimum=1, decisive=False)
+workers = partial(option, 1, help="Number of workers on CPUs; they share the cores.", minimum=1, decisive=False)
 precision = partial(
-    option, "fp32", "Precision of the encoder; auto takes what is fast on the device and says why.", choices=PRECISIONS
+    option, "fp32", "Precision of the encoders; auto chooses a fast one for the device.", choices=PRECISIONS
 )
 batch_tokens = partial(
     option,
@@ -256,5 +256,5 @@ revisions = partial(
     option,
     {},
     "Commits, branches or tags of encoders' hub repositories, as NAME=REVISION joined by commas, instead of the "
-    "table's pinned ones.",
+    "pinned ones.",
 )

@@ -44,7 +44,7 @@ class DownloadSettings(Settings):
     )
     files: Mapping[str, str] = option(
         {"viral": "all", "invertebrate": "10", "plant": "10", "vertebrate_mammalian": "10", "vertebrate_other": "10"},
-        "Number of files to draw from each division, as DIVISION=N or DIVISION=all, joined by commas. Default: 1.",
+        "Number of files to draw from each division, as DIVISION=N or DIVISION=all, joined by commas; 1 of all others.",
     )
     mirror: str = option(
         "https://ftp.ncbi.nlm.nih.gov/refseq/release", "URL of the release's directory.", decisive=False
@@ -94,7 +94,7 @@ class ExtractSettings(Settings):
     protein_encoder: str = option("fastesm650", "Encoder of the frames' proteins.")
     shifted: bool = option(
         False,
-        "Of chunks, embed those halfway between two neighbours too: twice as much for a companion to learn from.",
+        "With chunks, also embed those halfway between neighbours: twice the training data for a companion.",
     )
     precision: str = precision()
     storage: str = option(
@@ -102,7 +102,7 @@ class ExtractSettings(Settings):
     )
     batch_tokens: int = batch_tokens()
     device: str = device(
-        help="Devices to compute on, a process for each: auto, cpu, cuda (all that are visible), or cuda:N,cuda:M."
+        help="Devices to compute on, with a process for each: auto, cpu, cuda (all visible GPUs), or cuda:N,cuda:M."
     )
     engine: str = engine()
     workers: int = workers()
@@ -120,8 +120,8 @@ class SplitSettings(Settings):
     val_fraction: float = option(0.1, "Share of the frames for validation.", above=0, below=1)
     unit: str = option(
         "genome",
-        "What is kept together: genome; cluster, genomes that share similar sequences; lineage, a clade or everything "
-        "after a date is for testing; file, as in VirNucPro; record and frame, which leak, with a warning.",
+        "What is kept together: genome; cluster: genomes with similar sequences; lineage: a clade, or everything after "
+        "a date, is held out for testing; file: as in VirNucPro; record and frame, which leak and give a warning.",
         choices=("genome", "cluster", "lineage", "file", "record", "frame"),
     )
     clade: str = option("", "Name of the organism or taxon that unit lineage holds out for testing.")
@@ -134,25 +134,25 @@ class SplitSettings(Settings):
     )
     shared: float = option(
         0.1,
-        "Share of the frames of one of two genomes that must be similar to frames of the other for unit cluster to "
-        "join them; 0 joins them by a single frame, which conserved genes give almost any two.",
+        "Unit cluster joins two genomes if at least this share of the frames of one are similar to frames of the "
+        "other. With 0 a single similar frame is enough; conserved genes then join almost all genomes.",
         minimum=0,
         maximum=1,
     )
     straddling: str = option(
         "drop",
-        "With unit file: drop leaves training frames out whose genome is also in a test file; keep keeps them.",
+        "With unit file: drop leaves out training frames whose genome is also in a test file; keep keeps them.",
         choices=("drop", "keep"),
     )
     genomes: str = option(
         "",
-        "Table of records and their genomes (genomes.tsv), for features or to correct frames.",
+        "Table of records and their genomes (genomes.tsv), for features, or to correct what frames say.",
         decisive=False,  # its digest is
     )
     test_genomes: str = option(
         "",
-        "Table of records (genomes.tsv) whose genomes alone may be for validation and testing, all others being for "
-        "training: those that no encoder was trained on. Default: all.",
+        "Table (genomes.tsv) of the only genomes to use for validation and testing, such as those that no encoder was "
+        "trained on; all others are for training. Default: any genome.",
         decisive=False,  # its digest is
     )
     seed: int = seed("Seed of the assignment.")
@@ -201,18 +201,19 @@ class TrainSettings(Settings):
     modality: str = option("merged", "Which half of the features to use.", choices=("merged", "dna", "protein"))
     companion: str = option(
         "",
-        "Registered model of --modality dna, trained on the same split, as models:/NAME/VERSION. It is tried on all "
-        "validation chunks and scores chunks, alone or together with their frames, if its log loss is lower by 1 %.",
+        "Registered model with --modality dna, trained on the same split, as models:/NAME/VERSION. It scores chunks, "
+        "alone or together with their frames, if that lowers the log loss on validation chunks by at least 1 %.",
     )
     checkpoint: str = option(
         "final",
-        "Weights to keep as the model: those of the best epoch (best), or those that training ends with (final): of "
-        "the last epoch, or of the best epoch if it stopped early.",
+        "Weights of the model: best takes the best epoch; final takes the last epoch, or the best one if training "
+        "stopped early.",
         choices=("final", "best"),
     )
     shuffle: str = option(
         "auto",
-        "full mixes all frames; block mixes blocks within a window, for features larger than the memory; auto decides.",
+        "full shuffles all frames; block shuffles blocks within a window, for features larger than memory; auto "
+        "chooses.",
         choices=("auto", "full", "block"),
     )
     replicates: int = option(
@@ -225,9 +226,7 @@ class TrainSettings(Settings):
         False, "Also train on 1/8, 1/4 and 1/2 of the training genomes, and draw the learning curve.", decisive=False
     )
     readers: int = option(1, "Threads that read ahead; the result does not depend on it.", minimum=1, decisive=False)
-    seed: int = seed(
-        "Seed of initial weights, dropout and order of frames; further replicates use the numbers after it."
-    )
+    seed: int = seed("Seed of initial weights, dropout and order of frames; replicates use the numbers that follow.")
     device: str = device()
     weights: Mapping[str, str] = weights(decisive=False)  # the features were made with theirs
     register: bool = option(True, "Register the model as a version of virnuc-<protein encoder>.", decisive=False)
@@ -250,7 +249,7 @@ class ImportModelSettings(Settings):
     metrics: str = option("", "JSON object of metrics measured elsewhere, by name; they are shown but decide nothing.")
     encoder: str = option("", "Protein encoder of the metrics; a checkpoint names its own.")
     chunk_size: int = chunk_size(
-        0, "Chunk length in bp that the classifier takes; 0 takes what its checkpoint records."
+        0, "Chunk length in bp that the classifier was trained on; 0 uses the length recorded in its checkpoint."
     )
     weights: Mapping[str, str] = weights()
 
@@ -268,7 +267,7 @@ class EvaluateSettings(Settings):
     model: str = option("models:/virnuc-fastesm650@challenger", "models:/NAME@ALIAS or models:/NAME/VERSION.")
     features: tuple[FeatureSource, ...] = option(
         _REAL_FEATURES,
-        "Directory of the feature set of the model's encoders, or several with different chunk sizes, as in train.",
+        "Directory of a feature set of the model's encoders, or several with different chunk sizes, as in train.",
     )
     split: str = option("data/test_set", "Directory of the split.")
     shuffled: bool = option(True, "Also test on frames with shuffled letters, as a control.")
@@ -277,7 +276,7 @@ class EvaluateSettings(Settings):
     )
     device: str = device()
     weights: Mapping[str, str] = weights()
-    seed: int = seed("Seed of the bootstrap, of the controls and of that draw.")
+    seed: int = seed("Seed of the bootstrap, of the controls and of the sample of chunks.")
     out: str = out("data/evaluations", "Directory for the features of the shuffled frames.")
 
 
@@ -292,12 +291,12 @@ class BenchmarkSettings(Settings):
         "Directory of frames, as `prepare` writes it.",
         decisive=False,  # their digest is
     )
-    sample: int = option(1000, "Frames in the sample, drawn from all frames alike.", minimum=1)
-    runs: int = option(5, "Timed runs of each encoder, in turns; the lower end of their ratios counts.", minimum=1)
+    sample: int = option(1000, "Frames in the sample, drawn evenly from all frames.", minimum=1)
+    runs: int = option(5, "Timed runs of each encoder, alternating; the lower bound of their ratios counts.", minimum=1)
     warmup: int = option(50, "Warm-up batches of each encoder before the first timed run.", minimum=0)
     precision: tuple[str, ...] = option(
         ("same",),
-        "same: one precision for both; or PRECISION, or BASELINE,CANDIDATE, which marks the result if they differ.",
+        "PRECISION for both; same: a fast one for both; BASELINE,CANDIDATE: the result is marked if they differ.",
         choices=("same", *PRECISIONS),
     )
     batch_tokens: int = batch_tokens(decisive=True)
@@ -330,10 +329,10 @@ class CompareSettings(Settings):
         "The fast side; several, joined by commas, are judged one by one.",
     )
     controls: tuple[str, ...] = option(
-        (), "Models to show beside them without a verdict, joined by commas: models:/virnuc-dipeptide@challenger."
+        (), "Models to show next to them, without a verdict, joined by commas: models:/virnuc-dipeptide@challenger."
     )
     benchmark: tuple[str, ...] = option(
-        (), "Run id of the benchmark to take speeds from, joined by commas for several candidates; the newest if empty."
+        (), "Run ids of the benchmarks to take speeds from, joined by commas; if empty, the newest."
     )
     policy: str = option(_POLICY, "The rules of the gate.")
     out: str = out("reports/", "Directory for validation_report.md, .html and verdict.json.")
@@ -352,7 +351,7 @@ class PromoteSettings(Settings):
     """A verdict to a champion."""
 
     candidate: str = option("", "models:/NAME@ALIAS or /VERSION of the model to promote.")
-    alias: str = option("champion", "Alias in the registered model `virnuc` that moves.")
+    alias: str = option("champion", "Alias of the registered model `virnuc` to move.")
     policy: str = option(_POLICY, "The rules of the gate.")
     override: str = option("", "Reason to promote against the verdict; it stays on the version permanently.")
     rollback: bool = option(False, "Put the previous champion back.")
@@ -377,24 +376,22 @@ class PredictSettings(Settings):
     )
     model: str = option("models:/virnuc@champion", "models:/NAME@ALIAS or models:/NAME/VERSION.")
     chunk_size: int = chunk_size(0, "Chunk length in bp; 0 takes the model's own.")
-    threshold: float = option(0.5, "Lowest viral probability that is called a virus.", minimum=0, maximum=1)
+    threshold: float = option(0.5, "Lowest viral probability that is called virus.", minimum=0, maximum=1)
     false_discoveries: float = option(
         0.0,
-        "Share of the chunks called virus that may be wrong; the threshold for it is found on the model's validation "
-        "predictions. 0 takes --threshold.",
+        "Share of the chunks called virus that may be wrong; the threshold for it is chosen on the model's validation "
+        "chunks. 0 uses --threshold.",
         minimum=0,
         below=1,
     )
-    prevalence: float = option(
-        0.05, "Share of the chunks that --false-discoveries assumes to be viral.", above=0, below=1
-    )
+    prevalence: float = option(0.05, "Share of viral chunks that --false-discoveries assumes.", above=0, below=1)
     region_threshold: float = option(
         0.5, "Viral probability at which a chunk counts neither for nor against a viral region.", above=0, below=1
     )
     region_evidence: float = option(
         12.0,
-        "Smallest sum of log-odds over the chunks of a viral region; less gives more and shorter regions, 0 every run "
-        "of viral chunks.",
+        "Smallest sum of log-odds over the chunks of a viral region. Smaller values give more and shorter regions; 0 "
+        "gives every run of viral chunks.",
         minimum=0,
     )
     region_length: int = option(1500, "Length of the shortest viral region, in bp.", minimum=0)
