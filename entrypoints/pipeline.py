@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from virnuc.tracking import Tracker
 
 # What a classifier can do with no protein language model: DNA composition beside the protein's; each DNA side alone.
-CONTROLS = (("codon_phase", "dipeptide"), ("tetranucleotide", "dipeptide"))
+CONTROLS = (("codon_phase", "dipeptide"),)
 _OUT = "--out"
 
 

@@ -19,9 +19,9 @@ from virnuc.splits.assignment import Split
 
 pytestmark = pytest.mark.e2e
 SIDES = ("esm2_tiny_deep", "esm2_tiny")
-DNA_CONTROLS = ("hexamer_tiny_dna", "codon_phase_dna", "tetranucleotide_dna")
+DNA_CONTROLS = ("hexamer_tiny_dna", "codon_phase_dna")
 COMPANION = "hexamer_tiny_chunks"
-MODELS = [f"models:/virnuc-{name}" for name in ("esm2_tiny_deep/1", "esm2_tiny/1", "dipeptide/1", "dipeptide/2")]
+MODELS = [f"models:/virnuc-{name}" for name in ("esm2_tiny_deep/1", "esm2_tiny/1", "dipeptide/1")]
 ALL_MODELS = [*MODELS, *(f"models:/virnuc-{name}/1" for name in DNA_CONTROLS)]  # as in the report: sides, then controls
 EPOCH_KEYS = {
     "train/loss",
@@ -50,9 +50,9 @@ def test_one_parent_run_with_a_child_run_a_stage(demo):
     expected = {
         "prepare": 1,
         "split": 1,
-        "extract": 5,
-        "train": 8,
-        "evaluate": 7,
+        "extract": 4,
+        "train": 6,
+        "evaluate": 5,
         "benchmark": 1,
         "compare": 1,
         "promote": 1,
