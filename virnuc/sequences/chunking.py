@@ -13,6 +13,17 @@ def chunk_starts(length: int, size: int) -> np.ndarray:
     shorter last chunk.
     """
     count = -(-length // size)
-    if count <= 1:
-        return np.zeros(count, dtype=np.int64)
-    return np.arange(count, dtype=np.int64) * (length - size) // (count - 1)
+    return np.arange(count, dtype=np.int64) * (length - size) // max(1, count - 1)
+
+
+def chunk_many(lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the `chunk_starts` of many sequences: sequence, number from 0, and start of each chunk, int64 `[chunks]`.
+
+    Args:
+        lengths: of the sequences, int64 `[n]`.
+        size: of a chunk, bp.
+    """
+    counts = -(-lengths // size)
+    of = np.repeat(np.arange(len(lengths)), counts)
+    number = np.arange(len(of)) - (np.cumsum(counts) - counts)[of]
+    return of, number, number * (lengths[of] - size) // np.maximum(1, counts - 1)[of]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from virnuc.sequences.chunking import chunk_starts
+from virnuc.sequences.chunking import chunk_many
 from virnuc.sequences.evidence import occur_in_annotation
 from virnuc.sequences.frames import (
     CHUNK_SCHEMA,
@@ -21,9 +22,9 @@ from virnuc.sequences.frames import (
     RecordCounts,
 )
 from virnuc.sequences.reading import Record
-from virnuc.sequences.translation import FRAME_NAMES, Frames, Translation, gather
+from virnuc.sequences.translation import FRAME_NAMES, Frames, Translation, gather, other_than_acgt
 
-_IS_ACGT = np.isin(np.arange(256), np.frombuffer(b"ACGT", dtype=np.uint8))
+_OF_RECORD = ("record", "genome", "organism", "lineage", "group")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class _Chunks:
 
     def clean(self) -> np.ndarray:
         """Return, as bool `[chunks]`, which chunks have no base other than ACGT."""
-        other = np.flatnonzero(~_IS_ACGT[self.bases])
+        other = other_than_acgt(self.bases)
         clean: np.ndarray = np.searchsorted(other, self.begin) == np.searchsorted(other, self.begin + self.size)
         return clean
 
@@ -51,13 +52,15 @@ class _Chunks:
         ):
             setattr(counts, name, int(value))
 
+    @cached_property
+    def _of_record(self) -> dict[str, pa.Array]:
+        """What frames and chunks take over from their record."""
+        return {name: pa.array([getattr(counts, name) for counts in self.counts], pa.string()) for name in _OF_RECORD}
+
     def columns(self, at: np.ndarray, marks: pa.Array) -> dict[str, pa.Array]:
         """Return what frames and chunks have in common, for the chunks `at`; `marks`, as many, end their names."""
         of = pa.array(self.record[at])
-        columns = {
-            name: pa.array([getattr(counts, name) for counts in self.counts], pa.string()).take(of)
-            for name in ("record", "genome", "organism", "lineage", "group")
-        }
+        columns = {name: values.take(of) for name, values in self._of_record.items()}
         index = pa.array(self.number[at] + 1, pa.int32())
         names = pc.binary_join_element_wise(columns["record"], "_chunk_", index.cast(pa.string()), marks, "")
         return {
@@ -97,10 +100,7 @@ def cut_records(
 
 def _chunk(records: Sequence[Record], counts: Sequence[RecordCounts], bases: np.ndarray, chunk_size: int) -> _Chunks:
     lengths = np.array([len(record.sequence) for record in records], dtype=np.int64)
-    starts = [chunk_starts(length, chunk_size) for length in lengths.tolist()]
-    of = np.repeat(np.arange(len(records)), [len(part) for part in starts])
-    number = np.concatenate([np.arange(len(part)) for part in starts])
-    start = np.concatenate(starts)
+    of, number, start = chunk_many(lengths, chunk_size)
     begin = (np.cumsum(lengths) - lengths)[of] + start
     return _Chunks(counts, bases, of, number, start, begin, np.minimum(lengths[of], chunk_size))
 

@@ -13,8 +13,7 @@ import numpy as np
 _K = 12  # letters of a k-mer; 5 bits each fit into 60 bits
 _PAIRS = 1 << 20  # proteins and places that are compared at once
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # multiplicative hashing by the golden ratio
-_CODES = np.zeros(256, dtype=np.int64)  # 1 to 26 for A to Z, 0 for all else
-_CODES[ord("A") : ord("Z") + 1] = np.arange(1, 27)
+_CODES = bytes(letter - 64 if 64 < letter <= 90 else 0 for letter in range(256))  # 1 to 26 for A to Z, 0 for all else
 
 
 def occur_in_annotation(
@@ -80,11 +79,11 @@ def _hash(kmers: np.ndarray, shift: np.uint64) -> np.ndarray:
 
 def _kmers(text: bytes) -> np.ndarray:
     """Return each window of `_K` letters as one number, int64 `[max(0, len(text) - _K + 1)]`; other letters are 0."""
-    letters = _CODES.take(np.frombuffer(text, dtype=np.uint8))
+    letters = np.frombuffer(text.translate(_CODES), dtype=np.uint8).astype(np.uint16)
     count = len(letters) - _K + 1
     if count <= 0:
         return np.zeros(0, dtype=np.int64)
-    two = letters[:-1] << 5 | letters[1:]
-    four = two[:-2] << 10 | two[2:]
+    two = (letters[:-1] << 5 | letters[1:]).astype(np.uint32)
+    four = (two[:-2] << 10 | two[2:]).astype(np.int64)
     eight = four[:-4] << 20 | four[4:]
     return eight[:count] << 20 | four[8 : 8 + count]

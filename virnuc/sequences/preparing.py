@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ def _finish(output: OutputDirectory, settings: PrepareSettings, sources: Sequenc
         drop_identical(shards, drop)
     if settings.balance:
         _balance(shards, drawn, settings.seed)
-    write_parquet(out / GENOMES, pa.Table.from_pylist([asdict(counts) for counts in counted]))
+    write_parquet(out / GENOMES, pa.Table.from_pylist([vars(counts) for counts in counted]))
     described = {c.record: TableRow(c.genome, c.organism, c.lineage, c.deposited) for c in counted}
     write_genome_table(out / GENOME_TABLE, described)
     rows = _rows(out, shards)

@@ -27,7 +27,7 @@ from virnuc.sequences.genomes import TABLE, GenomeName, TableRow, look_up, name_
 from virnuc.sequences.translation import IUPAC_LETTERS
 
 MAX_NAME = 200  # letters; a longer accession is a damaged header
-_NOT_DNA = re.compile(f"[^{''.join(sorted(IUPAC_LETTERS))}]")
+_IUPAC = "".join(sorted(IUPAC_LETTERS)).encode()
 _SUBMITTED = re.compile(r"Submitted \((\d\d?-[A-Za-z]{3}-\d{4})\)")
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 
@@ -150,8 +150,9 @@ def checked_dna(sequence: str, path: Path, record: str) -> str:
         ParseError: a letter is not an IUPAC base.
     """
     dna = sequence.upper().replace("U", "T") if sequence.isascii() else sequence  # upper case of ß is SS
-    wrong = _NOT_DNA.search(dna)
-    if wrong:
+    if dna.encode("utf-8", "replace").translate(None, _IUPAC):  # what is left is not DNA
+        wrong = re.search(f"[^{_IUPAC.decode()}]", dna)
+        assert wrong is not None
         raise ParseError(f"{wrong.group()!r} at base {wrong.start() + 1} is not an IUPAC base", path, record)
     return dna
 

@@ -12,6 +12,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 STRANDS = ("F1", "R1")  # the frames that begin at the first base of each strand
@@ -70,7 +71,7 @@ class Translation:
         self.length = len(dna)
         forward = np.frombuffer(dna.encode("ascii"), dtype=np.uint8)
         # One strand after the other: the base at each position, and the letter of the codon that starts there.
-        self._bases = np.concatenate([forward, _COMPLEMENTS.take(forward[::-1])])  # [2 * length] uint8
+        self._bases = np.concatenate([forward, _replaced(forward, _COMPLEMENTS)[::-1]])  # [2 * length] uint8
         self._amino_acids = _translate(forward)  # [2 * length] uint8; X where a strand ends
         self._stops = self._sorted_stops()
 
@@ -81,12 +82,15 @@ class Translation:
             starts: of the chunks, int64 `[n]`.
             sizes: of the chunks in bp, one for all or int64 `[n]`.
         """
-        index = np.arange(6)
-        codons = (np.broadcast_to(sizes, starts.shape)[:, None] - index % 3) // 3
-        first = self._first_codon(starts[:, None], np.broadcast_to(sizes, starts.shape)[:, None], index)
-        phase = (index // 3 * 3 + first % 3) * (self.length + 3)
-        following = self._stops[np.searchsorted(self._stops, phase + first)] - phase
-        return (codons > 0) & (following >= first + 3 * codons)
+        sizes = np.broadcast_to(sizes, starts.shape)
+        opened = np.empty((len(starts), 6), dtype=bool)
+        for index in range(6):  # one after the other: neighbours look for neighbouring stops
+            codons = (sizes - index % 3) // 3
+            first = self._first_codon(starts, sizes, np.int64(index))
+            phase = (index // 3 * 3 + first % 3) * (self.length + 3)
+            following = self._stops[np.searchsorted(self._stops, phase + first)] - phase
+            opened[:, index] = (codons > 0) & (following >= first + 3 * codons)
+        return opened
 
     def frame(self, start: int, size: int, index: int) -> ReadingFrame:
         """Return frame number `index` (0 to 5, in the order of FRAME_NAMES) of the chunk `[start, start + size)`."""
@@ -110,11 +114,12 @@ class Translation:
         A position is counted from `(length + 3) * (3 * strand + phase)`; the last of each phase lies beyond its end.
         """
         found = []
-        for number in range(6):
-            strand, phase = divmod(number, 3)
-            codons = self._amino_acids[strand * self.length + phase : (strand + 1) * self.length : 3]
-            places = np.append(np.flatnonzero(codons == ord("*")) * 3 + phase, self.length + 2)
-            found.append(places + number * (self.length + 3))
+        for strand in range(2):
+            stops = np.flatnonzero(self._amino_acids[strand * self.length : (strand + 1) * self.length] == ord("*"))
+            phases = stops % 3
+            for phase in range(3):
+                places = np.append(stops[phases == phase], self.length + 2)
+                found.append(places + (3 * strand + phase) * (self.length + 3))
         return np.concatenate(found)
 
 
@@ -143,15 +148,17 @@ class Frames:
 def gather(letters: np.ndarray, first: np.ndarray, counts: np.ndarray, step: int = 1) -> np.ndarray:
     """Return every `step`-th letter from each of the places `first`, `counts[i]` of each."""
     gathered = np.empty(int(counts.sum()), dtype=np.uint8)
-    done = 0
-    for begin in range(0, len(first), _BLOCK // 1024):
-        part = counts[begin : begin + _BLOCK // 1024]
-        total = int(part.sum())
-        within = np.arange(total) - np.repeat(np.cumsum(part) - part, part)
-        places = np.repeat(first[begin : begin + len(part)], part) + step * within
-        gathered[done : done + total] = letters.take(places)
-        done += total
+    begins = np.cumsum(counts) - counts
+    for count in np.unique(counts[counts > 0]).tolist():  # those of one length are rows, which are copied together
+        same = np.flatnonzero(counts == count)
+        rows = sliding_window_view(letters, step * (count - 1) + 1)[:, ::step]
+        sliding_window_view(gathered, count, writeable=True)[begins[same]] = rows[first[same]]
     return gathered
+
+
+def other_than_acgt(dna: np.ndarray) -> np.ndarray:
+    """Return where upper-case letters, ASCII uint8 `[n]`, are not A, C, G or T, int64."""
+    return np.flatnonzero(_replaced(dna, _NOT_ACGT).view(bool))
 
 
 def _translate(dna: np.ndarray) -> np.ndarray:
@@ -159,11 +166,23 @@ def _translate(dna: np.ndarray) -> np.ndarray:
     translated = np.full(2 * len(dna), ord("X"), dtype=np.uint8)
     backward = translated[len(dna) :][::-1][2:]  # by where the codon lies on the forward strand
     for begin in range(0, len(dna) - 2, _BLOCK):
-        bits = _BASE_BITS.take(dna[begin : begin + _BLOCK + 2])
-        codons = (bits[:-2] << 8) | (bits[1:-1] << 4) | bits[2:]
-        translated[begin : begin + len(codons)] = _FORWARD.take(codons)
-        backward[begin : begin + len(codons)] = _BACKWARD.take(codons)
+        block = dna[begin : begin + _BLOCK + 2]
+        two = block >> 1 & 3  # bits: A 0, C 1, T 2, G 3; wrong for other letters, whose codons are looked up below
+        codons = two[:-2] << 4 | two[1:-1] << 2 | two[2:]
+        end = begin + len(codons)
+        translated[begin:end] = _replaced(codons, _FORWARD_ACGT)
+        backward[begin:end] = _replaced(codons, _BACKWARD_ACGT)
+        around = np.unique(other_than_acgt(block)[:, None] - np.arange(3))
+        around = around[(around >= 0) & (around < len(codons))]
+        first, second, third = (_BASE_BITS.take(block[around + place]) for place in range(3))
+        sets = first << 8 | second << 4 | third
+        translated[begin + around], backward[begin + around] = _FORWARD.take(sets), _BACKWARD.take(sets)
     return translated
+
+
+def _replaced(values: np.ndarray, table: bytes) -> np.ndarray:
+    """Return `table[value]` for each value, uint8; many times faster than `take`, which makes 8 bytes of each first."""
+    return np.frombuffer(values.tobytes().translate(table), dtype=np.uint8)
 
 
 def _base_bits() -> np.ndarray:
@@ -195,4 +214,8 @@ def _on_other_strand(table: np.ndarray) -> np.ndarray:
 _BASE_BITS = _base_bits()
 _FORWARD = _codon_table().ravel()  # by the bits of the three bases
 _BACKWARD = _on_other_strand(_FORWARD.reshape(16, 16, 16)).ravel()
-_COMPLEMENTS = np.frombuffer(bytes(range(256)).decode("latin-1").translate(_COMPLEMENT).encode("latin-1"), np.uint8)
+_COMPLEMENTS = bytes(range(256)).decode("latin-1").translate(_COMPLEMENT).encode("latin-1")
+_NOT_ACGT = bytes(letter not in b"ACGT" for letter in range(256))
+_SETS_ACGT = np.array([1, 2, 8, 4])  # of the two bits of A, C, T and G
+_CODONS_ACGT = (_SETS_ACGT[:, None, None] << 8 | _SETS_ACGT[:, None] << 4 | _SETS_ACGT).ravel()
+_FORWARD_ACGT, _BACKWARD_ACGT = (table.take(_CODONS_ACGT).tobytes() * 4 for table in (_FORWARD, _BACKWARD))
