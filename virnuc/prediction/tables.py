@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -141,14 +142,15 @@ def _bed(regions: pd.DataFrame) -> pd.DataFrame:
 def _write_viral(fasta: BinaryIO, whole: pd.DataFrame, sequences: pd.DataFrame, regions: pd.DataFrame) -> int:
     """Write sequences called virus, and the regions of those that contain some; return how many."""
     viral = sequences[sequences["call"].isin((VIRAL, WITH_REGIONS))]
-    chunks = whole[whole["record"].isin(viral["record"])].groupby("record")
-    inside = dict(iter(regions.groupby("record")))
+    inside = defaultdict(list)
+    for region in regions.itertuples():
+        inside[region.record].append(region)
     count = 0
-    for sequence in viral.itertuples():
-        letters = _joined(chunks.get_group(sequence.record))
+    joined = _joined(whole[whole["record"].isin(viral["record"])])
+    for sequence, letters in zip(viral.itertuples(), joined, strict=True):
         entries = [(sequence.sequence, letters)]
         if sequence.call == WITH_REGIONS:
-            entries = [(own.region, letters[own.start - 1 : own.end]) for own in inside[sequence.record].itertuples()]
+            entries = [(own.region, letters[own.start - 1 : own.end]) for own in inside[sequence.record]]
         for name, dna in entries:
             lines = [dna[place : place + _LINE] for place in range(0, len(dna), _LINE)]
             fasta.write("\n".join([f">{name}", *lines, ""]).encode())
@@ -156,10 +158,16 @@ def _write_viral(fasta: BinaryIO, whole: pd.DataFrame, sequences: pd.DataFrame, 
     return count
 
 
-def _joined(chunks: pd.DataFrame) -> str:
-    """Return a sequence from its chunks, which may overlap and leave no gap."""
-    kept = np.diff(chunks["start"], append=chunks["end"].iloc[-1])
-    return "".join(letters[:length] for letters, length in zip(chunks[LETTERS], kept, strict=True))
+def _joined(chunks: pd.DataFrame) -> Iterator[str]:
+    """Yield each sequence, in the order of records, from its chunks, which may overlap and leave no gap."""
+    record, start = chunks["record"].to_numpy(), chunks["start"].to_numpy()
+    last = np.append(record[1:] != record[:-1], len(record) > 0)[: len(record)]
+    until = np.where(last, chunks["end"], np.roll(start, -1))
+    pieces = [letters[:length] for letters, length in zip(chunks[LETTERS], (until - start).tolist(), strict=True)]
+    begin = 0
+    for end in (np.flatnonzero(last) + 1).tolist():
+        yield "".join(pieces[begin:end])
+        begin = end
 
 
 def _write_table(text: _Text, parquet: pq.ParquetWriter, table: pd.DataFrame, known: pa.Schema) -> None:
