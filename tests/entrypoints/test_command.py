@@ -87,6 +87,13 @@ def test_a_wrong_encoder_name_is_answered_with_the_nearest_right_one(place, fram
     assert "did you mean 'fastesm650'?" in line
 
 
+def test_an_out_that_is_a_file_is_named(place, genomes):
+    (place / "file").touch()
+    for out in ("file", "file/below"):
+        code, line = refused("prepare", place, "--source", genomes, "--out", out)
+        assert (code, line) == (1, f"prepare: {out}: a file is where a directory is needed; give another --out")
+
+
 @pytest.mark.parametrize(
     ("stage", "arguments", "expected"),
     [

@@ -5,6 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Barrier, BrokenBarrierError
 
 import pandas as pd
 import pytest
@@ -12,6 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from entrypoints.evaluate import evaluate
 from entrypoints.train import train
+from model_registry import packaging
 from model_registry.evidence import measured
 from tests.shared import PROJECT
 from tests.shared.figures import undrawn
@@ -135,3 +139,22 @@ def test_two_identical_trainings_are_one_version(place):
     assert (first.version, again.version) == (1, 1) and first.run_id == again.run_id
     assert train.run(settings(**same, out="b")).version == 1  # which is trained already
     assert (other.version, len(versions_of(first.name))) == (2, 2)
+
+
+def test_two_identical_trainings_at_once_are_one_version(place, monkeypatch):
+    same, seen = {"epochs": 1, "replicates": 1}, Barrier(2)
+    train.run(settings(**same, register=False))
+
+    def none_yet(name):
+        """Return what is registered; whoever sees nothing waits a moment for another that sees nothing."""
+        found = versions_of(name)
+        if not found:
+            with suppress(BrokenBarrierError):
+                seen.wait(0.5)
+        return found
+
+    monkeypatch.setattr(packaging, "versions_of", none_yet)
+    with ThreadPoolExecutor() as pool:
+        versions = list(pool.map(lambda _: train.run(settings(**same)), range(2)))
+    assert [version.version for version in versions] == [1, 1]
+    assert len(versions_of(versions[0].name)) == 1

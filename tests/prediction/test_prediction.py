@@ -151,6 +151,9 @@ def test_formats_compression_and_standard_input_give_the_same_calls(scorer, tmp_
         found[name] = pd.read_parquet(tmp_path / name / "calls.parquet").drop(columns="file")
     for table in found.values():
         pd.testing.assert_frame_equal(table, found["fa"])
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it after `<&-`
+    with pytest.raises(UsageError, match="standard input is closed; give files"):
+        predict(["-"], scorer, "m", tmp_path / "closed")
 
 
 def test_several_files_are_one_stream_and_equal_names_stay_apart(scorer, tmp_path):

@@ -236,6 +236,10 @@ def test_small_weights_travel_inside_and_run_where_the_originals_are_gone(checkp
     scorer = load_scorer(tmp_path / "scorer")
     assert check_probe(scorer, tmp_path / "scorer") == 0
     assert (tmp_path / "scorer" / "encoders" / "protein" / "model.safetensors").is_file()
+    config = tmp_path / "scorer" / "encoders" / "protein" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"layer_norm_eps": 1.0}))
+    with pytest.raises(EncoderError, match=r"its config is .*1\.0.* but was .*get its config\.json again"):
+        load_scorer(tmp_path / "scorer")
 
 
 def test_an_edited_config_of_an_encoder_is_refused(checkpoint, tmp_path):

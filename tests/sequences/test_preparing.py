@@ -237,6 +237,16 @@ def test_shards_hold_at_most_ten_thousand_rows(tmp_path):
     assert rows[-1] <= 10_000
 
 
+def test_a_record_without_sequence_is_no_genome_and_is_counted(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "viral.fa").write_text(">v\n" + "ATGGCC" * 60 + "\n>nothing\n")
+    (source / "plant.fa").write_text(">p\n" + "ATGGCA" * 60 + "\n")
+    counts = run(source, tmp_path / "frames", evidence="open").counts
+    assert (counts["in"]["records"], counts["in"]["genomes"]) == (3, 2)
+    assert counts["dropped"]["records_without_sequence"] == 1
+
+
 def test_a_changed_shard_is_noticed(small, tmp_path):
     run(small, tmp_path / "frames")
     shard = frame_shards(tmp_path / "frames")[0]
