@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 from filelock import FileLock
 
-from tests.shared import PROJECT
+from tests.shared import PROJECT, made_once
 
 # A busy machine is no failure, and the same examples each time; the profile below looks for others.
 hypothesis.settings.register_profile("any machine", deadline=None, derandomize=True, max_examples=50)
@@ -25,17 +25,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest runs a process a core; r
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Keep a file's tests in one process, and all that look at the demo, which come first: they take longest."""
-    items.sort(key=lambda item: not item.get_closest_marker("e2e"))
+    """Keep a file's tests in one process. The demo takes longest and is made first; the browser looks at it last."""
+    order = {"test_demo": 0, "test_ui": 2}
+    items.sort(key=lambda item: order.get(item.path.stem, 1))
     for item in items:
-        group = "demo" if item.get_closest_marker("e2e") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
-def _made_once(tmp_path_factory, name) -> Path:
-    """Return the place of what one of the processes makes for all."""
-    own = tmp_path_factory.getbasetemp()
-    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+        item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +44,7 @@ def frames(genomes, tmp_path_factory) -> Path:
     from virnuc.sequences.preparing import prepare
     from virnuc.settings import PrepareSettings
 
-    out = _made_once(tmp_path_factory, "frames")
+    out = made_once(tmp_path_factory, "frames")
     with FileLock(f"{out}.lock"):
         prepare(PrepareSettings(source=str(genomes), out=str(out)))
     return out
@@ -88,7 +82,7 @@ def made(tmp_path_factory, empty_store):
     from tests.shared.figures import undrawn
 
     kept, place = dict(os.environ), Path.cwd()
-    home = _made_once(tmp_path_factory, "experiment")
+    home = made_once(tmp_path_factory, "experiment")
     try:
         with FileLock(f"{home}.lock"), pytest.MonkeyPatch.context() as patch:
             undrawn(patch)

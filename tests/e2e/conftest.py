@@ -1,23 +1,24 @@
-"""One run of the whole demo, through mlflow, in a copy of the project; all tests here look at what it left."""
+"""One run of the whole demo, through mlflow, in a copy of the project; the tests here look at what it left.
+
+`test_demo` goes on working in it, while `test_ui`, in another process, looks at a copy of its store as it was made.
+"""
 
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
 import mlflow
 import pytest
 from click.testing import CliRunner
+from filelock import FileLock
 from mlflow.tracking import MlflowClient
 
-from tests.shared import PROJECT
+from tests.shared import PROJECT, made_once
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,12 @@ class Demo:
 
     directory: Path
     output: str
+    database: str = "mlflow.db"
+
+    @property
+    def as_made(self) -> "Demo":
+        """The demo with its store as it was before any test changed it."""
+        return replace(self, database="as_made.db")
 
     @property
     def data(self) -> Path:
@@ -43,7 +50,7 @@ class Demo:
 
     @property
     def store(self) -> str:
-        return f"sqlite:///{self.directory}/mlflow.db"
+        return f"sqlite:///{self.directory}/{self.database}"
 
     @property
     def experiment(self) -> str:
@@ -94,48 +101,27 @@ class Demo:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a user in a fresh shell, with the virtual environment's programs first."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "OMP_"))}
+    """Return the environment of a user in a fresh shell, with the virtual environment's programs first.
+
+    Threads stay one a process, as in all tests: two would wait for the core that other tests compute on.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     return {**kept, "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory) -> Demo:
-    directory = tmp_path_factory.mktemp("demo") / "virnuc"
-    for name in ("entrypoints", "virnuc", "model_registry", "examples", "MLproject", "conda.yaml", "pyproject.toml"):
-        source = PROJECT / name
-        if source.is_dir():
-            shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, directory / name)
-    done = Demo(directory, "").mlflow("main")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return Demo(directory, done.stdout)
-
-
-@pytest.fixture(scope="session")
-def server(demo):
-    """Return the address of a real MLflow server on the demo's store."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    command = ["mlflow", "server", "--backend-store-uri", demo.store, "--host", "127.0.0.1", "--port", str(port)]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    process = subprocess.Popen(
-        [*command, "--workers", "1"],
-        cwd=demo.directory,
-        env=environment() | quiet,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    address = f"http://127.0.0.1:{port}"
-    for _ in range(120):
-        try:
-            urllib.request.urlopen(f"{address}/health", timeout=1)
-            break
-        except OSError:
-            time.sleep(0.5)
-    yield address
-    os.killpg(process.pid, 15)
-    process.wait()
+    directory = made_once(tmp_path_factory, "demo") / "virnuc"
+    output = directory / "output.txt"
+    with FileLock(f"{directory.parent}.lock"):
+        if not output.exists():
+            for name in ("entrypoints", "virnuc", "model_registry", "examples"):
+                shutil.copytree(PROJECT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+            for name in ("MLproject", "conda.yaml", "pyproject.toml"):
+                shutil.copy(PROJECT / name, directory)
+            made = Demo(directory, "")
+            done = made.mlflow("main")
+            assert done.returncode == 0, done.stdout + done.stderr
+            shutil.copy(directory / made.database, directory / made.as_made.database)
+            output.write_text(done.stdout)
+    return Demo(directory, output.read_text())

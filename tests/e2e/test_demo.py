@@ -230,8 +230,11 @@ def test_accuracy_over_all_chunks_is_that_of_predict(demo):
     card = demo.client.get_model_version_by_alias("virnuc", "champion").description
     for status in ANSWERED:
         method = measured.tags[f"virnuc.{status}_by"]
-        accuracy = {name: measured.metrics[f"val/{status}/accuracy_{name}"] for name in METHODS}
-        assert accuracy[method] == max(accuracy.values())
+        losses, accuracy = (
+            {name: measured.metrics[f"val/{status}/{figure}_{name}"] for name in METHODS}
+            for figure in ("log_loss", "accuracy")
+        )
+        assert losses[method] <= 1.01 * min(losses.values())
         assert set(calls.loc[calls["status"] == status, "scored_by"]) == {method}
         assert all(f"{name} {value:.3f}" in card for name, value in accuracy.items())
     for name in ("accuracy_of_all_chunks", "roc_auc_of_all_chunks", "accuracy_of_uncovered_chunks"):
@@ -323,7 +326,10 @@ def test_each_stage_runs_alone_on_what_the_stage_before_wrote(demo):
     for stage, parameters in (
         ("split", {"source": features, "out": "data/split_of_features"}),
         ("train", {"features": features, "split": test_set, "epochs": "2", "lr": "1e-3"}),
-        ("evaluate", {"model": "models:/virnuc-esm2_tiny/2", "features": features, "split": test_set}),
+        (
+            "evaluate",
+            {"model": "models:/virnuc-esm2_tiny/2", "features": features, "split": test_set, "chunks": "200"},
+        ),
         (
             "benchmark",
             {"baseline": "esm2_tiny_deep", "candidate": "esm2_tiny", "frames": frames, "sample": "50", "runs": "2"},

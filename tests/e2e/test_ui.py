@@ -6,11 +6,26 @@ import shutil
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
+from tests.shared.serving import tracking_server
+
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium: apt-get install chromium"),
 ]
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync")
+
+
+@pytest.fixture(scope="module")
+def demo(demo):
+    """The demo as it was made: other tests go on working in its store."""
+    return demo.as_made
+
+
+@pytest.fixture(scope="module")
+def server(demo):
+    """The address of a server on the demo's store."""
+    with tracking_server(demo.store, cwd=demo.directory) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

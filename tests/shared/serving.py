@@ -1,4 +1,4 @@
-"""A registered model, loaded here or served by `mlflow models serve`, and requests to it."""
+"""MLflow's servers, of a registered model and of a store, and requests to the former."""
 
 import json
 import os
@@ -30,21 +30,36 @@ def load_scoring_model(model):
 @contextmanager
 def serving(model, store, **options):
     """Serve the model `models:/NAME@ALIAS` of a store; yield the address for requests."""
+    command = ["models", "serve", "-m", model, "--env-manager", "local"]
+    with _running(command, "ping", {"MLFLOW_TRACKING_URI": store}, **options) as address:
+        yield f"{address}/invocations"
+
+
+@contextmanager
+def tracking_server(store, **options):
+    """Run MLflow's own server on a store; yield its address."""
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with _running(["server", "--backend-store-uri", store], "health", quiet, **options) as address:
+        yield address
+
+
+@contextmanager
+def _running(command, path, environment, **options):
+    """Run a server by MLflow's command until the end of the block; yield its address once `path` there answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local"]
     with subprocess.Popen(
-        [*command, "-p", str(port), "-w", "1"],
-        env={**os.environ, "MLFLOW_TRACKING_URI": store},
+        [sys.executable, "-m", "mlflow", *command, "--port", str(port), "--workers", "1"],
+        env=os.environ | environment,
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         **options,
     ) as process:
         try:
-            _wait_for(f"http://127.0.0.1:{port}/ping", process)
-            yield f"http://127.0.0.1:{port}/invocations"
+            _wait_for(f"http://127.0.0.1:{port}/{path}", process)
+            yield f"http://127.0.0.1:{port}"
         finally:
             os.killpg(process.pid, signal.SIGKILL)
 
