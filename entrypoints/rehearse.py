@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from virnuc.tracking import Tracker
 
 EPOCHS = 3
-# A 3B model takes minutes for more than a few frames on a CPU; on a GPU few frames time the launches.
-TIMING = {"cpu": {"sample": 8, "runs": 1, "warmup": 1}, "cuda": {"sample": 1000, "runs": 3, "warmup": 10}}
+# On a GPU few frames would time the launches alone; on a CPU a 3B model takes hours for a thousand.
+TIMING: dict[str, dict[str, Any]] = {
+    "cpu": {"sample": 1000, "runs": 1, "warmup": 1},
+    "cuda": {"sample": 2000, "runs": 3, "warmup": 10},
+}
+SECONDS = {"cpu": 30, "cuda": 0}  # of a run, and at least one batch; 0: the sample once
 
 
 @stage(RehearseSettings)
@@ -36,7 +40,8 @@ def rehearse(settings: RehearseSettings, tracker: Tracker) -> dict[str, Any]:
     prepare.run(PrepareSettings(settings.source, settings.chunk_size, seed=settings.seed, out=str(data / "all_frames")))
     sample_frames(data / "all_frames", data / "frames", settings.rows, settings.seed)
     models = experiment.models()
-    timed = replace(experiment.benchmark_settings, frames=str(data / "all_frames"))
+    seconds = SECONDS[_kind(settings)]
+    timed = replace(experiment.benchmark_settings, frames=str(data / "all_frames"), seconds=seconds)
     _estimate(settings, benchmark.run(timed), experiment)
     return experiment.judge(models, "")
 
@@ -57,18 +62,18 @@ def _pipeline(settings: RehearseSettings) -> PipelineSettings:
         seed=settings.seed,
         data=settings.data,
         experiment=settings.experiment,
-        **_timing(settings),
+        **TIMING[_kind(settings)],
     )
     return (
         pipeline if settings.experiment else replace(pipeline, experiment=f"{pipeline.home.name}-{settings.rows}rows")
     )
 
 
-def _timing(settings: RehearseSettings) -> dict[str, Any]:
-    """Return how many frames are timed, and how often."""
+def _kind(settings: RehearseSettings) -> str:
+    """Return the kind of device: cpu or cuda."""
     from virnuc.runtime import choose_device
 
-    return TIMING[choose_device(settings.device).name.partition(":")[0]]
+    return choose_device(settings.device).name.partition(":")[0]
 
 
 def _random(settings: RehearseSettings) -> dict[str, str]:
@@ -85,7 +90,8 @@ def _estimate(settings: RehearseSettings, proteins: BenchmarkResult, experiment:
             baseline=settings.dna_encoder,
             candidate=CONTROLS[0][0],
             frames=experiment.place("all_frames"),
-            **_timing(settings),
+            **TIMING[_kind(settings)],
+            seconds=SECONDS[_kind(settings)],
             precision=(settings.precision,),
             device=settings.device,
             weights={settings.dna_encoder: "random"},

@@ -12,8 +12,10 @@ import pytest
 from tests.shared.golden import CASES
 from virnuc import benchmarking
 from virnuc.benchmarking import benchmark, draw_sample, estimate_cost
+from virnuc.encoders import timing
+from virnuc.encoders.language_model import LanguageModelEncoder
 from virnuc.errors import MemoryShortageError, UsageError
-from virnuc.evaluation.speed import BenchmarkResult, Timing, lower_end
+from virnuc.evaluation.speed import BenchmarkResult, Timing, lower_end, unfairness
 from virnuc.reports.rendering import markdown
 from virnuc.reports.speed import speed_page
 from virnuc.sequences.frames import FRAME_SCHEMA
@@ -67,7 +69,12 @@ def settings(frames, **changes):
 
 @pytest.fixture(scope="module")
 def result(frames):
-    return benchmark(settings(frames))
+    fresh = benchmarking.peak_in_fresh_process
+    with pytest.MonkeyPatch.context() as patch:  # what takes most of the time: large products, and a second process
+        patch.setitem(timing._ROWS, "cpu", 8)
+        here = benchmarking._embed_largest_batch
+        patch.setattr(benchmarking, "peak_in_fresh_process", lambda job: (fresh if job.name == ESM2 else here)(job))
+        return benchmark(settings(frames))
 
 
 @pytest.fixture
@@ -138,7 +145,40 @@ def test_sides_are_timed_in_turns_and_never_held_together(frames, monkeypatch, q
     assert peaks == [ESM2, FAST]  # a process for each side, not for each turn
     turns = [name for name in order if name != "run"]
     assert turns == [ESM2, FAST, ESM2, FAST]
-    assert order.count("run") == 2 * 2 * 3
+    assert order.count("run") == 4 + 2 * 2 * 3  # a warm-up batch each time one is loaded
+
+
+def test_a_run_of_given_seconds_has_whole_batches_of_the_sample_repeated_and_is_compared_frame_by_frame(
+    frames, monkeypatch, quick
+):
+    embedded, speeds = [], {"esm-": 100, "esm2_tiny": 200}  # frames/s, by the start of the name
+    embed = LanguageModelEncoder.embed_tokens
+
+    def watched(self, tokens, **options):
+        embedded.append((next(speed for name, speed in speeds.items() if self.name.startswith(name)), tokens))
+        return embed(self, tokens, **options)
+
+    def by_frames(work, device):
+        before = len(embedded)
+        work()
+        return sum(len(tokens) / speed for speed, tokens in embedded[before:])  # nothing for tokenising
+
+    monkeypatch.setattr(benchmarking, "seconds", by_frames)
+    monkeypatch.setattr(LanguageModelEncoder, "embed_tokens", watched)
+    timed = benchmark(settings(frames, candidate="esm2_tiny", sample=20, runs=1, seconds=2))
+    assert timed.ratios == pytest.approx([2.0])  # although the candidate embeds twice as many frames
+    for side, speed in zip(timed.sides.values(), speeds.values(), strict=True):
+        run = max((tokens for own, tokens in embedded if own == speed), key=len)
+        batch = 1024 // run.lengths.mean()
+        assert side.frames == len(run) and abs(len(run) - 2 * speed) <= batch / 2 + 1
+        times = [run.ids.count(name) for name in set(run.ids)]
+        assert len(times) == 20 and max(times) - min(times) <= 1
+
+
+def test_runs_of_unequal_frames_decide_nothing(result):
+    uneven = replace(result, sides=result.sides | {"candidate": replace(result.sides["candidate"], frames=10)})
+    found = unfairness(uneven, [{}, {}])
+    assert "runs of 10 and 20 frames" in found and "runs of" not in " ".join(unfairness(result, [{}, {}]))
 
 
 def test_what_the_figures_hold_for_is_logged(result):

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -132,7 +133,7 @@ def _in_turns(jobs: Mapping[str, _Job], progress: Progress) -> tuple[dict[str, S
             if held is None or held.side != side:
                 held = None
                 _release(job.device)
-                held = _Loaded(side, job)
+                held = _Loaded(side, job, results.get(side))
                 if side not in results:
                     results[side] = held.describe()
             progress(held.encoder.name, len(timed[side]), runs)
@@ -149,12 +150,16 @@ def _in_turns(jobs: Mapping[str, _Job], progress: Progress) -> tuple[dict[str, S
 class _Loaded:
     """The encoder of one side, warmed up."""
 
-    def __init__(self, side: str, job: _Job) -> None:
+    def __init__(self, side: str, job: _Job, known: SideResult | None) -> None:
         self.side, self.job = side, job
         reset_peak_memory(job.device)
         self.encoder = job.load()
-        self.tokens = self.encoder.tokenise(job.sequences, job.ids)
-        self.warmed = _warm_up(self.encoder, self.tokens, job.settings, job.device)
+        tokens = self.encoder.tokenise(job.sequences, job.ids)
+        self.warmed, frames_per_s = _warm_up(self.encoder, tokens, job.settings, job.device)
+        frames = known.frames if known else _frames_of_a_run(self.encoder, tokens, job.settings, frames_per_s)
+        rows = np.arange(len(tokens)) if frames == len(tokens) else _spread(len(tokens), frames)
+        self.sequences, self.ids = ([given[row] for row in rows] for given in (job.sequences, job.ids))
+        self.tokens = tokens.take(rows)
 
     def describe(self) -> SideResult:
         """Return what is known before the first run."""
@@ -177,7 +182,7 @@ class _Loaded:
         """Tokenise and embed the sample once, with the device idle before and after."""
         made: list[Tokens] = []
         job = self.job
-        tokenise_s = seconds(lambda: made.append(self.encoder.tokenise(job.sequences, job.ids)), job.device)
+        tokenise_s = seconds(lambda: made.append(self.encoder.tokenise(self.sequences, self.ids)), job.device)
         batch_tokens = job.settings.batch_tokens
         embed_s = seconds(lambda: self.encoder.embed_tokens(made[0], batch_tokens=batch_tokens), job.device)
         return Timing(tokenise_s, embed_s)
@@ -243,12 +248,31 @@ def _precisions(wanted: tuple[str, ...], device: str) -> dict[str, str]:
     return {side: choose_precision("auto" if name == "same" else name, device).name for side, name in asked.items()}
 
 
-def _warm_up(encoder: Encoder, tokens: Tokens, settings: BenchmarkSettings, device: str) -> int:
-    """Embed the first batches of the sample, repeatedly if there are few; return the number of batches."""
+def _warm_up(encoder: Encoder, tokens: Tokens, settings: BenchmarkSettings, device: str) -> tuple[int, float]:
+    """Embed the first batches of the sample, repeatedly if there are few.
+
+    Returns:
+        Their number, and the frames/s of the last one; of one more, which does not count, where there is none.
+    """
     batches = list(plan_batches(tokens.lengths, lambda: settings.batch_tokens))
     wanted, most = settings.warmup, None
     if torch.device(device).type == "cpu":
         wanted, most = min(wanted, _CPU_WARMUP[0]), _CPU_WARMUP[1]
-    for number in range(wanted):
-        encoder.embed_tokens(tokens.take(batches[number % len(batches)][:most]), batch_tokens=settings.batch_tokens)
-    return wanted
+    taken, rows = 0.0, batches[0]
+    for number in range(max(wanted, bool(settings.seconds))):
+        rows = batches[number % len(batches)][:most]
+        taken = seconds(partial(encoder.embed_tokens, tokens.take(rows), batch_tokens=settings.batch_tokens), device)
+    return wanted, len(rows) / taken if taken else 0.0
+
+
+def _frames_of_a_run(encoder: Encoder, tokens: Tokens, settings: BenchmarkSettings, frames_per_s: float) -> int:
+    """Return how many frames a run embeds: the sample, or whole batches that take about the seconds asked for."""
+    if not settings.seconds:
+        return len(tokens)
+    whole = int(encoder.tokens_at_once(settings.batch_tokens) // tokens.lengths.mean()) or 1
+    return max(1, round(frames_per_s * settings.seconds / whole)) * whole
+
+
+def _spread(count: int, wanted: int) -> np.ndarray:
+    """Return `wanted` of `count` rows, evenly spread, each as often as the others or once more."""
+    return (np.arange(wanted) * count // wanted) if wanted < count else np.sort(np.arange(wanted) % count)

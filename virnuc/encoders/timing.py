@@ -14,13 +14,14 @@ from virnuc.runtime import DTYPES
 
 Products = tuple[tuple[int, int], ...]  # inputs and outputs of layers
 _USUAL: Products = ((1280, 5120), (5120, 1280), (2560, 2560))
+_ROWS = {"cpu": 512, "cuda": 16384}  # tokens in a product
 _LAUNCHES = 50  # of a product on a GPU, timed as one: a launch costs as much as a small product
 
 
 @cache  # it is the machine's, and both sides of a benchmark are held against it
 def gemm_peak(precision: str, device: str, products: Products = _USUAL) -> float:
     """Return the highest FLOP/s of matrix products of the encoders' sizes, by torch's layer or the encoders' own."""
-    rows = 16384 if torch.device(device).type == "cuda" else 512
+    rows = _ROWS[torch.device(device).type]
     best = 0.0
     with torch.inference_mode():
         for inputs, outputs in products:

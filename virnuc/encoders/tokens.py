@@ -8,6 +8,7 @@ length, longest first, so that equal lengths stand together and a memory that is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def tokenise_proteins(sequences: Sequence[str], ids: Sequence[str] | None, max_r
 def pack_token_lists(token_lists: Sequence[Sequence[int]], names: Sequence[str]) -> Tokens:
     """Return lists of token ids, one a sequence, laid end to end."""
     starts = _starts(np.fromiter(map(len, token_lists), dtype=np.int64, count=len(token_lists)))
-    flat = np.fromiter((token for tokens in token_lists for token in tokens), dtype=np.int32, count=int(starts[-1]))
+    flat = np.fromiter(chain.from_iterable(token_lists), dtype=np.int32, count=int(starts[-1]))
     return Tokens(flat, starts, names)
 
 

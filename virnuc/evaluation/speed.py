@@ -108,11 +108,13 @@ class BenchmarkResult:
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """Baseline time over candidate time, pair by pair of runs that followed one another."""
+        """Baseline time over candidate time for a frame, pair by pair of runs that followed one another."""
         if len(self.sides) < len(SIDES):
             return ()
-        baseline, candidate = (self.sides[side].runs for side in SIDES)
-        return tuple(slow.total_s / fast.total_s for slow, fast in zip(baseline, candidate, strict=True))
+        baseline, candidate = (self.sides[side] for side in SIDES)
+        frames = candidate.frames / baseline.frames  # 1 unless runs were to take a given time
+        pairs = zip(baseline.runs, candidate.runs, strict=True)
+        return tuple(slow.total_s / fast.total_s * frames for slow, fast in pairs)
 
     @property
     def speedup(self) -> float | None:
@@ -182,6 +184,8 @@ def unfairness(speed: BenchmarkResult, features: Sequence[Mapping[str, Any]]) ->
     if not speed.same_precision:
         precisions = " against ".join(str(speed.sides[side].provenance["precision"]) for side in SIDES)
         found.append(f"precision {precisions}")
+    if len(frames := {speed.sides[side].frames for side in SIDES}) > 1:
+        found.append(f"runs of {' and '.join(map(str, sorted(frames)))} frames")
     for side, known in zip(SIDES, features, strict=False):
         timed = speed.sides[side].provenance
         encoder = known.get("encoders", {}).get(str(timed["kind"]), {})
