@@ -1,4 +1,7 @@
-"""The whole experiment with encoders of one's own: from directories, and from the hub's cache at a chosen revision."""
+"""The whole experiment, from a RefSeq release on a server to the verdict, with encoders of one's own.
+
+They come from directories, and from the hub's cache at a chosen revision.
+"""
 
 import contextlib
 import gzip
@@ -12,16 +15,25 @@ from huggingface_hub import constants
 from mlflow.tracking import MlflowClient
 
 from entrypoints.compare import compare
+from entrypoints.download import download
 from entrypoints.evaluate import evaluate
 from entrypoints.extract import extract
 from entrypoints.pipeline import CONTROLS, pipeline
 from tests.shared import PROJECT
 from tests.shared.golden import CASES
 from tests.shared.hub import OTHER, PINNED, fill_hub_cache
+from tests.shared.mirror import mirrored
 from tests.shared.samples import without_mmseqs
 from virnuc.encoders import load_encoder
 from virnuc.errors import DataError, GateRefusal, UsageError
-from virnuc.settings import CompareSettings, EvaluateSettings, ExtractSettings, FeatureSource, PipelineSettings
+from virnuc.settings import (
+    CompareSettings,
+    DownloadSettings,
+    EvaluateSettings,
+    ExtractSettings,
+    FeatureSource,
+    PipelineSettings,
+)
 from virnuc.storage.manifest import read_manifest
 from virnuc.tracking import model_version, version_uri
 
@@ -50,16 +62,20 @@ def made_there(tmp_path_factory, genomes, empty_store):
     """A pipeline on the shortest genomes, its baseline from a directory, its candidate at another revision."""
     directory = tmp_path_factory.mktemp("directories")
     shutil.copy(empty_store, directory / "mlflow.db")
-    (directory / "genomes").mkdir()
+    release = {}
     for group in ("viral", "bacteria", "archaea"):
         name = f"{group}.1.genomic.gbff.gz"
         records = re.split(r"(?<=\n//\n)", gzip.decompress((genomes / name).read_bytes()).decode())
         short = [
             text for text in records if (length := re.match(r"LOCUS +\S+ +(\d+)", text)) and int(length[1]) <= LONGEST
         ]
-        (directory / "genomes" / name).write_bytes(gzip.compress("".join(short[:14]).encode()))
+        release[name] = gzip.compress("".join(short[:14]).encode())
     fill_hub_cache(directory / "hub", "esm2_8m", {PINNED: 1, OTHER: 2})
     with inside(directory):
+        with mirrored(release) as mirror:
+            divisions = tuple(name.split(".")[0] for name in release)
+            download.run(DownloadSettings(mirror=mirror.url, divisions=divisions, out="genomes"))
+            assert all(mirror.sent[f"{name.split('.')[0]}/{name}"] == len(data) for name, data in release.items())
         run_pipeline(experiment="first", dna_encoder=DNA.encoder, candidate="esm2_8m", revisions={"esm2_8m": OTHER})
     return directory
 
@@ -84,8 +100,11 @@ def runs_of(stage):
     return client.search_runs(experiments, f"tags.`virnuc.stage` = '{stage}'", order_by=["attributes.start_time ASC"])
 
 
-def test_it_runs_to_the_verdict(experiment):
-    (compared,) = runs_of("compare")
+def test_it_runs_from_the_release_to_the_verdict(experiment):
+    (fetched,), (compared,) = runs_of("download"), runs_of("compare")
+    frames = read_manifest(experiment / FIRST / "frames", "frames")
+    files = read_manifest(experiment / "genomes", "download").details["files"]
+    assert frames.inputs.keys() == files.keys() and fetched.info.status == "FINISHED"
     assert compared.data.tags["virnuc.verdict"] in ("PASS", "FAIL")
 
 

@@ -1,11 +1,11 @@
+import errno
 import gzip
-import hashlib
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import subprocess
 
 import numpy as np
 import pytest
 
+from tests.shared.mirror import BREAK, mirrored
 from virnuc.errors import DataError, UsageError, VirnucError
 from virnuc.sequences.downloading import download
 from virnuc.sequences.frames import frame_shards
@@ -13,68 +13,35 @@ from virnuc.sequences.preparing import prepare
 from virnuc.settings import DownloadSettings, PrepareSettings
 from virnuc.storage.manifest import verified_manifest
 
-BREAK = 700  # bytes after which a breaking server closes the connection
-
-
-class Mirror(ThreadingHTTPServer):
-    """A release on localhost; `faults` holds what is to go wrong with a file, one after the other."""
-
-    def __init__(self, files):
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.files, self.faults, self.sent, self.ranges = files, {}, {}, True
-        self.versions = dict.fromkeys(files, "1")
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class Answer(BaseHTTPRequestHandler):
-    def do_GET(self):
-        mirror, name = self.server, self.path.lstrip("/")
-        fault = mirror.faults.get(name) and mirror.faults[name].pop(0)
-        if name not in mirror.files or fault in (404, 503):
-            return self.send_error(fault or 404)
-        whole, version = mirror.files[name], f'"{mirror.versions[name]}"'
-        asked = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-")
-        begin = int(asked) if mirror.ranges and self.headers.get("If-Range", version) == version else 0
-        if begin and begin >= len(whole):
-            return self.send_error(416)
-        self.send_response(206 if begin else 200)
-        self.send_header("ETag", version)
-        self.send_header("Content-Length", str(len(whole) - begin))
-        if begin:
-            self.send_header("Content-Range", f"bytes {begin}-{len(whole) - 1}/{len(whole)}")
-        self.end_headers()
-        body = whole[begin:]
-        if fault == "wrong":
-            body = bytes(len(body))
-        if fault in ("break", "change"):
-            body = body[:BREAK]
-        self.wfile.write(body)
-        mirror.sent[name] = mirror.sent.get(name, 0) + len(body)
-        if fault == "change":
-            mirror.files[name], mirror.versions[name] = mirror.changed, "2"
-
-    def log_message(self, *arguments):
-        pass
-
 
 @pytest.fixture
 def mirror():
     random = np.random.default_rng(0)
     genomes = {
-        f"{division}/{division}.{number}.genomic.gbff.gz": gzip.compress(
+        f"{division}.{number}.genomic.gbff.gz": gzip.compress(
             f">{division}_{number}\n{''.join(random.choice(list('GC'), 20000))}\n".encode(), mtime=0
         )
         for division, count in (("viral", 2), ("plant", 4), ("archaea", 3))
         for number in range(1, count + 1)
     }
-    sums = "".join(f"{hashlib.md5(data).hexdigest()}\t{name.split('/')[1]}\n" for name, data in genomes.items())
-    other = f"{'0' * 32}\tviral.1.protein.faa.gz\n"
-    catalogue = {"RELEASE_NUMBER": b"231\n", "release-catalog/release231.files.installed": (sums + other).encode()}
-    server = Mirror(genomes | catalogue)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with mirrored(genomes) as server:
+        yield server
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A directory on a disk of 16 kB, and a function that makes the disk larger."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(options):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", place]
+        return subprocess.run(command, capture_output=True, check=False).returncode
+
+    if mount("size=16k"):
+        pytest.skip("cannot mount a tmpfs: needs root")
+    yield place, lambda: mount("remount,size=1m")
+    subprocess.run(["umount", place], check=True)
 
 
 def fetch(mirror, out, waits=None, **settings):
@@ -119,6 +86,23 @@ def test_broken_connections_are_taken_up_where_they_broke_and_no_byte_is_sent_tw
     assert (broken.shards, broken.counts) == (undisturbed.shards, undisturbed.counts)
     assert mirror.sent["viral/viral.1.genomic.gbff.gz"] == len(mirror.files["viral/viral.1.genomic.gbff.gz"])
     assert set(waits) == {1, 2} and len(waits) == 9
+
+
+def test_a_full_disk_loses_nothing_that_was_written(mirror, small_disk):
+    disk, enlarge = small_disk
+    with pytest.raises(OSError, match="No space left") as full:
+        fetch(mirror, disk / "refseq", connections=1)
+    assert full.value.errno == errno.ENOSPC
+    assert not (disk / "refseq" / "manifest.json").exists()
+    written = {path.name.removesuffix(".part"): path.stat().st_size for path in (disk / "refseq").rglob("*.gz*")}
+    assert any(written.values())
+    before = dict(mirror.sent)
+    assert enlarge() == 0
+    manifest = fetch(mirror, disk / "refseq", connections=1)
+    assert verified_manifest(disk / "refseq", "download") == manifest
+    for name, size in ((f"{shard.path.split('.')[0]}/{shard.path}", shard.path) for shard in manifest.shards):
+        again = mirror.sent[name] - before.get(name, 0)
+        assert again == len(mirror.files[name]) - written.get(size, 0)
 
 
 def test_a_file_that_changes_in_the_middle_is_fetched_anew(mirror, tmp_path):
