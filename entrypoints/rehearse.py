@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from entrypoints.benchmark import benchmark
 from entrypoints.command import say, stage
-from entrypoints.pipeline import CONTROLS, Experiment, check_inputs
+from entrypoints.experiment import Experiment
+from entrypoints.pipeline import check_inputs
 from entrypoints.prepare import prepare
-from virnuc.settings import BenchmarkSettings, PipelineSettings, PrepareSettings, RehearseSettings
+from virnuc.settings import CONTROLS, BenchmarkSettings, PipelineSettings, PrepareSettings, RehearseSettings
 
 if TYPE_CHECKING:
     from virnuc.benchmarking import BenchmarkResult

@@ -5,7 +5,14 @@ and a test holds the MLproject file to them. Wrong values raise a `UsageError` w
 anything is read.
 """
 
-from virnuc.settings.experiments import LATEST, PIPELINE_STAGES, MainSettings, PipelineSettings, RehearseSettings
+from virnuc.settings.experiments import (
+    CONTROLS,
+    LATEST,
+    PIPELINE_STAGES,
+    MainSettings,
+    PipelineSettings,
+    RehearseSettings,
+)
 from virnuc.settings.options import (
     COLLECTIONS,
     MIN_CHUNK_SIZE,
@@ -49,6 +56,7 @@ STAGES: dict[str, type[Settings]] = (
 
 __all__ = [
     "COLLECTIONS",
+    "CONTROLS",
     "LATEST",
     "MIN_CHUNK_SIZE",
     "PIPELINE_STAGES",

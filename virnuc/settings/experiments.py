@@ -65,6 +65,8 @@ _HANDED_ON = frozenset(
 )
 
 
+# What a classifier can do without a protein language model: the composition of the DNA and of the protein.
+CONTROLS = (("codon_phase", "dipeptide"),)
 _MAKING_DATA = ("prepare", "extract", "split")
 LATEST = "latest"  # the link beside experiments, and beside an experiment's reports, to the newest
 
@@ -138,6 +140,12 @@ class PipelineSettings(Settings):
     def home(self) -> Path:
         """The experiment's directory; a digest ends its name if more parameters of the data are not the default."""
         return Path(self.data) / (self.experiment or self._name())
+
+    @property
+    def sides(self) -> tuple[tuple[str, str], ...]:
+        """The DNA and protein encoder of baseline, candidate and each control, in this order."""
+        compared = ((self.dna_encoder, self.baseline), (self.dna_encoder, self.candidate))
+        return tuple(dict.fromkeys((*compared, *CONTROLS)))
 
     def _name(self) -> str:
         name = f"{Path(self.source).resolve().name}-{self.chunk_size}bp-{self.evidence}-{self.unit}-seed{self.seed}"
