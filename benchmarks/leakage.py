@@ -98,7 +98,7 @@ def measure_training(directory: Path, parts: Split, training: dict[str, Any], ou
     settings = TrainSettings(features=(FeatureSource(str(directory)),), split=str(parts.directory), **training)
     trained = train(features, parts, settings, out / "models" / directory.name)
     models = {own.seed: load_checkpoint(own.model).build() for own in trained.replicates}
-    scores = score_replicates(models, features, parts, "test")
+    scores = score_replicates(models, features, parts)
     frames = parts.frames("test")
     right = (scores > 0.5).eq(frames["label"] == 1, axis=0)
     relatives = parts.relatives()

@@ -16,7 +16,7 @@ from virnuc.evaluation.calibration import fit_temperature, threshold_for, viral_
 from virnuc.evaluation.controls import permuted_labels, shuffle_sequences
 from virnuc.evaluation.evaluation import evaluate, metrics_of
 from virnuc.evaluation.predictions import PREDICTION_COLUMNS, chunk_ids, chunk_predictions, frame_predictions
-from virnuc.evaluation.seen import SEEN_COLUMNS, encoders_of_unnamed_viruses, relative_metrics
+from virnuc.evaluation.seen import encoders_of_unnamed_viruses, relative_metrics
 from virnuc.evaluation.strata import MIN_FRAMES, strata
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.shards import write_shard
@@ -69,7 +69,7 @@ def evaluation(features, split):
 
 
 def test_predictions_are_in_the_order_of_the_split_with_every_column(evaluation, split):
-    assert set(evaluation.predictions.columns) == {*PREDICTION_COLUMNS, *SEEN_COLUMNS}
+    assert set(evaluation.predictions.columns) == {*PREDICTION_COLUMNS, "seen", "identity", "relative_label"}
     assert evaluation.predictions["frame_id"].tolist() == split.frame_ids("test")
     assert evaluation.validation["frame_id"].tolist() == split.frame_ids("val")
 

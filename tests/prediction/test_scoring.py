@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from tests.shared.golden import CASES
+from tests.shared.samples import six_frames
 from virnuc.encoders import load_encoder
 from virnuc.errors import DataError, DimensionError, EncoderError, UsageError
 from virnuc.evaluation.predictions import chunk_predictions
@@ -24,7 +25,6 @@ from virnuc.prediction.calls import call_chunks, call_sequences, combine, partia
 from virnuc.prediction.chunks import STATUSES, cut, cut_chunks
 from virnuc.prediction.scorer import check_probe, load_scorer, save_scorer
 from virnuc.prediction.sequences import score_sequences
-from virnuc.sequences.translation import six_frames
 
 GOLDEN = CASES["esm2"].directory
 DRAW = random.Random(7)

@@ -11,12 +11,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from virnuc.features.shards import write_shard
+from virnuc.sequences.translation import Translation
 from virnuc.settings import TrainSettings
 from virnuc.storage.manifest import Manifest, describe_shard
 from virnuc.training.checkpoint import load_checkpoint
 
 DNA_DIM = 4
 OTHERS = ("archaea", "bacteria", "fungi", "invertebrate", "plant", "protozoa", "vertebrate_mammalian")
+
+
+def six_frames(dna):
+    """Return the six reading frames of upper-case IUPAC `dna`, stops included, in the order F1 to R3."""
+    translation = Translation(dna)
+    return [translation.frame(0, len(dna), index) for index in range(6)]
 
 
 def sample_frames(genomes=24, frames=10, width=12, seed=0, apart=1.0):

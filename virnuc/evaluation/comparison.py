@@ -1,9 +1,9 @@
 """`compare`: two or more evaluated models, frame by frame, on the same test frames.
 
-The evidence comes in as plain values that were read from the runs of registered models. First every logged metric
-is computed again from the predictions that lie beside it; then it is settled whether the sides can be paired at all;
-then all sides are resampled with the same draws of genomes, so that a difference's interval is that of the pairs.
-What the evidence does not allow stays empty, and `Pair.problems` says why and how to repair it.
+The evidence consists of plain values that were read from the runs of registered models. First every logged metric
+is computed again from the logged predictions; then the sides are checked for whether they can be paired at all;
+then all sides are resampled with the same draws of genomes, so that the intervals of differences are paired.
+Whatever the evidence does not allow is left empty, and `Pair.problems` says why and how to repair it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def compare(
     Args:
         baseline: The slow side; None if there is none to compare with.
         candidates: At least one; each needs its predictions.
-        controls: Composition encoders, shown beside the sides and never judged.
+        controls: Models without a protein language model, which are shown but not judged.
         missing: Why there is no baseline, as the report says it.
 
     Raises:
@@ -73,7 +73,7 @@ def compare(
 
 
 def check_metrics(evidence: SideEvidence) -> None:
-    """Compute the metrics of `evidence` again from its predictions and hold the logged ones to them.
+    """Compute the metrics of `evidence` again from its predictions and compare the logged ones with them.
 
     Raises:
         DataError: one is missing or differs: the store or the artifact was changed by hand.
@@ -94,7 +94,7 @@ def check_metrics(evidence: SideEvidence) -> None:
 
 
 def _seed_of(*parts: str | bytes) -> int:
-    """Return a seed that follows from what is compared, so that nobody can choose one."""
+    """Return a seed that is determined by the data compared, so that nobody can choose it."""
     return int.from_bytes(hashlib.sha256(b"".join(hashlib.sha256(_bytes(p)).digest() for p in parts)).digest()[:7])
 
 
@@ -140,7 +140,7 @@ class _Sampled:
         return pd.DataFrame(((scores >= THRESHOLD).to_numpy() == viral).astype(int), columns=list(names))
 
     def _drawn(self, level: str, name: str) -> Floats:
-        """Return a metric's draws; there are none of one that cannot be resampled."""
+        """Return a metric's draws; none if it cannot be resampled."""
         return self.drawn[level].get(name, np.empty(0))
 
     def minus(self, other: _Sampled, level: str, name: str) -> Interval:
@@ -151,7 +151,7 @@ class _Sampled:
     def drop_to(self, candidate: _Sampled) -> Drop:
         """Return the drop of accuracy to the candidate, over the seeds that both were trained with."""
         shared = [name for name in self.scores if name in candidate.scores]
-        names = shared or [_REGISTERED]  # without a seed in common the registered trainings alone are paired
+        names = shared or [_REGISTERED]  # without a common seed only the registered trainings are paired
         lost = self.right_by_replicate(names) - candidate.right_by_replicate(names)
         used = [self.frames["frame_id"].str.cat(sep="\n"), lost.to_numpy(dtype=np.int8).tobytes()]
         seed = _seed_of(self.side.evidence.split_digest, *used)
@@ -159,7 +159,7 @@ class _Sampled:
 
 
 def _unpaired(baseline: SideEvidence | None) -> Side | None:
-    """Return a baseline known only by metrics measured elsewhere: it is shown and never paired."""
+    """Return a baseline with nothing but metrics measured elsewhere: it is shown but never paired."""
     if baseline is None:
         return None
     known = {name: baseline.metrics.get(f"test/{name}", np.nan) for name in KEYS}
@@ -184,7 +184,7 @@ def _pair(baseline: _Sampled | None, missing: str, candidate: _Sampled) -> Pair:
 
 
 def _with_gain(pair: Pair, candidate: _Sampled, control: _Sampled | None) -> Pair:
-    """Return the pair with what the candidate has over the strongest control."""
+    """Return the pair with the candidate's gain over the strongest control."""
     if control is None or pair.problems:
         return pair
     return replace(pair, gain=candidate.drop_to(control))
@@ -221,7 +221,7 @@ def _frame_problems(baseline: pd.DataFrame, candidate: pd.DataFrame, repair: str
 
 
 def _disagreements(baseline: _Sampled, candidate: _Sampled) -> pd.DataFrame:
-    """Return by group how many frames only one of the two gets right."""
+    """Return, by group, how many frames only one of the two classifies correctly."""
     table = pd.DataFrame(
         {
             "group": baseline.frames["group"],

@@ -1,4 +1,4 @@
-"""Controls: what a model reaches without the information that it should have learned from."""
+"""Controls: the results of a model without the information that it should have learned from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PERMUTATIONS = 1000
 _CHANCE = 0.02  # how far the mean over permutations may lie from 0.5
 
 
-def permuted_labels(predictions: pd.DataFrame, seed: int, permutations: int = PERMUTATIONS) -> dict[str, float]:
+def permuted_labels(predictions: pd.DataFrame, seed: int) -> dict[str, float]:
     """Return ROC-AUC and balanced accuracy of the predictions against labels permuted among genomes.
 
     A genome's frames keep one label, so the spread is that of a model that knows nothing about genomes of these
@@ -25,7 +25,7 @@ def permuted_labels(predictions: pd.DataFrame, seed: int, permutations: int = PE
     ranks = np.bincount(codes, weights=predictions["score"].rank().to_numpy()).astype(float)
     called = np.bincount(codes, weights=predictions["score"] >= 0.5).astype(float)
     rng = np.random.default_rng(derived_seed(seed, "permuted labels"))
-    permuted = np.stack([rng.permutation(labels) for _ in range(permutations)])
+    permuted = np.stack([rng.permutation(labels) for _ in range(PERMUTATIONS)])
     auc, balanced = _auc(permuted, sizes, ranks), _balanced_accuracy(permuted, sizes, called)
     true = float(_auc(labels[None], sizes, ranks)[0])
     low, high = np.nanquantile(auc, [0.025, 0.975])
@@ -36,7 +36,7 @@ def permuted_labels(predictions: pd.DataFrame, seed: int, permutations: int = PE
         "permuted_roc_auc_low": float(low),
         "permuted_roc_auc_high": float(high),
         "permuted_balanced_accuracy": float(np.nanmean(balanced)),
-        "permuted_p": float((1 + (auc >= true).sum()) / (1 + permutations)),
+        "permuted_p": float((1 + (auc >= true).sum()) / (1 + PERMUTATIONS)),
     }
 
 

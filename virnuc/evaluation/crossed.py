@@ -1,11 +1,11 @@
 """The accuracy drop between two models that were each trained several times, and its uncertainty from two sources.
 
-The same test genomes are met by every replicate, so both are drawn with replacement and crossed: a draw weighs genomes
-(within each class) and replicates (in pairs of one seed), and the drop is the mean over both (A. B. Owen, The
-pigeonhole bootstrap, Ann. Appl. Stat. 2007). With five replicates percentiles are too narrow, so they are taken
-further out, as far as Student's t lies outside the normal distribution and the standard error of few outside that of
-many ("expanded percentiles", T. Hesterberg 2015); the degrees of freedom of the sum of both variances are
-Satterthwaite's. `benchmarks/gate.py` measures how often the interval holds the true drop.
+All replicates are tested on the same genomes, so genomes and replicates are drawn independently, with replacement: a
+draw gives weights to genomes (within each class) and to replicates (in pairs of one seed), and the drop is the mean
+over both (A. B. Owen, The pigeonhole bootstrap, Ann. Appl. Stat. 2007). With five replicates percentiles are too
+narrow, so they are expanded as Student's t is wider than the normal distribution and the standard error of few
+replicates than that of many ("expanded percentiles", T. Hesterberg 2015); the degrees of freedom of the sum of both
+variances are Satterthwaite's. `benchmarks/gate.py` measures how often the interval contains the true drop.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from virnuc.evaluation.intervals import CONFIDENCE, draw_genomes
+from virnuc.evaluation.intervals import CONFIDENCE, draw_genomes, quantiles
 from virnuc.evaluation.weighted import Floats, Labels
 
 DRAWS = 10_000
@@ -37,7 +37,7 @@ class Drop:
     training_spread: float  # standard deviation over replicates
     training_error: float  # standard error of `value` by the choice of replicates
     sampling_error: float  # and by that of test genomes
-    detectable: float  # true drop that this test tells from none in 80 % of cases
+    detectable: float  # true drop that this test detects in 80 % of cases
 
 
 def crossed_drop(genomes: pd.Series, labels: Labels, lost: pd.DataFrame, seed: int, draws: int = DRAWS) -> Drop:
@@ -67,7 +67,7 @@ def crossed_drop(genomes: pd.Series, labels: Labels, lost: pd.DataFrame, seed: i
         freedom = _freedom({effective - 1: sampling, replicates - 1: training})
         reach = float(stats.t.isf((1 - CONFIDENCE) / 2, freedom))
         error = np.sqrt(sampling + training)
-        low, high = _expanded(crossed, reach * error / max(float(crossed.std()), 1e-12))
+        low, high = quantiles(crossed, reach * error / max(float(crossed.std()), 1e-12))
         detectable = float((reach + stats.norm.ppf(POWER)) * error)
     return Drop(
         value,
@@ -107,10 +107,3 @@ def _freedom(variances: dict[float, float]) -> float:
     total = sum(variances.values())
     squares = sum(variance**2 / freedom for freedom, variance in variances.items() if variance)
     return float(total**2 / squares) if squares else 1e9
-
-
-def _expanded(drawn: Floats, reach: float) -> tuple[float, float]:
-    """Return the quantiles of `drawn` that lie `reach` standard deviations out, if they were normal."""
-    tail = stats.norm.sf(reach)
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return float(low), float(high)

@@ -1,8 +1,8 @@
-"""`evaluate`: a classifier's predictions on the frames of one part of a split, and every figure drawn from them.
+"""`evaluate`: a classifier's predictions on the test part of a split, and every figure that follows from them.
 
-In this order: score each frame once; fit temperature and threshold on validation; count everything else from the
-table of predictions alone. The table is kept, so `metrics_of` gives the same figures from it again, anywhere, and a
-comparison never has to believe a logged number. Keys are those of MLflow, in sections that its charts page shows:
+The steps are: score each frame once; fit temperature and threshold on validation; compute everything else from the
+table of predictions alone. The table is kept, so that `metrics_of` can compute the same figures from it again and a
+comparison need not trust a logged number. Keys are those of MLflow, in sections that its charts page shows:
 `test/` frames, `test/chunk/`, `test/interval/`, `test/calibrated/`, `test/prevalence_05/`, `test/control/` ...
 """
 
@@ -60,7 +60,6 @@ def evaluate(
     score: Scorer,
     features: FeatureSet,
     split: Split,
-    part: str = "test",
     seed: int = 42,
     columns: slice | None = None,
     shuffled: FeatureSet | None = None,
@@ -68,30 +67,29 @@ def evaluate(
     replicates: Mapping[int, Scorer] | None = None,
     pretrained: Mapping[str, set[str]] | None = None,
 ) -> Evaluation:
-    """Score the frames of `part` and return predictions, metrics with intervals, controls and strata.
+    """Score the test frames and return predictions, metrics with intervals, controls and strata.
 
     Args:
         score: The classifier, in evaluation mode.
-        features: The feature set that the classifier was trained on. Of a mixture the first member, whose frames the
-            split has, decides everything; each chunk size also gets metrics of its own, `test/150bp/`.
+        features: The feature set that the classifier was trained on. In a mixture the metrics are those of the first
+            member, whose frames the split has; each chunk size also gets its own metrics, such as `test/150bp/`.
         split: The split it was trained on.
-        part: What to report on; temperature and threshold always come from validation.
         seed: Of the bootstrap and of the permuted labels.
         columns: Which columns of the features the classifier takes (`Checkpoint.columns`); all by default.
         shuffled: Features of the same frames with shuffled sequences, for that control.
-        chunks: All chunks of `part`, or a random sample of them, with `label`, `reason` and the viral `probability`
-            that `predict` would give them (NaN for no answer).
-        replicates: All trainings of this side by their seed, `score` among them, in evaluation mode.
-        pretrained: The genomes that each encoder was trained on, by its name, where that is recorded.
+        chunks: All test chunks, or a random sample of them, with `label`, `reason` and the viral `probability` that
+            `predict` would give them (NaN for no answer).
+        replicates: The classifiers of all replicates by their seed, including `score`, in evaluation mode.
+        pretrained: The genomes that each encoder was trained on, by its name, if they are recorded.
 
     Raises:
         DataError: the features lack a frame of the split, or a logit is not finite.
     """
     validation = frame_predictions(score, features, split, "val", columns)
     temperature = fit_temperature(labels_of(validation), margins(validation))
-    predictions = with_seen(frame_predictions(score, features, split, part, columns), split, part, pretrained or {})
+    predictions = with_seen(frame_predictions(score, features, split, "test", columns), split, pretrained or {})
     first, *others = features.members
-    further = {other.chunk_size: predict_followers(score, other, split, part, columns) for other in others}
+    further = {other.chunk_size: predict_followers(score, other, split, "test", columns) for other in others}
     for table in (validation, predictions, *further.values()):
         table["calibrated"] = viral_probability(margins(table), temperature)
     metrics = metrics_of(predictions) | intervals_of(predictions, seed)
@@ -99,13 +97,13 @@ def evaluate(
     metrics |= _under("test/calibration", calibration_error(predictions, draws_of(predictions, seed)))
     metrics |= _under("test/control", permuted_labels(predictions, seed))
     if shuffled is not None:
-        metrics |= control_metrics("shuffled", frame_predictions(score, shuffled, split, part, columns))
+        metrics |= control_metrics("shuffled", frame_predictions(score, shuffled, split, "test", columns))
     metrics |= _split_metrics(split, chunks)
     by_size = {first.chunk_size: predictions, **further} if further else {}
     for size, table in by_size.items():
         found = metrics_of(table) | intervals_of(table, seed)
         metrics |= {name.replace("test/", f"test/{size}bp/", 1): value for name, value in found.items()}
-    scores = score_replicates(replicates or {}, features, split, part, columns)
+    scores = score_replicates(replicates or {}, features, split, columns)
     metrics |= replicate_metrics(labels_of(predictions), scores)
     return Evaluation(metrics, predictions, validation, strata(predictions, seed), temperature, by_size, scores)
 
@@ -179,7 +177,7 @@ def _counts(predictions: pd.DataFrame, chunks: pd.DataFrame) -> dict[str, float]
 
 
 def replicate_metrics(labels: Labels, scores: pd.DataFrame) -> dict[str, float]:
-    """Return how far the accuracy of replicates spreads; one alone has no standard deviation."""
+    """Return mean, range and standard deviation of the replicates' accuracy; a single one has no standard deviation."""
     if scores.empty:
         return {}
     right = ((scores >= 0.5).to_numpy() == (labels == 1)[:, None]).mean(axis=0)  # [replicates]
@@ -189,7 +187,7 @@ def replicate_metrics(labels: Labels, scores: pd.DataFrame) -> dict[str, float]:
 
 
 def _macro(predictions: pd.DataFrame) -> dict[str, float]:
-    """Return accuracies in which each genome, or each group, counts the same whatever its number of frames."""
+    """Return accuracies in which each genome, or each group, has the same weight whatever its number of frames."""
     right = (predictions["score"] >= THRESHOLD) == (predictions["label"] == 1)
     return {f"accuracy_by_{unit}": right.groupby(predictions[unit]).mean().mean() for unit in ("genome", "group")}
 
@@ -213,9 +211,9 @@ def _split_metrics(split: Split, chunks: pd.DataFrame | None) -> dict[str, float
 
 
 def _of_chunks(chunks: pd.DataFrame) -> dict[str, float]:
-    """Return the accuracy and the ROC-AUC over chunks as `predict` scores them, whatever their annotation says.
+    """Return accuracy and ROC-AUC over chunks as `predict` scores them, annotated or not.
 
-    A chunk without an answer is wrong in the accuracy, and undecided in the ROC-AUC.
+    A chunk without an answer counts as wrong in the accuracy, and as undecided in the ROC-AUC.
     """
     probability, viral = chunks["probability"], chunks["label"] == 1
     right = probability.notna() & ((probability >= THRESHOLD) == viral)

@@ -49,7 +49,7 @@ class Draws(Weights):
         """Return the mean over rows of `values` [rows] in each draw, float64 [draws]."""
         return self.totals(values[:, None])[:, 0] / self.totals(np.ones((len(values), 1)))[:, 0]
 
-    def interval(self, value: float, drawn: Floats, confidence: float = CONFIDENCE) -> Interval:
+    def interval(self, value: float, drawn: Floats) -> Interval:
         """Return the interval of a metric from its `value` on the rows as they are and from its draws.
 
         Percentiles of a bootstrap of few genomes are too narrow. They are taken further out, as far as Student's t
@@ -61,10 +61,15 @@ class Draws(Weights):
         if self.effective < 2 or not len(drawn) or not np.isfinite(value):
             return Interval(float(value), np.nan, np.nan)
         freedom = self.effective - 1
-        reach = np.sqrt(self.effective / freedom) * stats.t.isf((1 - confidence) / 2, freedom)
-        tail = stats.norm.sf(reach)
-        low, high = np.quantile(drawn, [tail, 1 - tail])
-        return Interval(float(value), float(low), float(high))
+        reach = np.sqrt(self.effective / freedom) * stats.t.isf((1 - CONFIDENCE) / 2, freedom)
+        return Interval(float(value), *quantiles(drawn, reach))
+
+
+def quantiles(drawn: Floats, reach: float) -> tuple[float, float]:
+    """Return the quantiles that would lie `reach` standard deviations from the mean in a normal distribution."""
+    tail = stats.norm.sf(reach)
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def draw_genomes(

@@ -1,7 +1,7 @@
 """Metrics of a two-class classifier: one record each, from which logging, intervals and the report follow.
 
-Metrics are computed on pooled rows. A record has one function, of weighted rows (`Weighted`): it gives the metric of
-the rows as they are, at another share of viral rows, and in every draw of the bootstrap at once. To add a metric, add
+Metrics are computed on pooled rows. Each record has one function of weighted rows (`Weighted`), which gives the metric
+of the rows themselves, at another share of viral rows, and in all draws of the bootstrap at once. To add a metric, add
 its record to `METRICS` and its case to the tests.
 """
 
@@ -72,7 +72,7 @@ def binary_metrics(labels: Labels, scores: Floats, prevalence: float | None = No
     Args:
         labels: [n].
         scores: [n].
-        prevalence: Share of viral rows that the metrics are to be of; that of the rows themselves by default.
+        prevalence: Share of viral rows to compute the metrics for; by default that of the rows themselves.
     """
     shares = np.ones(2) if prevalence is None else class_weights(labels, prevalence)
     rows = Weighted(Weights(shares[None], labels.astype(np.int64)), labels, scores)
@@ -81,15 +81,15 @@ def binary_metrics(labels: Labels, scores: Floats, prevalence: float | None = No
 
 
 def class_weights(labels: Labels, prevalence: float) -> Floats:
-    """Return the weights of a non-viral and a viral row, [2], by which a share `prevalence` of all rows is viral."""
+    """Return the weights of a non-viral and a viral row, [2], that make a share `prevalence` of all rows viral."""
     shares = np.array([1 - labels.mean(), labels.mean()])
     return np.divide([1 - prevalence, prevalence], shares, out=np.zeros(2), where=shares > 0)
 
 
 def mcnemar(baseline_right: NDArray[np.bool_], candidate_right: NDArray[np.bool_]) -> dict[str, float]:
-    """Return McNemar's exact test of two paired classifiers: rows that only one gets right, and the p-value.
+    """Return McNemar's exact test of two paired classifiers: rows that only one classifies correctly, and the p-value.
 
-    It takes rows to be independent, which frames of one genome are not: its p-value is too small, and no rule uses it.
+    The test assumes independent rows, but frames of one genome are not: its p-value is too small, and no rule uses it.
     """
     only_baseline = int((baseline_right & ~candidate_right).sum())
     only_candidate = int((~baseline_right & candidate_right).sum())

@@ -29,7 +29,7 @@ def frame_predictions(
 ) -> pd.DataFrame:
     """Return the uncalibrated predictions of one part, a row for each frame in the order of the split.
 
-    Of features of chunks there is a row for each reading, in the order of their ids.
+    With features of chunks there is a row for each reading, in the order of their ids.
 
     Raises:
         DataError: the features lack a frame of the split or give it another label, or a logit is not finite.
@@ -47,9 +47,9 @@ def temperature_of(checkpoint: Checkpoint, features: FeatureSet, split: Split) -
 
 
 def score_replicates(
-    replicates: Mapping[int, Scorer], features: FeatureSet, split: Split, part: str, columns: slice | None = None
+    replicates: Mapping[int, Scorer], features: FeatureSet, split: Split, columns: slice | None = None
 ) -> pd.DataFrame:
-    """Return the viral score of each frame of one part by each replicate, in one pass over the features.
+    """Return the viral score of each test frame by each replicate, in one pass over the features.
 
     Returns:
         A row a frame in the order of the split, a column `seed_<n>` for each replicate.
@@ -57,7 +57,7 @@ def score_replicates(
     Raises:
         DataError: as `frame_predictions`.
     """
-    frames = split.frames(part)
+    frames = split.frames("test")
     if not replicates:
         return pd.DataFrame(index=range(len(frames)))
 
@@ -128,16 +128,16 @@ def chunk_ids(frame_ids: pd.Series) -> pd.Series:
     return chunks
 
 
-def chunk_predictions(predictions: pd.DataFrame, column: str = "score") -> pd.DataFrame:
+def chunk_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each chunk, in order of first appearance, with VirNucPro's rule as its score.
 
     A chunk is viral if its highest viral score is at least its highest non-viral score. `score` is 0.5 plus half of
-    the lead that the viral side has, so that a score of at least 0.5 says the same as the rule.
+    their difference, so that a score of at least 0.5 is equivalent to the rule.
     """
     by_chunk = predictions.groupby("chunk", sort=False)
     chunks = by_chunk[["genome", "organism", "lineage", "group", "label", "length"]].first()
-    viral = by_chunk[column].max().to_numpy()
-    nonviral = (1 - predictions[column]).groupby(predictions["chunk"], sort=False).max().to_numpy()
+    viral = by_chunk["score"].max().to_numpy()
+    nonviral = (1 - predictions["score"]).groupby(predictions["chunk"], sort=False).max().to_numpy()
     score = 0.5 + (viral - nonviral) / 2
     chunks["score"] = np.where(viral >= nonviral, np.maximum(score, 0.5), np.minimum(score, np.nextafter(0.5, 0)))
     return chunks.reset_index()

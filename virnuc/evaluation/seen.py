@@ -1,4 +1,4 @@
-"""What training has already seen of a test frame: its genome, or a protein similar to its own."""
+"""What a test frame has in common with training data: its genome, or a similar protein."""
 
 from __future__ import annotations
 
@@ -15,27 +15,25 @@ from virnuc.splits.assignment import Split
 
 CLASSIFIER = "the classifier"
 PRETRAINING = "training.json"  # beside an encoder's weights: `genomes` lists what it was trained on
-RELATIVES = "relatives.parquet"  # beside a split: the training frame that is nearest to each test frame
+
 EMBEDDED = EXAMPLES / "genomes" / "SOURCES.tsv"
 _GENE_NUMBER = re.compile(r"GeneID\.\d+")
 VERSION = re.compile(r"\.\d{1,2}$")  # of an accession: NC_001416.1 in one release is NC_001416.2 in the next
-SEEN_COLUMNS = ("seen", "identity", "relative_label")
 
 
-def with_seen(predictions: pd.DataFrame, split: Split, part: str, pretrained: Mapping[str, set[str]]) -> pd.DataFrame:
+def with_seen(predictions: pd.DataFrame, split: Split, pretrained: Mapping[str, set[str]]) -> pd.DataFrame:
     """Return predictions with three more columns.
 
-    `seen`: whose training had the frame's genome, the classifier's or an encoder's by name, empty for none;
-    `identity` (0 to 1) and `relative_label` of the nearest training protein, NaN and -1 where there is none or it was
+    `seen`: what was trained on the frame's genome, the classifier or an encoder (its name); empty for neither;
+    `identity` (0 to 1) and `relative_label` of the most similar training protein, NaN and -1 if there is none or it was
     not looked for.
 
     Args:
-        predictions: Of `part`, in the order of the split.
-        split: Whose training and validation parts the classifier has seen.
-        part: Of the split.
+        predictions: Of the test part, in the order of the split.
+        split: That of the classifier's training.
         pretrained: The genomes that each encoder was trained on, by its name (`pretraining_genomes`).
     """
-    frames = split.frames(part)
+    frames = split.frames("test")
     training = set(split.table["genome"].to_numpy()[np.concatenate([split.rows["train"], split.rows["val"]])])
     seen = np.where(frames["genome"].isin(training), CLASSIFIER, "")
     names = [frames[column].str.replace(VERSION, "", regex=True) for column in ("genome", "record")]
@@ -44,8 +42,8 @@ def with_seen(predictions: pd.DataFrame, split: Split, part: str, pretrained: Ma
         met = (names[0].isin(known) | names[1].isin(known)).to_numpy()
         seen = np.where((seen == "") & met, encoder, seen)
     table = predictions.assign(seen=seen, identity=np.nan, relative_label=np.int8(-1))
-    if part == "test" and (split.directory / RELATIVES).is_file():
-        relatives = pd.read_parquet(split.directory / RELATIVES).set_index("frame_id").loc[table["frame_id"]]
+    if (found := split.relatives()) is not None:
+        relatives = found.set_index("frame_id").loc[table["frame_id"]]
         known_label = relatives["label"].to_numpy(dtype=np.int8)
         table["identity"] = np.where(known_label >= 0, relatives["identity"].to_numpy(dtype=float), np.nan)
         table["relative_label"] = known_label
@@ -53,7 +51,7 @@ def with_seen(predictions: pd.DataFrame, split: Split, part: str, pretrained: Ma
 
 
 def pretraining_genomes(encoders: Iterable[str], weights: Mapping[str, str]) -> dict[str, set[str]]:
-    """Return the genomes that encoders, shipped or in a directory, were trained on, of those where they are recorded.
+    """Return the genomes that each encoder was trained on, for encoders that have a record of them.
 
     Args:
         encoders: Their names.
@@ -69,9 +67,9 @@ def pretraining_genomes(encoders: Iterable[str], weights: Mapping[str, str]) -> 
 
 
 def encoders_of_unnamed_viruses(split: Split, pretrained: Mapping[str, set[str]]) -> list[str]:
-    """Return the encoders of which it cannot be told whether they have read a virus of the test part.
+    """Return the encoders that may have been trained on a test virus without a way to find out.
 
-    The corpus names viruses by NCBI's numbers of their genes alone, so another name is never found among what was read.
+    The corpus names viruses by NCBI's gene numbers alone, so viruses with other names are never found in its records.
     The embedded genomes, and those of the corpus, were kept apart from it by their sequences.
     """
     frames = split.frames("test")
@@ -84,10 +82,10 @@ def encoders_of_unnamed_viruses(split: Split, pretrained: Mapping[str, set[str]]
 
 
 def relative_metrics(predictions: pd.DataFrame) -> dict[str, float]:
-    """Return accuracies with and without a relative in training, and what its label alone gives, by short name.
+    """Return accuracies with and without a relative in training, and those of its label alone, by short name.
 
-    The alignment control calls a frame as its nearest training protein is labelled: over the frames that have one, and
-    over all of them, where the model calls those without.
+    The alignment control takes the label of the most similar training protein: over the frames that have one, and over
+    all frames, with the model's calls for those without.
     """
     related = (predictions["relative_label"] >= 0).to_numpy()
     if not related.any():

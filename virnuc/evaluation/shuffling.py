@@ -1,6 +1,6 @@
-"""The control of shuffled sequences: the test frames with their letters in random order, embedded as the frames were.
+"""The control with shuffled sequences: the test frames with their letters in random order, embedded as before.
 
-What a classifier can still tell about such frames comes from their composition; the rest comes from their order.
+A classifier can only use the composition of such frames; what it loses came from the order of the letters.
 """
 
 from __future__ import annotations

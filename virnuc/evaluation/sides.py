@@ -1,4 +1,4 @@
-"""What a comparison is made from and what it gives: the evidence of each side, pairs of sides, and all of them."""
+"""The input and the result of a comparison: the evidence of each side, pairs of sides, and all of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from virnuc.features.feature_set import FeatureSet
 
 
 def agreement(checkpoint: Mapping[str, Any], features: FeatureSet) -> dict[str, dict[str, Any]]:
-    """Return what a checkpoint's metadata and the features that it is tested on say of the same facts."""
+    """Return what a checkpoint's metadata and its test features say about the same facts."""
     found = {
         "model_type": features.encoders["protein"]["name"],
         "dna_dim": features.dna_dim,
@@ -30,7 +30,7 @@ def agreement(checkpoint: Mapping[str, Any], features: FeatureSet) -> dict[str, 
 
 @dataclass(frozen=True)
 class SideEvidence:
-    """What the registry and the runs behind one model version say. What they lack is left at its default."""
+    """What the registry and the runs say about one model version; unknown values keep their defaults."""
 
     name: str  # registered model
     version: str
@@ -50,9 +50,9 @@ class SideEvidence:
     speed: BenchmarkResult | None = None  # of a candidate: the benchmark of its encoder and the baseline's
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)  # epoch metrics of training, by MLflow key
     untested: str = ""  # groups of the training part without a test frame
-    unnamed_viruses_of: str = ""  # encoders of which it cannot be told whether they have read a virus of the test part
+    unnamed_viruses_of: str = ""  # encoders that may have been trained on a test virus, see `evaluation.seen`
     left_out: str = ""  # why its evaluation has no accuracy over all chunks; empty if it has
-    provenance: Mapping[str, str] = field(default_factory=dict)  # run ids, digests, commits: shown as they are
+    provenance: Mapping[str, str] = field(default_factory=dict)  # run ids, digests, commits: for display
     commands: tuple[str, ...] = ()  # that made it
 
     @property
@@ -100,7 +100,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class ControlGain:
-    """What the baseline has over the strongest control."""
+    """The baseline's gain over the strongest control."""
 
     control: str  # identity
     drop: Drop  # of accuracy over frames, baseline - control

@@ -1,8 +1,8 @@
 """The record of a benchmark: written by `benchmark` as one JSON file, read by `compare` as the same object.
 
-Both sides run in turns, so each run of one has a run of the other beside it in time, and a ratio. What decides is the
+The two sides run alternately, so that each pair of successive runs gives a ratio. The gate uses the
 lower bound of these ratios: the one-sided 90 % bound of their median by Wilcoxon's signed ranks (Hodges and Lehmann,
-1963). One run slowed down by other work on the machine does not move it; two of five do.
+1963). One run slowed down by other work on the machine does not change it; two of five do.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class BenchmarkResult:
 
     @property
     def speedup_low(self) -> float | None:
-        """Lower end of the ratios; None if a side is missing."""
+        """Lower bound of the ratios; None if a side is missing."""
         return lower_end(self.ratios) if self.ratios else None
 
     @property
@@ -157,7 +157,7 @@ class BenchmarkResult:
 
 
 def lower_end(ratios: Sequence[float]) -> float:
-    """Return the one-sided lower bound of the median ratio; the smallest ratio where runs are too few for one.
+    """Return the one-sided lower bound of the median ratio; the smallest ratio if there are too few runs for a bound.
 
     The bound is an order statistic of the geometric means of all pairs of ratios, each with itself too. Which one
     follows from the number of signed-rank sums so small that they have a chance of at most 1 - `CONFIDENCE` together.

@@ -21,9 +21,9 @@ _LENGTHS = [0, 150, 300, 500, 1000, np.inf]  # bp; bins where a part has too man
 
 
 def strata(predictions: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:
-    """Return a table for each kind of stratum that the predictions tell of, the largest stratum first.
+    """Return a table for each kind of stratum in the predictions, the largest stratum first.
 
-    Columns: `stratum`, `frames`, `genomes`, `viral` (share), `accuracy`, `low`, `high`; NaN where data are too few.
+    Columns: `stratum`, `frames`, `genomes`, `viral` (share), `accuracy`, `low`, `high`; NaN if there are too few data.
     """
     kinds = {
         "group": predictions["group"],

@@ -1,8 +1,8 @@
-"""What metrics follow from: sums over weighted rows, and the areas under two curves.
+"""The sums that metrics are computed from, over weighted rows, and the areas under two curves.
 
-A row weighs as much as its unit: a genome in a bootstrap, a class where another share of rows is to be viral. Several
+A row has the weight of its unit: its genome in a bootstrap, its class when the share of viral rows is changed. Several
 weightings, called draws, are computed at once, as one matrix product from the sums of each unit; only the two areas
-under curves walk over the sorted rows.
+under curves go through the sorted rows.
 """
 
 from __future__ import annotations

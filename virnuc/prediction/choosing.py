@@ -63,11 +63,11 @@ def sample_chunks(chunks: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
     return chunks.iloc[np.sort(np.argsort(np.array(drawn), kind="stable")[:most])].reset_index(drop=True)
 
 
-def score_chunks(scorer: Scorer, chunks: pd.DataFrame, batch_tokens: int = BATCH_TOKENS) -> pd.DataFrame:
+def score_chunks(scorer: Scorer, chunks: pd.DataFrame) -> pd.DataFrame:
     """Return `chunks` without their DNA, joined with the columns of `Scorer.score`."""
     letters = chunks["nucleotide"].tolist()
     pieces = [letters[first : first + CHUNKS_AT_ONCE] for first in range(0, len(letters), CHUNKS_AT_ONCE)]
-    scored = pd.concat([scorer.score(piece, batch_tokens) for piece in pieces or [[]]], ignore_index=True)
+    scored = pd.concat([scorer.score(piece) for piece in pieces or [[]]], ignore_index=True)
     return chunks.drop(columns="nucleotide").reset_index(drop=True).join(scored)
 
 

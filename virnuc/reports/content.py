@@ -53,9 +53,9 @@ class Section:
     everything: AllRows | None = None
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """Return a number with fixed digits, or a dash if it is not known."""
-    return UNKNOWN if value is None else f"{value:.{digits}f}"
+def number(value: float | None) -> str:
+    """Return a number with three digits after the point, or a dash if it is not known."""
+    return UNKNOWN if value is None else f"{value:.3f}"
 
 
 def gib(gigabytes: float) -> str:

@@ -36,16 +36,6 @@ class ReadingFrame:
     nucleotide: str  # 5' to 3' on the frame's own strand
     protein: str  # one letter a codon: * for a stop, X where the bases do not decide
 
-    @property
-    def strand(self) -> str:
-        """`+` for F1 to F3, `-` for R1 to R3."""
-        return "+" if self.name[0] == "F" else "-"
-
-    @property
-    def offset(self) -> int:
-        """Bases (0 to 2) between the strand's start and the first codon."""
-        return int(self.name[1]) - 1
-
 
 def reverse_complement(dna: str) -> str:
     """Return the other strand of upper-case IUPAC `dna`, 5' to 3'."""
@@ -56,12 +46,6 @@ def read_in_frames(dna: str, names: Sequence[str]) -> list[str]:
     """Return upper-case IUPAC `dna` as each of the frames `names` begins, to the end of its strand: F2 is `dna[1:]`."""
     strands = {"F": dna, "R": reverse_complement(dna)}
     return [strands[name[0]][int(name[1]) - 1 :] for name in names]
-
-
-def six_frames(dna: str) -> list[ReadingFrame]:
-    """Return the six reading frames of upper-case IUPAC `dna`, stops included, in the order F1 to R3."""
-    translation = Translation(dna)
-    return [translation.frame(0, len(dna), index) for index in range(6)]
 
 
 class Translation:

@@ -52,10 +52,10 @@ def version_uri(version: ModelVersion) -> str:
     return f"models:/{version.name}/{version.version}"
 
 
-def versions_of(name: str, run_id: str | None = None) -> list[ModelVersion]:
-    """Return the versions of one registered model, or those of them that come from a run."""
-    query = where({"name": name, "run_id": run_id} if run_id else {"name": name})
-    return [version for version in MlflowClient().search_model_versions(query) if version.name == name]
+def versions_of(name: str) -> list[ModelVersion]:
+    """Return the versions of one registered model."""
+    found = MlflowClient().search_model_versions(where({"name": name}))
+    return [version for version in found if version.name == name]
 
 
 def tag_version(version: ModelVersion, values: Mapping[str, Any]) -> None:

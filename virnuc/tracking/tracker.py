@@ -36,8 +36,8 @@ _KEPT_OF_SHA256 = 32  # hexadecimal digits: a tag takes 8,000 letters
 class Tracker:
     """Logs to one run, which is opened by `start` or by the first thing that is logged.
 
-    Until then a stage looks at its inputs: one that is at fault leaves no run behind. A stage that runs others, or that
-    works long before it logs anything, starts its own run first.
+    Until then a stage checks its inputs, so that a wrong input leaves no run behind. A stage that runs others, or that
+    works for long before it logs anything, calls `start` first.
     """
 
     def __init__(self, run_id: str = "", opening: Callable[[], str] = str) -> None:
@@ -71,12 +71,12 @@ class Tracker:
         return f"#/experiments/{experiment}/runs?viewStateShareKey={SAVED_VIEW}&workflowType=machine_learning"
 
     def rename(self, name: str) -> None:
-        """Name the run by what differs instead of by its stage; a name that `mlflow run --run-name` gave stays."""
+        """Give the run a more telling name than that of its stage; a name given by `mlflow run --run-name` stays."""
         if (tags := self.client.get_run(self.run_id).data.tags)[MLFLOW_RUN_NAME] == tags["virnuc.stage"]:
             self.client.set_tag(self.run_id, MLFLOW_RUN_NAME, name)
 
     def table(self, table: pd.DataFrame, path: str) -> None:
-        """Log a table as a JSON artifact, which the UI shows as a table and puts beside those of other runs."""
+        """Log a table as a JSON artifact, which the UI shows next to those of other runs."""
         self.client.log_table(self.run_id, table, path)
 
     def of_model(self, version: ModelVersion, metrics: Mapping[str, float], dataset: MetaDataset) -> None:
@@ -97,9 +97,9 @@ class Tracker:
         """Log plain values as parameters."""
         mlflow.log_params({name: masked(str(value)) for name, value in values.items()}, run_id=self.run_id)
 
-    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+    def metrics(self, values: Mapping[str, float]) -> None:
         """Log metrics in one call."""
-        mlflow.log_metrics(dict(values), step=step, run_id=self.run_id)
+        mlflow.log_metrics(dict(values), run_id=self.run_id)
 
     def history(self, metrics: Mapping[int, Mapping[str, float]]) -> None:
         """Log the metrics of several steps, by step, in as few calls as MLflow allows."""
