@@ -47,14 +47,16 @@ print(json.dumps({"seconds": times[-1] - times[0], "peak_memory_gb": peak_memory
 """
 
 
-def write_frames(directory: Path, count: int, shard_rows: int = SHARD_ROWS) -> Path:
-    """Write `count` random frames of 300 bp in two groups."""
+def write_frames(
+    directory: Path, count: int, shard_rows: int = SHARD_ROWS, residues: tuple[int, int] = (99, 100)
+) -> Path:
+    """Write `count` random frames in two groups; those of 300 bp have 99 or 100 residues."""
     directory.mkdir(parents=True)
     generator = random.Random(0)
     shards = []
     for number, first in enumerate(range(0, count, shard_rows)):
         group = ("viral", "bacteria")[number % 2]
-        rows = [_frame(group, row, generator) for row in range(first, min(first + shard_rows, count))]
+        rows = [_frame(group, row, generator, residues) for row in range(first, min(first + shard_rows, count))]
         path = directory / f"{group}-{number:05d}.parquet"
         pq.write_table(pa.Table.from_pylist(rows, schema=FRAME_SCHEMA), path, compression="zstd")
         shards.append(describe_shard(directory, path, len(rows)))
@@ -62,8 +64,8 @@ def write_frames(directory: Path, count: int, shard_rows: int = SHARD_ROWS) -> P
     return directory
 
 
-def _frame(group: str, row: int, generator: random.Random) -> dict[str, object]:
-    residues = generator.choice((99, 100))
+def _frame(group: str, row: int, generator: random.Random, lengths: tuple[int, int]) -> dict[str, object]:
+    residues = generator.randint(*lengths)
     empty = dict.fromkeys(FRAME_SCHEMA.names)
     sequences = {
         "nucleotide": "".join(generator.choices("ACGT", k=3 * residues)),

@@ -12,9 +12,10 @@ import torch
 
 from model_registry.health import FAIL, PASS, WARN, Check, check_champion
 from virnuc.encoders import load_encoder
+from virnuc.encoders.precision import choose_precision
 from virnuc.encoders.verification import verify_source
 from virnuc.errors import VirnucError, cause_outside
-from virnuc.runtime import choose_device, choose_precision
+from virnuc.runtime import choose_device
 from virnuc.settings import DoctorSettings
 from virnuc.storage.usage import usage
 from virnuc.tracking import abandoned_runs, store_is_writable

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from virnuc import runtime
+from virnuc.encoders import precision
+from virnuc.encoders.precision import choose_precision
 from virnuc.errors import UsageError
 
 GPUS = {0: (7, 0), 1: (8, 0)}  # V100, A100
@@ -71,16 +73,41 @@ def test_other_names_are_no_devices(name):
 
 
 def test_auto_takes_bf16_only_where_the_chosen_gpu_computes_it(gpus):
-    assert [runtime.choose_precision("auto", f"cuda:{index}").name for index in GPUS] == ["fp32", "bf16"]
-    assert runtime.choose_precision("auto", "cpu").name == "fp32"
+    assert [choose_precision("auto", f"cuda:{index}").name for index in GPUS] == ["fp32", "bf16"]
 
 
 @pytest.mark.parametrize(("bf16", "chosen"), [(30.0, "fp32"), (140.0, "fp32"), (400.0, "bf16")])
 def test_auto_takes_what_this_processor_measures(monkeypatch, bf16, chosen):
-    monkeypatch.setattr(runtime, "cpu_products", lambda: {"fp32": 100.0, "bf16": bf16, "fp16": 20.0})
-    choice = runtime.choose_precision("auto", "cpu")
+    monkeypatch.setattr(precision, "cpu_products", lambda: {"fp32": 100.0, "bf16": bf16, "fp16": 20.0, "int8": 290.0})
+    choice = choose_precision("auto", "cpu")
     assert choice.name == chosen
-    assert f"fp32 100, bf16 {bf16:.0f}, fp16 20 GFLOP/s" in choice.reason
+    assert f"fp32 100, bf16 {bf16:.0f}, fp16 20, int8 290 GFLOP/s" in choice.reason
+
+
+def test_products_are_measured_in_the_layers_that_encoders_use(monkeypatch):
+    made, rows = [], []
+
+    class Layer(torch.nn.Module):
+        def __init__(self, speed):
+            super().__init__()
+            self.speed = speed
+
+        def forward(self, states):
+            rows.append((self.speed, len(states)))
+            clock[0] += len(states) / self.speed
+
+    def layer_of(linear, name):
+        made.append((name, linear.weight.dtype, tuple(linear.weight.shape)))
+        return Layer({"fp32": 100, "bf16": 500, "fp16": 10, "int8": 290}[name])
+
+    clock = [0.0]
+    monkeypatch.setattr(precision, "for_inference", layer_of)
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: clock[0])
+    found = precision.cpu_products.__wrapped__()
+    assert [name for name in sorted(found, key=found.get)] == ["fp16", "fp32", "int8", "bf16"]
+    assert made[1] == ("bf16", torch.bfloat16, (5120, 1280)) and made[3][:2] == ("int8", torch.float32)
+    assert max(size for speed, size in rows if speed == 10) == 16  # slow on few tokens: not tried on many
+    assert max(size for speed, size in rows if speed == 500) == 128
 
 
 def test_a_containers_limit_counts(monkeypatch, tmp_path):

@@ -22,6 +22,7 @@ import pyarrow as pa
 import torch
 
 from virnuc.encoders import Encoder, Tokens, check_encoders, find_encoder, load_encoder
+from virnuc.encoders.precision import choose_precision
 from virnuc.encoders.timing import gemm_peak, seconds
 from virnuc.encoders.tokens import plan_batches
 from virnuc.errors import MemoryShortageError, UsageError
@@ -29,7 +30,6 @@ from virnuc.evaluation.speed import SIDES, BenchmarkResult, SideResult, Timing
 from virnuc.runtime import (
     Progress,
     choose_device,
-    choose_precision,
     describe_hardware,
     peak_memory_gb,
     reset_peak_memory,

@@ -1,4 +1,4 @@
-"""Device and precision with the reason for the choice, memory, seeds, and progress: decided here alone."""
+"""The device with the reason for the choice, memory, seeds, and progress: decided here alone."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import hashlib
 import os
 import platform
 import resource
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +15,6 @@ from typing import TypeVar
 import torch
 
 from virnuc.errors import UsageError
-from virnuc.settings.options import PRECISIONS
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int], object]  # told what is worked on, how much is done, and of how much; 0 if unknown
@@ -25,8 +22,6 @@ Progress = Callable[[str, int, int], object]  # told what is worked on, how much
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 _CONTROL_GROUP = Path("/sys/fs/cgroup")  # where a container reads its limits
-_WORTH_ROUNDING = 1.5  # speed of bf16 over fp32 from which a CPU embeds in it
-_BF16_CAPABILITY = (8, 0)  # Ampere; torch also reports older GPUs, which emulate bf16 slowly, as supporting it
 
 
 @dataclass(frozen=True)
@@ -85,50 +80,6 @@ def _find_device(wanted: str) -> Choice:
         present = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         raise UsageError(f"--device {wanted}: there is no such device; this machine has {', '.join(present)}")
     return Choice(wanted, "asked for")
-
-
-def choose_precision(wanted: str, device: str) -> Choice:
-    """Return the precision to embed with; `auto` takes what the device computes fast.
-
-    Without AVX-512 or AMX a CPU computes bf16 and fp16 four to ten times slower than fp32 (measured on AVX2), with AMX
-    bf16 several times faster: on a CPU `auto` measures.
-
-    Raises:
-        UsageError: the precision is unknown, or the device does not have it.
-    """
-    kind = torch.device(device).type
-    if wanted not in PRECISIONS:
-        raise UsageError(f"there is no precision called {wanted!r}; use one of {', '.join(PRECISIONS)}")
-    if wanted == "auto":
-        if kind == "cuda" and torch.cuda.get_device_capability(device) >= _BF16_CAPABILITY:
-            return Choice("bf16", "auto: this GPU has bf16 tensor cores")
-        return _fast_on_cpu() if kind == "cpu" else Choice("fp32", "auto: this GPU has no bf16 tensor cores")
-    if wanted == "int8" and kind != "cpu":
-        raise UsageError("precision int8 is for the CPU (dynamic quantisation); on a GPU use bf16")
-    return Choice(wanted, "asked for")
-
-
-@cache
-def cpu_products() -> dict[str, float]:
-    """Return the GFLOP/s of a 650M encoder's largest layer on this CPU, by precision: best of two, half a second."""
-    measured = {}
-    for name in ("fp32", "bf16", "fp16"):
-        states, weight = (torch.ones(shape, dtype=DTYPES[name]) for shape in ((128, 1280), (5120, 1280)))
-        torch.nn.functional.linear(states[:16], weight)
-        taken = []
-        for _ in range(2):
-            started = time.perf_counter()
-            torch.nn.functional.linear(states, weight)
-            taken.append(time.perf_counter() - started)
-        measured[name] = 2 * 128 * weight.numel() / min(taken) / 1e9
-    return measured
-
-
-def _fast_on_cpu() -> Choice:
-    measured = cpu_products()
-    chosen = "bf16" if measured["bf16"] >= _WORTH_ROUNDING * measured["fp32"] else "fp32"
-    figures = ", ".join(f"{name} {speed:.0f}" for name, speed in measured.items())
-    return Choice(chosen, f"auto: products here run at {figures} GFLOP/s; bf16 from {_WORTH_ROUNDING:g} times fp32 on")
 
 
 def available_memory(device: str = "cpu") -> int:

@@ -22,10 +22,11 @@ from virnuc.encoders.loading import (
     load_mosaicbert,
     load_unirep,
 )
+from virnuc.encoders.precision import choose_precision
 from virnuc.encoders.sources import RANDOM, at_hand, locate
 from virnuc.encoders.spec import EncoderSpec, Loader, LoadRequest, PackagedWeights
 from virnuc.errors import EncoderError, UsageError, unknown_name
-from virnuc.runtime import choose_device, choose_precision
+from virnuc.runtime import choose_device
 
 MAX_RESIDUES = 1024
 _NOT_INT8 = ("fp32", "bf16", "fp16")  # cosine 0.992 in int8, where 0.999 is wanted
