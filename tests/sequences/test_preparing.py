@@ -13,6 +13,7 @@ from Bio import SeqIO
 from Bio.Seq import Seq
 
 from virnuc.errors import DataError, ParseError, UsageError
+from virnuc.sequences.balancing import share
 from virnuc.sequences.frames import (
     CHUNK_SCHEMA,
     CHUNKS,
@@ -215,6 +216,37 @@ def test_balance_draws_the_larger_class_down_to_the_smaller(small, tmp_path):
     assert set(balanced["frame_id"]) != set(other["frame_id"])
     dropped = read_manifest(tmp_path / "balanced", "frames").counts["dropped"]["frames_balance"]
     assert dropped == len(everything) - len(balanced)
+
+
+def test_records_that_are_cut_in_pieces_give_the_same_bytes(small, tmp_path, monkeypatch):
+    whole = run(small, tmp_path / "whole")
+    monkeypatch.setattr("virnuc.sequences.cutting._PIECE", 1000)
+    assert run(small, tmp_path / "pieces") == whole
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_groups_share_evenly_and_small_ones_give_all_they_have(seed):
+    random = np.random.default_rng(seed)
+    available = {f"group{number}": int(count) for number, count in enumerate(random.integers(0, 30, 6))}
+    total = int(random.integers(0, sum(available.values()) + 1))
+    given = dict.fromkeys(available, 0)
+    for _ in range(total):  # one after the other, from whoever gave least and still has some
+        given[min((name for name in available if given[name] < available[name]), key=given.__getitem__)] += 1
+    found = share(available, total)
+    assert sorted(found.values()) == sorted(given.values())
+    assert all(found[name] <= available[name] for name in available)
+
+
+def test_balance_draws_evenly_from_the_groups_of_the_larger_class(small, tmp_path):
+    run(small, tmp_path / "all", evidence="open")
+    run(small, tmp_path / "balanced", evidence="open", balance=True)
+    everything, balanced = (table(tmp_path / name) for name in ("all", "balanced"))
+    merged = {"vertebrate_other": "vertebrate", "vertebrate_mammalian": "vertebrate"}
+    has, kept = (found["group"].replace(merged).value_counts() for found in (everything, balanced))
+    assert kept["viral"] == has["viral"]
+    assert kept.drop("viral").to_dict() == share(has.drop("viral").to_dict(), has["viral"])
+    parameters = read_manifest(tmp_path / "balanced", "frames").parameters
+    assert parameters["balance"] == "evenly over groups"
 
 
 def test_open_evidence_keeps_every_stop_free_frame(small, tmp_path):

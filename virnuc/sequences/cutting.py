@@ -24,6 +24,7 @@ from virnuc.sequences.frames import (
 from virnuc.sequences.reading import Record
 from virnuc.sequences.translation import FRAME_NAMES, Frames, Translation, gather, other_than_acgt
 
+_PIECE = 16_000_000  # bases that are worked on at once
 _OF_RECORD = ("record", "genome", "organism", "lineage", "group")
 
 
@@ -46,11 +47,11 @@ class _Chunks:
         return clean
 
     def count(self, name: str, chunks: np.ndarray) -> None:
-        """Write into the records' counts how many of the chunks, numbers or a mask, are theirs."""
+        """Add to the records' counts how many of the chunks, numbers or a mask, are theirs."""
         for counts, value in zip(
             self.counts, np.bincount(self.record[chunks], minlength=len(self.counts)), strict=True
         ):
-            setattr(counts, name, int(value))
+            setattr(counts, name, getattr(counts, name) + int(value))
 
     @cached_property
     def _of_record(self) -> dict[str, pa.Array]:
@@ -75,17 +76,25 @@ class _Chunks:
 
 def cut_records(
     records: Sequence[Record], counts: Sequence[RecordCounts], chunk_size: int, evidence: str
+) -> Iterator[tuple[Iterator[pa.Table], Iterator[pa.Table]]]:
+    """Yield frames, by record, chunk, then F1 to R3, and all chunks, for one piece after the other; fill in the counts.
+
+    A piece has `_PIECE` bases, so that a chromosome needs no more memory than its letters and those of a piece.
+    """
+    translations = [record.translations for record in records]
+    for chunks in _pieces(records, counts, chunk_size):
+        yield _cut(chunks, translations, evidence)
+
+
+def _cut(
+    chunks: _Chunks, translations: Sequence[Sequence[str]], evidence: str
 ) -> tuple[Iterator[pa.Table], Iterator[pa.Table]]:
-    """Return frames, by record, chunk, then F1 to R3, and all chunks, in parts; fill in the counts."""
-    dna = "".join(record.sequence for record in records)
-    chunks = _chunk(records, counts, np.frombuffer(dna.encode("ascii"), dtype=np.uint8), chunk_size)
-    translation, clean = Translation(dna), chunks.clean()
+    translation, clean = Translation(chunks.bases.tobytes().decode()), chunks.clean()
     opened = translation.is_open(chunks.begin, chunks.size) & clean[:, None]
     at, index = np.nonzero(opened)
     chunks.count("open_frames", at)
     frames = translation.frames(chunks.begin[at], chunks.size[at], index)
     if evidence == "cds":
-        translations = [record.translations for record in records]
         kept = occur_in_annotation(translations, chunks.record[at], frames.proteins(), frames.codons)
         at, index, frames = at[kept], index[kept], frames[kept]
     covered = np.isin(np.arange(len(clean)), at)
@@ -98,11 +107,17 @@ def cut_records(
     return _frame_tables(chunks, at, index, frames), _chunk_tables(chunks, np.flatnonzero(clean), reason)
 
 
-def _chunk(records: Sequence[Record], counts: Sequence[RecordCounts], bases: np.ndarray, chunk_size: int) -> _Chunks:
+def _pieces(records: Sequence[Record], counts: Sequence[RecordCounts], chunk_size: int) -> Iterator[_Chunks]:
+    bases = np.frombuffer("".join(record.sequence for record in records).encode("ascii"), dtype=np.uint8)
     lengths = np.array([len(record.sequence) for record in records], dtype=np.int64)
     of, number, start = chunk_many(lengths, chunk_size)
     begin = (np.cumsum(lengths) - lengths)[of] + start
-    return _Chunks(counts, bases, of, number, start, begin, np.minimum(lengths[of], chunk_size))
+    size = np.minimum(lengths[of], chunk_size)
+    step = max(1, _PIECE // chunk_size)
+    for first in range(0, len(of), step):
+        part = slice(first, first + step)
+        low, high = begin[part][0], begin[part][-1] + size[part][-1]
+        yield _Chunks(counts, bases[low:high], of[part], number[part], start[part], begin[part] - low, size[part])
 
 
 def _frame_tables(chunks: _Chunks, at: np.ndarray, index: np.ndarray, frames: Frames) -> Iterator[pa.Table]:

@@ -6,8 +6,8 @@ chunk, and a companion is trained on them. Only chunks with bases other than ACG
 Each source file is staged by itself, by as many workers as are wanted (see `staging`). When all are done their shards
 get their numbers, in the order of the files' names, identical frames are dropped, the draw of `--balance` is made,
 `genomes.parquet` (counts of each record) and `genomes.tsv` (the table that `split --genomes` takes) are put together,
-and the manifest is written last. The bytes are the same whatever the number of workers. Each needs memory for the
-largest record of its files; dropping identical frames takes some 40 bytes a frame.
+and the manifest is written last. The bytes are the same whatever the number of workers. Each needs some 3
+bytes for each base of the largest record of its files, and 0.5 GB; dropping identical frames takes some 40 a frame.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from virnuc.errors import DataError, VirnucError
 from virnuc.runtime import Progress, silent
+from virnuc.sequences.balancing import balance
 from virnuc.sequences.frames import (
     CHUNKS,
     COVERED,
@@ -33,16 +34,15 @@ from virnuc.sequences.frames import (
     NO_CDS_EVIDENCE,
     NO_OPEN_FRAME,
     RecordCounts,
-    read_frames,
 )
 from virnuc.sequences.genomes import GENOME_TABLE, TableRow, read_genome_table, write_genome_table
 from virnuc.sequences.identical import drop_identical, find_identical
 from virnuc.sequences.sources import SourceFile, find_sources
 from virnuc.sequences.staging import FRAMES, hashes_of, note_of, stage_files, staged, write_parquet
+from virnuc.sequences.taxonomy import NAMES, NODES, Taxonomy
 from virnuc.settings import PrepareSettings
 from virnuc.storage.directory import OutputDirectory
-from virnuc.storage.draws import draw
-from virnuc.storage.files import sha256_file, write_text
+from virnuc.storage.files import sha256_file
 from virnuc.storage.manifest import Manifest, has_manifest
 from virnuc.storage.workers import find_workers
 
@@ -55,7 +55,7 @@ def prepare(settings: PrepareSettings, progress: Progress = silent) -> Manifest:
         progress: told how many source files are done.
 
     Raises:
-        UsageError: no such directory.
+        UsageError: no such directory, or no taxonomy in it.
         ParseError: a file is damaged.
         DataError: no sequence files, one class only, an accession twice, no frame at all, or a finished directory that
             lacks the chunks.
@@ -64,9 +64,12 @@ def prepare(settings: PrepareSettings, progress: Progress = silent) -> Manifest:
     out = Path(settings.out)
     parameters = {name: settings.plain()[name] for name in ("chunk_size", "evidence", "balance")}
     if settings.balance:
-        parameters["seed"] = settings.seed
+        parameters |= {"balance": "evenly over groups", "seed": settings.seed}
     table = Path(settings.source) / GENOME_TABLE
     named = [*(source.path for source in sources), *([table] if table.is_file() else [])]
+    if settings.taxonomy:
+        named += [Path(settings.taxonomy) / name for name in (NODES, NAMES)]
+        Taxonomy(Path(settings.taxonomy))  # says what is wrong with it before any file is read
     inputs = {path.name: sha256_file(path) for path in named}
     output = OutputDirectory(out, "frames", parameters, inputs)
     with output.alone() as finished:
@@ -128,7 +131,7 @@ def _finish(output: OutputDirectory, settings: PrepareSettings, sources: Sequenc
     if not drawn.is_file():  # which is written when all identical frames are gone
         drop_identical(shards, drop)
     if settings.balance:
-        _balance(shards, drawn, settings.seed)
+        balance(shards, drawn, settings.seed)
     write_parquet(out / GENOMES, pa.Table.from_pylist([vars(counts) for counts in counted]))
     described = {c.record: TableRow(c.genome, c.organism, c.lineage, c.deposited) for c in counted}
     write_genome_table(out / GENOME_TABLE, described)
@@ -214,28 +217,6 @@ def _check_records(records: list[RecordCounts], settings: PrepareSettings) -> No
         missing = "frames at all" if not classes else "non-viral frames" if True in classes else "viral frames"
         hint = "; FASTA has no annotation: use --evidence open" if settings.evidence == "cds" else ""
         raise DataError(f"{settings.source}: it gives no {missing}, and a classifier needs both classes{hint}")
-
-
-def _balance(shards: list[Path], path: Path, seed: int) -> None:
-    """Keep as many frames of the larger class as the smaller has: those whose seeded hash is smallest.
-
-    The highest hash to keep is fixed in the file `path` before the first shard is rewritten, so a restart filters the
-    remaining shards alike, and filtering a shard twice changes nothing.
-    """
-    if not path.is_file():
-        hashes: dict[int, list[str]] = {0: [], 1: []}
-        for shard in shards:
-            frame_ids = read_frames(shard, ["frame_id"])["frame_id"].to_pylist()
-            hashes[_label(shard)].extend(draw(seed, frame_id) for frame_id in frame_ids)
-        larger = max(hashes, key=lambda label: len(hashes[label]))
-        highest = sorted(hashes[larger])[len(hashes[1 - larger]) - 1]
-        write_text(path, json.dumps({"label": larger, "highest": highest}))
-    drawn = json.loads(path.read_text(encoding="utf-8"))
-    for shard in shards:
-        if _label(shard) == drawn["label"]:
-            table = read_frames(shard)
-            kept = [draw(seed, frame_id) <= drawn["highest"] for frame_id in table["frame_id"].to_pylist()]
-            write_parquet(shard, table.filter(pa.array(kept, pa.bool_())))
 
 
 def _label(shard: Path) -> int:

@@ -24,10 +24,12 @@ import gb_io
 from virnuc.errors import ParseError, UsageError
 from virnuc.sequences.bounds import BoundedText, BoundError, bounded
 from virnuc.sequences.genomes import TABLE, GenomeName, TableRow, look_up, name_genome
+from virnuc.sequences.taxonomy import Taxonomy
 from virnuc.sequences.translation import IUPAC_LETTERS
 
 MAX_NAME = 200  # letters; a longer accession is a damaged header
-_IUPAC = "".join(sorted(IUPAC_LETTERS)).encode()
+_AS_DNA = bytes(ord(chr(byte).upper().replace("U", "T")) * (chr(byte).upper() in IUPAC_LETTERS) for byte in range(128))
+_AS_DNA += bytes(128)  # 0 for all that is no base
 _SUBMITTED = re.compile(r"Submitted \((\d\d?-[A-Za-z]{3}-\d{4})\)")
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 
@@ -43,14 +45,18 @@ class Record:
     translations: tuple[str, ...]  # proteins of the annotated CDS features
     genome: GenomeName  # the genome that it is a part of
     deposited: str = ""  # ISO date of its first submission, else of its last change; empty where the file does not say
+    taxon: int = 0  # number in NCBI's taxonomy; 0 where the file does not say
 
 
-def read_records(path: Path, genomes: Mapping[str, TableRow] | None = None) -> Iterator[Record]:
+def read_records(
+    path: Path, genomes: Mapping[str, TableRow] | None = None, taxonomy: Taxonomy | None = None
+) -> Iterator[Record]:
     """Yield the records of a sequence file in file order.
 
     Args:
         path: of the file.
         genomes: what a table says of records; it goes before what the file says.
+        taxonomy: gives a lineage to records that have none.
 
     Raises:
         UsageError: there is no such file.
@@ -67,7 +73,10 @@ def read_records(path: Path, genomes: Mapping[str, TableRow] | None = None) -> I
         )
         for record in records:
             row = look_up(genomes, record.accession) if genomes else None
-            yield _as_in_table(record, row) if row else record
+            known = _as_in_table(record, row) if row else record
+            if taxonomy is not None and not known.lineage:
+                known = replace(known, lineage=taxonomy.lineage(known.taxon))
+            yield known
 
 
 def sequence_format(stream: BufferedReader, path: Path) -> str:
@@ -101,15 +110,16 @@ def read_genbank(stream: BinaryIO, path: Path) -> Iterator[Record]:
             count += 1
             name = record.version or record.accession or record.name or ""
             organism, lineage = _taxonomy(record.source)
-            strains, translations = _annotation(record)
+            strains, translations, taxon = _annotation(record)
             yield Record(
                 accession=checked_name(name, path, count),
                 organism=organism,
                 lineage=lineage,
-                sequence=checked_dna(bytes(record.sequence).decode("latin-1"), path, name),
+                sequence=checked_dna(_taken(record), path, name),
                 translations=translations,
                 genome=name_genome(name, record.dblink or "", organism, dict.fromkeys(strains)),
                 deposited=_deposited(record),
+                taxon=taxon,
             )
 
 
@@ -143,18 +153,27 @@ def checked_name(name: str, path: Path, record: int) -> str:
     return name
 
 
-def checked_dna(sequence: str, path: Path, record: str) -> str:
+def checked_dna(sequence: str | bytes | bytearray, path: Path, record: str) -> str:
     """Return a sequence in upper case, U as T.
 
     Raises:
         ParseError: a letter is not an IUPAC base.
     """
-    dna = sequence.upper().replace("U", "T") if sequence.isascii() else sequence  # upper case of ß is SS
-    if dna.encode("utf-8", "replace").translate(None, _IUPAC):  # what is left is not DNA
-        wrong = re.search(f"[^{_IUPAC.decode()}]", dna)
-        assert wrong is not None
-        raise ParseError(f"{wrong.group()!r} at base {wrong.start() + 1} is not an IUPAC base", path, record)
-    return dna
+    letters = sequence.encode("utf-8", "replace") if isinstance(sequence, str) else sequence
+    dna = letters.translate(_AS_DNA)
+    if 0 in dna:
+        text = sequence if isinstance(sequence, str) else sequence.decode("latin-1")
+        known = {*IUPAC_LETTERS, *map(str.lower, IUPAC_LETTERS)}
+        place, wrong = next((place, letter) for place, letter in enumerate(text) if letter not in known)
+        raise ParseError(f"{wrong.upper()!r} at base {place + 1} is not an IUPAC base", path, record)
+    del sequence, letters  # a chromosome is not held three times
+    return dna.decode("ascii")
+
+
+def _taken(record: gb_io.Record) -> bytearray:
+    """Return the letters of a record, which does not keep them."""
+    letters, record.sequence = record.sequence, bytearray()
+    return letters
 
 
 @contextmanager
@@ -191,17 +210,20 @@ def _as_in_table(record: Record, row: TableRow) -> Record:
     )
 
 
-def _annotation(record: gb_io.Record) -> tuple[list[str], tuple[str, ...]]:
-    """Return strains and isolates of a record's source features, and the proteins of its CDS features."""
-    strains, translations = [], []
+def _annotation(record: gb_io.Record) -> tuple[list[str], tuple[str, ...], int]:
+    """Return strains and isolates and the taxon of a record's source features, and the proteins of its CDS features."""
+    strains, translations, taxon = [], [], 0
     for feature in record.features:
         kind = feature.kind
         if kind == "CDS":
             found = [qualifier.value or "" for qualifier in feature.qualifiers if qualifier.key == "translation"]
             translations += ["".join(value.split()) for value in found]
         elif kind == "source":
-            strains += [q.value or "" for q in feature.qualifiers if q.key in ("strain", "isolate")]
-    return strains, tuple(translations)
+            said = [(qualifier.key, qualifier.value or "") for qualifier in feature.qualifiers]
+            strains += [value for key, value in said if key in ("strain", "isolate")]
+            taxa = [value.removeprefix("taxon:") for key, value in said if key == "db_xref" and "taxon:" in value]
+            taxon = taxon or next((int(value) for value in taxa if value.isdecimal() and len(value) < 10), 0)
+    return strains, tuple(translations), taxon
 
 
 def _deposited(record: gb_io.Record) -> str:

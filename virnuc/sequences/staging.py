@@ -22,6 +22,7 @@ from virnuc.sequences.frames import CHUNKS, SHARD_ROWS, RecordCounts
 from virnuc.sequences.genomes import TableRow
 from virnuc.sequences.reading import Record, read_records
 from virnuc.sequences.sources import SourceFile
+from virnuc.sequences.taxonomy import Taxonomy
 from virnuc.settings import PrepareSettings
 from virnuc.storage.directory import PROGRESS, OutputDirectory
 from virnuc.storage.files import atomic_path, write_text
@@ -53,34 +54,42 @@ def stage_files(
     Raises:
         ParseError: a file is damaged.
     """
+    taxonomy = Taxonomy(Path(settings.taxonomy)) if settings.taxonomy else None
     names = {f"{PROGRESS}/{source.path.name}.json": source for source in sources}
     for claim in output.claims(sorted(names, key=lambda name: (-names[name].path.stat().st_size, name))):
         with claim.lock:
-            note = _stage(output, names[claim.name], genomes, settings)
+            note = _stage(output, names[claim.name], genomes, taxonomy, settings)
             write_text(claim.target, json.dumps(note))
         send(claim.name)
 
 
 def _stage(
-    output: OutputDirectory, source: SourceFile, genomes: Mapping[str, TableRow], settings: PrepareSettings
+    output: OutputDirectory,
+    source: SourceFile,
+    genomes: Mapping[str, TableRow],
+    taxonomy: Taxonomy | None,
+    settings: PrepareSettings,
 ) -> dict[str, Any]:
     """Write the shards of one file; return how many there are of each kind, and the counts of its records."""
     counted: list[RecordCounts] = []
     shards = [_Shards(output, source, kind) for kind in (FRAMES, CHUNKS)]
-    for records in _batches(read_records(source.path, genomes)):
+    for records in _batches(read_records(source.path, genomes, taxonomy)):
         counts = [_describe(record, source, settings.chunk_size) for record in records]
-        tables = cut_records(records, counts, settings.chunk_size, settings.evidence)
-        for shard, parts in zip(shards, tables, strict=True):
-            shard.extend(parts)
+        for tables in cut_records(records, counts, settings.chunk_size, settings.evidence):
+            for shard, parts in zip(shards, tables, strict=True):
+                shard.extend(parts)
         counted += counts
     return {shard.kind: shard.close() for shard in shards} | {"records": [vars(counts) for counts in counted]}
 
 
 def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Yield records together, as many as have `_BATCH` bases; one with more is alone with those before it."""
+    """Yield records together, as many as have `_BATCH` bases; one that has as many is alone, and is not copied."""
     batch: list[Record] = []
     bases = 0
     for record in records:
+        if batch and len(record.sequence) >= _BATCH:
+            yield batch
+            batch, bases = [], 0
         batch.append(record)
         bases += len(record.sequence)
         if bases >= _BATCH:

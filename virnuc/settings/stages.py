@@ -78,7 +78,12 @@ class PrepareSettings(Settings):
         "cds keeps frames inside annotated coding sequences; open keeps every stop-free frame.",
         choices=("cds", "open"),
     )
-    balance: bool = option(False, "Sample the larger class down to the size of the smaller one.")
+    balance: bool = option(
+        False, "Sample the larger class down to the size of the smaller one, the same number from each of its groups."
+    )
+    taxonomy: str = option(
+        "", "Directory with NCBI's nodes.dmp and names.dmp, for the lineage of GenBank records that give none."
+    )
     engine: str = engine()
     workers: int = option(1, "Processes, each reading one file at a time; 0 uses all cores.", minimum=0, decisive=False)
     seed: int = seed("Seed of the draw that --balance makes.")
