@@ -1,11 +1,14 @@
 """Throughput of the encoders against transformers' EsmModel and the machine's peak in matrix products, in one run.
 
-    python -m benchmarks.encoders [--layers 3] [--device cpu] [--precision fp32] [--parts frames,mixed,int8,ratio,calls]
+    python -m benchmarks.encoders [--layers 3] [--device cpu] [--precisions fp32] [--parts frames,mixed,ratio,calls]
 
 Random weights in the true widths; with --layers fewer layers than the model has, because a layer costs the same
 wherever it stands. Contenders take turns, and the fastest of their rounds counts. Tokenising is left out on all
-sides. `calls` trains the classifier on the embedded genomes, embedded by the shipped esm2_tiny in fp32, and counts the
-calls on test frames that change when the same proteins are embedded in int8. The last line is JSON.
+sides. `own_products` is the share of the time that the layers' products alone take, one by one, on as many tokens as
+a batch has: what no arrangement of them could go below. `calls` trains the classifier on the embedded genomes,
+embedded by the shipped encoders in fp32, and counts the calls on test frames that change when the same proteins are
+embedded in each other precision. `estimate` compares what `rehearse` would estimate with an extraction ten times as
+long. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -16,24 +19,37 @@ import random
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import EsmConfig, EsmModel
 
-from virnuc.encoders import ENCODERS, Encoder, Tokens
+from benchmarks.extract import write_frames
+from entrypoints.rehearse import SECONDS, TIMING
+from virnuc.benchmarking import benchmark
+from virnuc.encoders import ENCODERS, Encoder, Tokens, load_encoder
+from virnuc.encoders.interface import DEFAULT_BATCH_TOKENS
 from virnuc.encoders.loading import EXAMPLES
 from virnuc.encoders.spec import LoadRequest
-from virnuc.encoders.timing import gemm_peak, seconds
+from virnuc.encoders.timing import gemm_peak, product_seconds, seconds
 from virnuc.evaluation.predictions import frame_predictions
 from virnuc.features.extraction import extract
 from virnuc.features.feature_set import FeatureSet
-from virnuc.runtime import DTYPES, describe_hardware
+from virnuc.runtime import DTYPES, choose_device, describe_hardware
 from virnuc.sequences.preparing import prepare
-from virnuc.settings import ExtractSettings, MainSettings, PrepareSettings, SplitSettings, TrainSettings
+from virnuc.settings import (
+    BenchmarkSettings,
+    ExtractSettings,
+    MainSettings,
+    PrepareSettings,
+    SplitSettings,
+    TrainSettings,
+)
 from virnuc.splits.assignment import split
 from virnuc.training import train
 from virnuc.training.checkpoint import load_checkpoint
@@ -53,7 +69,9 @@ def peer(name: str, layers: int, device: str, precision: str, attention: str) ->
     """Return transformers' model of the same architecture, run on padded batches in input order."""
     architecture: dict[str, Any] = {**ENCODERS[name].architecture, "num_hidden_layers": layers}
     config = EsmConfig(**architecture, pad_token_id=1, mask_token_id=32, attn_implementation=attention)
-    model = EsmModel(config, add_pooling_layer=False).to(device, DTYPES[precision]).eval()
+    autocast = precision == "autocast"  # weights in fp32, products in bf16
+    dtype = torch.float32 if autocast else DTYPES[precision]
+    model = EsmModel(config, add_pooling_layer=False).to(device, dtype).eval()
 
     @torch.inference_mode()
     def embed(tokens: Tokens) -> Tensor:
@@ -65,7 +83,8 @@ def peer(name: str, layers: int, device: str, precision: str, attention: str) ->
             batch = torch.nn.utils.rnn.pad_sequence(rows[first : first + BATCH], batch_first=True, padding_value=1)
             batch = batch.to(device)
             mask = batch != 1
-            states = model(batch, attention_mask=mask.long()).last_hidden_state
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=autocast):
+                states = model(batch, attention_mask=mask.long()).last_hidden_state
             inner = mask & (batch != 0) & (batch != 2)
             means.append(((states * inner[..., None]).sum(1) / inner.sum(1, keepdim=True)).float().cpu())
         return torch.cat(means)
@@ -89,78 +108,106 @@ def take_turns(contenders: Mapping[str, Callable[[], object]], rounds: int, devi
 
 
 def against_transformers(sequences: list[str], options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Time ours, transformers' eager and its SDPA attention on the same proteins."""
-    encoder = native("esm2_650m", options.layers, options.device, options.precision)
-    tokens = encoder.tokenise(sequences)
-    models = {
-        attention: peer("esm2_650m", options.layers, options.device, options.precision, attention)
-        for attention in ("eager", "sdpa")
-    }
-    contenders: dict[str, Callable[[], object]] = {
-        f"transformers {attention}, batches of {BATCH} in input order": lambda model=model: model(tokens)  # type: ignore[misc]
-        for attention, model in models.items()
-    }
-    contenders["virnuc"] = lambda: encoder.embed_tokens(tokens)
-    peak = gemm_peak(options.precision, options.device)
+    """Time ours in each precision, and transformers' eager, SDPA and bf16 autocast, on the same proteins."""
+    precisions = options.precisions.split(",")
+    encoders = {p: native("esm2_650m", options.layers, options.device, p) for p in precisions}
+    tokens = encoders[precisions[0]].tokenise(sequences)
+    contenders: dict[str, Callable[[], object]] = {}
+    for attention, precision in (("eager", "fp32"), ("sdpa", "fp32"), ("sdpa", "autocast")):
+        if precision == "fp32" or "bf16" in precisions:
+            model = peer("esm2_650m", options.layers, options.device, precision, attention)
+            name = f"transformers {attention} {precision}, batches of {BATCH} in input order"
+            contenders[name] = partial(model, tokens)
+    contenders |= {f"virnuc {p}": partial(encoder.embed_tokens, tokens) for p, encoder in encoders.items()}
     times = take_turns(contenders, options.rounds, options.device)
-    peak, flops = max(peak, gemm_peak(options.precision, options.device)), encoder.flops(tokens)
-    slowest = next(iter(times.values()))
-    return {
-        name: {
+    flops, slowest = next(iter(encoders.values())).flops(tokens), next(iter(times.values()))
+    found = {}
+    for name, taken in times.items():
+        precision = next((p for p in precisions if name == f"virnuc {p}"), "bf16" if "autocast" in name else "fp32")
+        peak = gemm_peak(precision, options.device)
+        found[name] = {
             "tokens_per_s": len(tokens.flat) / taken,
             "over_eager": slowest / taken,
             "share_of_gemm_peak": flops / taken / peak,
             "gemm_peak_gflops": peak / 1e9,
         }
-        for name, taken in times.items()
-    }
+        if name.startswith("virnuc"):
+            found[name]["own_products"] = _own_products(encoders[precision], tokens, precision, options) / taken
+            vectors = [encoders[p].embed_tokens(tokens) for p in (precisions[0], precision)]
+            found[name]["cosine_min"] = cosine_similarity(*vectors).min().item()
+    return found
 
 
-def quantised(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Time int8 against fp32 on a CPU, and compare the vectors."""
-    encoders = {precision: native("esm2_650m", options.layers, "cpu", precision) for precision in ("fp32", "int8")}
-    tokens = encoders["fp32"].tokenise(proteins(options.frames, 99, 100))
-    vectors = {precision: encoder.embed_tokens(tokens) for precision, encoder in encoders.items()}
-    contenders = {p: (lambda encoder=encoder: encoder.embed_tokens(tokens)) for p, encoder in encoders.items()}
-    times = take_turns(contenders, options.rounds, "cpu")
-    cosine = cosine_similarity(vectors["fp32"], vectors["int8"])
-    return {
-        "int8 over fp32": {
-            "speedup": times["fp32"] / times["int8"],
-            "cosine_mean": cosine.mean().item(),
-            "cosine_min": cosine.min().item(),
-        }
-    }
+def _own_products(encoder: Encoder, tokens: Tokens, precision: str, options: argparse.Namespace) -> float:
+    """Return the seconds that the products of all layers take by themselves, in full batches."""
+    rows = encoder.tokens_at_once(DEFAULT_BATCH_TOKENS)
+    layer = sum(product_seconds(precision, options.device, *shape, rows) for shape in encoder.products)
+    return layer * options.layers * len(tokens.flat) / rows
 
 
-def changed_calls() -> dict[str, dict[str, float]]:
-    """Train on fp32 features of a trained encoder, then call the test frames from its int8 features too."""
+def changed_calls(precisions: tuple[str, ...] = ("fp32", "bf16", "fp16", "int8")) -> dict[str, dict[str, float]]:
+    """Train on fp32 features of each shipped encoder, then call the test frames from its other features too."""
+    found = {}
     with tempfile.TemporaryDirectory() as temporary:
         place, demo = Path(temporary), MainSettings()
         frames = str(place / "frames")
-        prepare(PrepareSettings(source=str(EXAMPLES / "genomes"), out=frames))
+        prepare(PrepareSettings(source=str(EXAMPLES / "genomes"), chunk_size=demo.chunk_size, out=frames))
         parts = split(SplitSettings(source=frames, out=str(place / "split")))
-        features = {}
-        for precision in ("fp32", "int8"):
-            out = str(place / precision)
-            extract(
-                ExtractSettings(frames, demo.dna_encoder, demo.candidate, precision=precision, device="cpu", out=out)
-            )
-            features[precision] = FeatureSet.open(place / precision / f"{demo.dna_encoder}+{demo.candidate}")
-        settings = TrainSettings(epochs=demo.epochs, lr=demo.lr, device="cpu")
-        model = load_checkpoint(train(features["fp32"], parts, settings, place / "model").model).build()
-        tables = {precision: frame_predictions(model, found, parts, "test") for precision, found in features.items()}
-    calls = {precision: table["logit_viral"] >= table["logit_nonviral"] for precision, table in tables.items()}
-    changed = calls["fp32"] != calls["int8"]
-    accuracies = {f"accuracy_{p}": float((call == (tables[p]["label"] == 1)).mean()) for p, call in calls.items()}
-    return {"int8 calls against fp32": {"test_frames": len(changed), "changed": float(changed.mean()), **accuracies}}
+        given = {key.removeprefix("train."): value for key, value in demo.overrides.items()}
+        own_settings: dict[str, Any] = {key: float(v) if "." in v else int(v) for key, v in given.items()}
+        for name in (demo.candidate, demo.baseline):
+            features = {}
+            for precision in precisions:
+                wanted = ExtractSettings(frames, demo.dna_encoder, name, precision=precision, device="cpu")
+                extract(replace(wanted, out=str(place / precision)))
+                features[precision] = FeatureSet.open(place / precision / f"{demo.dna_encoder}+{name}")
+            settings = TrainSettings(epochs=demo.epochs, lr=demo.lr, device="cpu", replicates=1, **own_settings)
+            model = load_checkpoint(train(features["fp32"], parts, settings, place / name).model).build()
+            tables = {p: frame_predictions(model, own, parts, "test") for p, own in features.items()}
+            called = {p: table["logit_viral"] >= table["logit_nonviral"] for p, table in tables.items()}
+            proteins_of = {p: own.gather(np.arange(len(own)), own.columns("protein")) for p, own in features.items()}
+            for precision in precisions[1:]:
+                cosine = cosine_similarity(proteins_of["fp32"], proteins_of[precision])
+                accuracy = {p: float((called[p] == (tables[p]["label"] == 1)).mean()) for p in ("fp32", precision)}
+                found[f"{name} {precision} against fp32"] = {
+                    "test_frames": len(called[precision]),
+                    "changed": float((called["fp32"] != called[precision]).mean()),
+                    **{f"accuracy_{p}": value for p, value in accuracy.items()},
+                    "cosine_mean": cosine.mean().item(),
+                    "cosine_min": cosine.min().item(),
+                }
+    return found
+
+
+def estimate(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Time encoders as `rehearse` does on a CPU, and then embed ten times as many frames as it did."""
+    names = {"baseline": "esm2_35m", "candidate": "esm2_8m"}
+    found = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        frames = str(write_frames(Path(temporary) / "frames", 2000))
+        wanted = BenchmarkSettings(**names, frames=frames, **TIMING["cpu"], seconds=SECONDS["cpu"], device="cpu",
+                                   weights=dict.fromkeys(names.values(), "random"))  # fmt: skip
+        for side in benchmark(wanted).sides.values():
+            name = str(side.provenance["name"])
+            encoder = load_encoder(name, weights={name: "random"})
+            sequences = proteins(10 * side.frames, 99, 100)
+            taken = seconds(lambda encoder=encoder, sequences=sequences: encoder.embed(sequences), "cpu")
+            estimated = 10 * side.seconds
+            found[name] = {
+                "frames": len(sequences),
+                "estimated_s": estimated,
+                "measured_s": taken,
+                "ratio": estimated / taken,
+            }
+    return found
 
 
 def baseline_over_candidate(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Time ESM2 3B and FastESM2_650 layer by layer in one precision; scale to the layers that they have."""
     sequences = proteins(options.frames, 99, 100)
     encoders = {
-        name: native(name, options.layers, options.device, options.precision) for name in ("esm2_3b", "fastesm650")
+        name: native(name, options.layers, options.device, options.precisions.split(",")[0])
+        for name in ("esm2_3b", "fastesm650")
     }
     tokens = encoders["fastesm650"].tokenise(sequences)
     contenders = {n: (lambda encoder=encoder: encoder.embed_tokens(tokens)) for n, encoder in encoders.items()}
@@ -172,6 +219,13 @@ def baseline_over_candidate(options: argparse.Namespace) -> dict[str, dict[str, 
     return {"esm2_3b over fastesm650, time": {"ratio": whole["esm2_3b"] / whole["fastesm650"], **speeds}}
 
 
+def _flags() -> list[str]:
+    """Return what lscpu would say of the vector units."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return [flag for flag in flags if flag.startswith(("avx", "amx", "fma"))]
+
+
 def main() -> None:
     """Measure, print the tables, and last one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -179,22 +233,23 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--precisions", default="fp32")
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--parts", default="frames,mixed,int8,ratio,calls")
+    parser.add_argument("--parts", default="frames,mixed,ratio,calls")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     measure: dict[str, Callable[[], dict[str, dict[str, float]]]] = {
         "frames": lambda: against_transformers(proteins(options.frames, 99, 100), options),
         "mixed": lambda: against_transformers(proteins(options.frames, 30, 1000), options),
-        "int8": lambda: quantised(options),
         "ratio": lambda: baseline_over_candidate(options),
         "calls": changed_calls,
+        "estimate": lambda: estimate(options),
     }
-    hardware = describe_hardware(options.device)
+    choose_device(options.device)
+    hardware = describe_hardware(options.device) | {"flags": " ".join(_flags())}
     results = {}
-    print(f"{options.layers} layers, {options.frames} proteins, {options.precision}, {hardware}")
+    print(f"{options.layers} layers, {options.frames} proteins, {options.precisions}, {hardware}")
     for part in options.parts.split(","):
         results[part] = measure[part]()
         print(f"\n{part}")

@@ -22,16 +22,20 @@ _LAUNCHES = 50  # of a product on a GPU, timed as one: a launch costs as much as
 def gemm_peak(precision: str, device: str, products: Products = _USUAL) -> float:
     """Return the highest FLOP/s of matrix products of the encoders' sizes, by torch's layer or the encoders' own."""
     rows = _ROWS[torch.device(device).type]
-    best = 0.0
-    with torch.inference_mode():
-        for inputs, outputs in products:
-            states = torch.randn(rows, inputs, device=device, dtype=DTYPES[precision])
-            linear = Linear(inputs, outputs, bias=False).to(device, DTYPES[precision])
-            torch.nn.init.normal_(linear.weight, std=0.02)
-            for layer in (linear, for_inference(linear, precision)):
-                layer(states)
-                best = max(best, 2 * rows * inputs * outputs / _fastest(partial(layer, states), device))
-    return best
+    return max(2 * rows * ins * outs / product_seconds(precision, device, ins, outs, rows) for ins, outs in products)
+
+
+@torch.inference_mode()
+def product_seconds(precision: str, device: str, inputs: int, outputs: int, rows: int) -> float:
+    """Return the seconds that a layer takes for `rows` tokens, by torch's layer or the encoders' own."""
+    states = torch.randn(rows, inputs, device=device, dtype=DTYPES[precision])
+    linear = Linear(inputs, outputs, bias=False).to(device, DTYPES[precision])
+    torch.nn.init.normal_(linear.weight, std=0.02)
+    taken = []
+    for layer in (linear, for_inference(linear, precision)):
+        layer(states)
+        taken.append(_fastest(partial(layer, states), device))
+    return min(taken)
 
 
 def _fastest(work: Callable[[], Any], device: str) -> float:
