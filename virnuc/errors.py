@@ -43,7 +43,7 @@ _STORE_CAUSES = {  # by words of the store's error
 
 
 def masked(text: str) -> str:
-    """Return a text without passwords: for all that leaves for a terminal, a store or a report.
+    """Return a text without passwords, for everything that goes to a terminal, a store or a report.
 
     Masked are the password of a URI, what follows `password=` and its like, and the values of environment variables
     whose names say that they are secret.
@@ -123,9 +123,9 @@ class Terminated(BaseException):
 
 
 def cause_outside(error: BaseException) -> str:
-    """Return what is wrong on the machine or with the store, and the next step; empty if the error is not of that kind.
+    """Return what is wrong with the machine or the store, and the next step; empty for other errors.
 
-    The errors of libraries are wrapped in one another, so the whole chain is looked at.
+    Libraries wrap errors in one another, so the whole chain is examined.
     """
     for one in _chain(error):
         if isinstance(one, OSError) and one.errno in _CAUSES:

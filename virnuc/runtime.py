@@ -17,7 +17,7 @@ import torch
 from virnuc.errors import UsageError
 
 T = TypeVar("T")
-Progress = Callable[[str, int, int], object]  # told what is worked on, how much is done, and of how much; 0 if unknown
+Progress = Callable[[str, int, int], object]  # called with the task, the number done and the total (0: unknown)
 # Types of weights outside linear layers; int8 keeps those of linear layers in 8 bits.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
@@ -137,7 +137,7 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 def counted(items: Iterable[T], total: int, what: str, progress: Progress) -> Iterator[T]:
-    """Yield the items, and tell `progress` how many of them are done."""
+    """Yield the items, and report to `progress` how many of them are done."""
     progress(what, 0, total)
     for done, item in enumerate(items, start=1):
         yield item

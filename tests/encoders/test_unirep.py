@@ -139,7 +139,7 @@ def test_another_package_says_how_to_install_the_right_one(tmp_path, monkeypatch
 
 
 def test_int8_is_refused():
-    with pytest.raises(UsageError, match="unirep_64 loses too much by it; use one of fp32, bf16, fp16"):
+    with pytest.raises(UsageError, match="unirep_64 is too inaccurate in it; use one of fp32, bf16, fp16"):
         load_encoder("unirep_64", weights={"unirep_64": "random"}, precision="int8")
 
 

@@ -121,7 +121,7 @@ def test_an_index_may_not_point_outside_its_directory(tmp_path):
     shutil.copy(case.directory / "config.json", tmp_path)
     weights = {"a": "../esm2/model.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
-    with pytest.raises(EncoderError, match="not a file beside it"):
+    with pytest.raises(EncoderError, match="not in its directory"):
         load_encoder(f"esm:{tmp_path}")
 
 

@@ -34,7 +34,7 @@ def test_a_policy_that_is_a_directory_or_gives_a_limit_twice(tmp_path):
     path, text = tmp_path / "policy.yaml", PROJECT_POLICY.read_text()
     last = next(line for line in reversed(text.splitlines()) if ":" in line and not line.startswith("#"))
     path.write_text(f"{text}\n{last}\n")
-    with pytest.raises(UsageError, match=f"{last.split(':')[0]} is there twice"):
+    with pytest.raises(UsageError, match=f"{last.split(':')[0]} occurs twice"):
         Policy.read(path)
 
 

@@ -220,7 +220,7 @@ def test_virnucpros_features_are_split_by_genome(virnucpro, tmp_path):
     by_genome = run(virnucpro, tmp_path / "genome")
     assert by_genome.table.groupby("genome", observed=True)["part"].nunique().max() == 1
     alone = by_genome.table["record"].nunique()
-    assert f"{alone:,} records count as a genome each" in by_genome.metadata["caveats"][0]
+    assert f"{alone:,} records do not say which genome they belong to" in by_genome.metadata["caveats"][0]
     assert "method" in by_genome.metadata["leakage"]
     assert by_genome.relatives() is None
     with pytest.raises(DataError, match="hold no sequences to cluster"):

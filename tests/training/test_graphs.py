@@ -49,7 +49,7 @@ def test_a_graph_that_cannot_be_captured_leaves_the_training_as_it_was(sample, m
     monkeypatch.setattr(graphs.GraphedSteps, "_capture", steps_and_fails)
     assert graphs.graphed_steps(stack, part, plan) is None
     assert caplog.messages == [
-        "training goes on without a CUDA graph: operation not permitted when stream is capturing"
+        "training continues without a CUDA graph: operation not permitted when stream is capturing"
     ]
     assert all(torch.equal(before[name], now) for name, now in own.model.state_dict().items())
     assert not any(state["momentum_buffer"].any() for state in own.optimizer.state.values())

@@ -1,6 +1,7 @@
 """The table of encoders: the only place that knows any of them by name.
 
-A third of it are the entries, which are read best one below the other, beside how they are found and loaded.
+It is longer than other files because the entries, a third of it, are easiest to read next to the functions that find
+and load them.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ def _from_directory(name: str, family: str, directory: Path | None) -> EncoderSp
 
 
 def _check_weight_sources(weights: Mapping[str, str], revisions: Mapping[str, str]) -> None:
-    """Refuse weights or revisions, by encoder name, that no encoder can be loaded with.
+    """Refuse weights and revisions, by encoder name, that cannot be used.
 
     Raises:
         UsageError: an unknown encoder, or a revision for one whose weights do not come from the hub.
@@ -192,7 +193,7 @@ def _check_weight_sources(weights: Mapping[str, str], revisions: Mapping[str, st
 
 
 def check_encoders(kinds: Mapping[str, str], weights: Mapping[str, str], revisions: Mapping[str, str]) -> None:
-    """Refuse encoders that cannot be loaded, hours before a late stage would; fetch weights that only the hub has.
+    """Refuse encoders that cannot be loaded, before hours are spent; fetch weights that only the hub has.
 
     Args:
         kinds: by encoder name, what it is to read: dna or protein.
@@ -263,7 +264,7 @@ def load_encoder(
     chosen_precision = choose_precision(precision, chosen_device).name
     if chosen_precision not in spec.precisions:
         usable = ", ".join(spec.precisions)
-        raise UsageError(f"--precision {chosen_precision}: {name} loses too much by it; use one of {usable}")
+        raise UsageError(f"--precision {chosen_precision}: {name} is too inaccurate in it; use one of {usable}")
     return spec.loader(spec, LoadRequest(sources.get(name), chosen_device, chosen_precision, pinned.get(name)))
 
 
@@ -290,7 +291,7 @@ def load_recorded(recorded: Mapping[str, Any], *, weights: Mapping[str, str], de
 
     Raises:
         UsageError: its weights came from a directory that is not given, or not there.
-        EncoderError: weights that are missing, damaged, or others than then.
+        EncoderError: weights that are missing, damaged or not those that it had.
     """
     name, revision = recorded["name"], recorded.get("revision")
     source = weights.get(name, RANDOM if recorded["weights"] == RANDOM else None)
@@ -305,7 +306,7 @@ def load_recorded(recorded: Mapping[str, Any], *, weights: Mapping[str, str], de
     for key in ("config", "token_dropout_scale", "rotary"):  # not all of them in records of earlier versions
         if recorded.get(key, used[key]) != used[key]:
             raise EncoderError(
-                f"{name}: its {key} is {used[key]}, but was {recorded[key]} then; get its config.json again"
+                f"{name}: its {key} is {used[key]}, but was {recorded[key]} in training; get its config.json again"
             )
     digest, wanted = encoder.provenance.weight_digest, recorded.get("weight_digest")
     if wanted and digest != wanted:

@@ -1,8 +1,8 @@
 """Does an encoder read its weights correctly? Real sequences embedded by it and by a second implementation.
 
-Besides the embeddings three things are compared that both implementations would read alike from a wrong file: the
-epsilon of each norm and the rotary frequencies with the published ones, and the files' bytes with a checksum, where
-one came with them: the hub's own record in its cache or in a directory that `hf download` filled, or a SHA256SUMS.
+From a wrong file both implementations could read the same wrong values. Three more things are therefore compared: the
+epsilon of each norm and the rotary frequencies with the published ones, and the files' bytes with a checksum, if one
+came with them: the hub's own record in its cache or in a directory that `hf download` filled, or a SHA256SUMS.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SUMS = "SHA256SUMS"
 
 @dataclass(frozen=True)
 class Verification:
-    """An encoder's embeddings of real sequences beside those of a second implementation."""
+    """A comparison of an encoder's embeddings of real sequences with those of a second implementation."""
 
     encoder: str
     reference: str  # what computed the other embeddings

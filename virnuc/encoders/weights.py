@@ -69,7 +69,7 @@ class WeightFiles(EncoderWeights):
                 if is_ignored(name):
                     continue
                 if name in self.shapes:
-                    raise EncoderError(f"{directory}: {name} is there twice; get the files again")
+                    raise EncoderError(f"{directory}: {name} occurs twice; get the files again")
                 self.shapes[name], self._tensors[name] = shape, read
 
     def read(self, key: str) -> Tensor:
@@ -121,7 +121,7 @@ def _weight_files(directory: Path) -> list[Path]:
     files, present = sorted(set(names.values())), {path.name for path in directory.iterdir() if path.is_file()}
     for name in files:
         if name not in present:
-            raise EncoderError(f"{found}: names {name}, which is not a file beside it; get the missing shard")
+            raise EncoderError(f"{found}: names {name}, which is not in its directory; get the missing shard")
     return [directory / name for name in files]
 
 

@@ -1,11 +1,11 @@
-"""`extract`: frames to vectors, each encoder's half on its own, then both halves merged into one feature set.
+"""`extract`: frames to vectors, first each encoder's half, then both halves merged into one feature set.
 
-Chunks (`chunks/` beside the frames) have no protein: their DNA alone is embedded, both strands, and in
-each phase where that matters to the encoder; with `--shifted`, so are the chunks halfway between neighbours.
+Chunks (`chunks/` in the directory of frames) have no protein: only their DNA is embedded, on both strands and, for
+encoders that depend on it, in each phase; with `--shifted`, so are the chunks halfway between neighbours.
 
-An encoder's half lies under `<out>/<encoder>/` and is computed once, whichever feature sets use it. A shard of
-vectors is a function of one shard of frames, is written whole or not at all, and is the unit of restart. Several
-processes can work on one directory: each takes shards that no other has. Reading and tokenising the next shard
+An encoder's half is in `<out>/<encoder>/`; it is computed once and shared by all feature sets. A shard of
+vectors is a function of one shard of frames, is written whole or not at all, and is the unit of resuming. Several
+processes can work on one directory: each claims shards that no other has. Reading and tokenising the next shard
 and writing the last one overlap with the computation.
 """
 
@@ -34,7 +34,7 @@ from virnuc.storage.directory import Claim, OutputDirectory
 from virnuc.storage.files import exclusive, write_text
 from virnuc.storage.manifest import Manifest, verified_manifest
 
-# What of an encoder's provenance decides its vectors; the rest describes it.
+# The fields of an encoder's provenance that determine its vectors.
 _DECIDES = (
     "name",
     "weight_digest",
@@ -73,12 +73,12 @@ class _Job:
 def extract(settings: ExtractSettings, progress: Progress = silent) -> Manifest:
     """Write the features of all frames to `<out>/<dna>+<protein>`, or of all chunks to `<out>/<dna>+none`.
 
-    What was begun is finished; the manifest is returned.
+    An extraction that was begun is finished; the manifest is returned.
 
     Raises:
         UsageError: an unknown encoder, one of the wrong kind, or a directory that does not exist.
         EncoderError: weights that are missing or not what they claim to be, or vectors that are not finite.
-        DataError: frames that an encoder cannot read, or a directory made from others.
+        DataError: frames that an encoder cannot read, or a directory made from other frames.
     """
     source = Path(settings.frames)
     manifest = verified_manifest(source, "frames", "chunks")
@@ -158,7 +158,7 @@ def _verify(encoder: Encoder, directory: Path | None) -> dict[str, Any]:
 
 
 def _stored(settings: ExtractSettings) -> dict[str, str]:
-    """Return what manifests say of the type of the values on disk: nothing for float32."""
+    """Return the manifests' entry for the type of the values on disk: none for float32."""
     return {} if settings.storage == "float32" else {"storage": settings.storage}
 
 
@@ -220,7 +220,7 @@ def _count(shards: Sequence[FrameShard], provenance: EncoderProvenance) -> dict[
 def _merge_all(
     halves: Mapping[str, _Half], shards: Sequence[FrameShard], facts: dict[str, Any], out: Path, progress: Progress
 ) -> Manifest:
-    """Write the feature set of the halves: each frame's DNA vector, then its protein vector where there is one."""
+    """Write the feature set of the halves: each frame's DNA vector, then its protein vector if there is one."""
     output = OutputDirectory(
         out / "+".join([halves[kind].directory.name if kind in halves else NO_PROTEIN for kind in COLUMNS]),
         "features",

@@ -1,8 +1,8 @@
 """A feature set: the vectors of all frames for one pair of encoders, spread over many shards.
 
 Opening one reads every shard's ids, checks that the shards fit together and scans them (see `scan`). The
-vectors stay on disk: a row is copied into memory when it is gathered. VirNucPro's own directories have no manifest
-and are taken as they are; which encoders made them can only be told from their width.
+vectors stay on disk: a row is copied into memory when it is gathered. VirNucPro's own directories have no manifest;
+their encoders can only be inferred from the width of the vectors.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class FeatureSet:
         return self.manifest.digest
 
     def digest_of(self, modality: str) -> str:
-        """Return the identity of what `columns` names: of an encoder's half where it is recorded, else of the whole."""
+        """Return the digest of one modality: of an encoder's half if it is recorded, else of the whole."""
         return self.manifest.inputs.get(modality, self.digest)
 
     @property
@@ -117,12 +117,12 @@ class FeatureSet:
 
     @property
     def of_chunks(self) -> bool:
-        """Whether the vectors are of the DNA of chunks, as `EncoderSpec.readings` says, and not of frames."""
+        """Whether these are vectors of the DNA of chunks (see `EncoderSpec.readings`) instead of frames."""
         return bool(self.encoders["protein"]["name"] == NO_PROTEIN)
 
     @property
     def members(self) -> tuple[FeatureSet, ...]:
-        """The feature sets that this one is made of: itself, unless it is a mixture."""
+        """The feature sets that make up this one: only itself, unless it is a mixture."""
         return (self,)
 
     @property
@@ -169,7 +169,7 @@ class FeatureSet:
         """Copy rows into memory.
 
         Each shard is read in ascending order, so that rows that are neighbours on disk are read together. Nothing
-        here uses torch's thread pool: it runs beside a training step without taking its threads.
+        here uses torch's thread pool, so that it can run during a training step without taking its threads.
 
         Args:
             rows: row numbers, int64, in any order.

@@ -1,4 +1,4 @@
-"""One shard of frames or chunks as what `extract` embeds, and the names of the shards of vectors made from it."""
+"""One shard of frames or chunks for `extract` to embed, and the names of the shards of vectors made from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COLUMNS = {"dna": "nucleotide", "protein": "protein"}
 
 @dataclass(frozen=True)
 class FrameShard:
-    """One shard of frames and where its vectors go."""
+    """One shard of frames, with the paths of its vectors."""
 
     source: Path
     rows: int  # vectors

@@ -1,7 +1,7 @@
 """Feature sets of several chunk sizes, trained on as one.
 
-The split was made from the first; the frames of the others follow their genomes into its parts, so that no genome
-is on both sides. Frames of a genome that the split does not have are left out, and counted.
+The split was made from the first; the frames of the others go to the parts of their genomes, so that no genome
+is on both sides. Frames of a genome that the split does not have are left out and counted.
 """
 
 from __future__ import annotations

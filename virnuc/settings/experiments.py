@@ -1,4 +1,4 @@
-"""The parameters of the stages that run others: those of the others, by the same names."""
+"""The parameters of the stages that run other stages; they have the same names as in those stages."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PIPELINE_STAGES: dict[str, type[Settings]] = {
     "compare": CompareSettings,
     "promote": PromoteSettings,
 }
-# What the pipeline itself hands from stage to stage.
+# Parameters that the pipeline itself passes from stage to stage.
 _HANDED_ON = frozenset(
     ("source", "frames", "features", "split", "model", "dna_encoder", "protein_encoder", "baseline", "candidate")
 ) | frozenset(
@@ -68,7 +68,7 @@ _HANDED_ON = frozenset(
 # What a classifier can do without a protein language model: the composition of the DNA and of the protein.
 CONTROLS = (("codon_phase", "dipeptide"),)
 _MAKING_DATA = ("prepare", "extract", "split")
-LATEST = "latest"  # the link beside experiments, and beside an experiment's reports, to the newest
+LATEST = "latest"  # link to the newest experiment, and to the newest of an experiment's reports
 
 
 def check_experiment(name: str) -> None:

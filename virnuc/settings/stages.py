@@ -164,7 +164,7 @@ class SplitSettings(Settings):
     out: str = out("data/test_set", "Directory for the split.")
 
     def __post_init__(self) -> None:
-        """Check that something is left to train on, and that unit lineage is told what to hold out."""
+        """Check that something is left to train on, and that unit lineage has a clade or a date."""
         super().__post_init__()
         _check(
             self.test_fraction + self.val_fraction < 1,

@@ -73,7 +73,7 @@ class Split:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over frame ids and parts: two splits with one digest assign the same frames alike."""
+        """SHA-256 over frame ids and parts: two splits with the same digest are the same assignment."""
         return str(self.metadata["digest"])
 
     @cached_property
@@ -110,7 +110,7 @@ class Split:
         return list(self.table["frame_id"].iloc[self.rows[part]])
 
     def relatives(self) -> pd.DataFrame | None:
-        """Return the nearest training frame of each test frame, as `measure_leakage` does; None for features."""
+        """Return the most similar training frame of each test frame, as `measure_leakage` does; None for features."""
         path = self.directory / RELATIVES
         return pd.read_parquet(path) if path.is_file() else None
 
@@ -119,12 +119,12 @@ def split(settings: SplitSettings, begun: Callable[[], object] = lambda: None) -
     """Assign the frames of a directory of frames or features, or return the split if it is already there.
 
     Args:
-        settings: of what, and how.
+        settings: source, unit, fractions, seed and output directory.
         begun: called when all inputs are read and the work begins.
 
     Raises:
         UsageError: no such directory or table, fractions that leave a part without one of the classes, a unit that the
-            source has no facts for, or a clade or date that nothing fits.
+            source does not know, or a clade or date that nothing matches.
         DataError: the source is unfinished or damaged, or the split there was made from something else.
     """
     source, out = Path(settings.source), Path(settings.out)
@@ -160,7 +160,7 @@ def assignment_digest(table: pa.Table) -> str:
 
 
 def _make(output: OutputDirectory, source: Source, settings: SplitSettings) -> None:
-    """Assign the frames, measure what leaks, and write everything but the manifest; then that."""
+    """Assign the frames, measure leakage, and write everything, the manifest last."""
     table, sequences = source.table, source.sequences
     if settings.unit == "cluster":
         if sequences is None:
@@ -213,7 +213,7 @@ def _testable(table: pd.DataFrame, settings: SplitSettings) -> np.ndarray | None
 
 
 def _write_chunks(out: Path, directory: Path, source: Source) -> int:
-    """Write the chunks of the genomes for validation and testing, for `predict` to be tried on; return their number."""
+    """Write all chunks of the validation and test genomes, which `evaluate` scores; return their number."""
     assert source.records is not None  # frames have them
     part_of = parts_of_records(source.table, source.records).set_axis(source.records["record"])
     kept = [pd.DataFrame(columns=[*CHUNK_SCHEMA.names, "part"])]

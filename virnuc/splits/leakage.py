@@ -1,7 +1,7 @@
-"""What the test part shares with training, measured and not assumed from the unit.
+"""What the test part shares with training: measured, not inferred from the unit.
 
-Training means everything that a training saw: the training and the validation part. A table beside the split holds
-the nearest training protein of every test frame.
+Training here means everything that a training uses: the training and the validation part. A table in the split's
+directory has the most similar training protein of every test frame.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _EXAMPLES = 5
 
 
 def measure_leakage(table: pd.DataFrame, sequences: pd.DataFrame | None) -> tuple[dict[str, Any], pd.DataFrame | None]:
-    """Return what test frames share with training, and the nearest training frame of each test frame.
+    """Return what test frames share with training, and the most similar training frame of each test frame.
 
     Args:
         table: an assigned table of frames.
-        sequences: `nucleotide` and `protein` of each row; None for features, of which genomes alone can be compared.
+        sequences: `nucleotide` and `protein` of each row; None for features, where only genomes can be compared.
 
     Returns:
         The counts for the metadata, and a table of `frame_id`, `nearest` (frame id, empty without one), `identity`

@@ -1,4 +1,4 @@
-"""The contents of `test_metadata.json`: which frames are in which part, and how similar the two parts are."""
+"""The contents of `test_metadata.json`: the parts of the split, and how similar their frames are."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LARGE_CLUSTER = 0.1  # a cluster with a larger share of the frames is mentioned
 def describe_split(source: Source, settings: SplitSettings, leakage: dict[str, Any]) -> dict[str, Any]:
     """Return the metadata of an assigned table, without its digest.
 
-    What needs sequences or chunks is left out for features.
+    Entries that need sequences or chunks are left out for features.
     """
     table = source.table
     test = table["part"] == "test"
@@ -68,19 +68,19 @@ def _clusters(table: pd.DataFrame, settings: SplitSettings) -> dict[str, Any]:
 
 
 def _caveats(metadata: dict[str, Any], alone: int) -> list[str]:
-    """Return what a reader of the split must know, a sentence each."""
+    """Return the caveats of the split, a sentence each."""
     found = []
     if alone:
         found.append(
-            f"{alone:,} records count as a genome each, because nothing says which genome they are of; parts of one "
-            "genome may lie on both sides. A table of genomes (--genomes) can correct that."
+            f"{alone:,} records do not say which genome they belong to, so each counts as one, and parts of one genome "
+            "may be on both sides. A table of genomes (--genomes) can correct that."
         )
     if groups := metadata["groups_without_a_test_unit"]:
         found.append(f"No test frame comes from {', '.join(groups)}: too few units there (unit {metadata['unit']}).")
     if shared := metadata["leakage"]["frames_sharing_a_genome"]:
-        found.append(f"{shared:,} test frames share a genome with training; every accuracy on them is too good.")
+        found.append(f"{shared:,} test frames share a genome with training; accuracies on them are too high.")
     if left := metadata["left_out"]:
-        found.append(f"{left:,} frames were left out of training because their genome is in a test file too.")
+        found.append(f"{left:,} frames were left out of training because their genome is also in a test file.")
     clusters, frames = metadata.get("clusters"), sum(metadata["frames"].values())
     if clusters and clusters["frames_of_the_largest"] > _LARGE_CLUSTER * frames:
         share = clusters["frames_of_the_largest"] / frames
@@ -103,7 +103,7 @@ def _distributions(table: pd.DataFrame, test: pd.Series, sequences: pd.DataFrame
 
 
 def _categories(values: pd.Series, test: pd.Series) -> dict[str, Any]:
-    """Return both parts' shares of each category and their total variation distance (0 alike, 1 apart)."""
+    """Return both parts' shares of each category and their total variation distance (0 identical, 1 disjoint)."""
     shares = pd.DataFrame(
         {
             "train": values[~test].value_counts(normalize=True),
@@ -121,7 +121,7 @@ def _categories(values: pd.Series, test: pd.Series) -> dict[str, Any]:
 
 
 def _numbers(values: pd.Series, test: pd.Series) -> dict[str, Any]:
-    """Return both parts' quartiles and their Kolmogorov-Smirnov distance (0 alike, 1 apart)."""
+    """Return both parts' quartiles and their Kolmogorov-Smirnov distance (0 identical, 1 disjoint)."""
     parts = {"train": values[~test].to_numpy(dtype=float), "test": values[test].to_numpy(dtype=float)}
     quartiles = {
         name: [round(float(value), 6) for value in np.quantile(part, [0, 0.25, 0.5, 0.75, 1])]

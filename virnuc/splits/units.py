@@ -1,9 +1,9 @@
 """Which units a split keeps whole, and which of them are for testing and validation.
 
-Units are taken in an order that a hash of the seed and the unit's name gives, each only if that brings the part nearer
+Units are taken in the order of a hash of the seed and the unit's name, each only if that brings the part nearer
 to its share of the stratum (the frames of one label and group). A stratum of three or more units has one in every part,
-whatever their sizes. A unit with frames of several strata counts in the one that has most of them, so that it is never
-divided. The assignment depends on ids and seed alone: not on file order, shards or a random state.
+whatever their sizes. A unit with frames of several strata counts in the stratum that most of its frames belong to, so
+that it is never divided. The assignment depends on ids and seed alone, not on file order, shards or a random state.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _strata(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _majority(codes: np.ndarray, strata: np.ndarray, count: int) -> np.ndarray:
-    """Return for each unit the stratum that most of its frames are of, the first of equals, int64 `[count]`."""
+    """Return for each unit the stratum of most of its frames, the first of equals, int64 `[count]`."""
     frames = pd.DataFrame({"unit": codes, "stratum": strata}).value_counts().reset_index()
     frames = frames.sort_values(["unit", "count", "stratum"], ascending=[True, False, True])
     return frames.drop_duplicates("unit")["stratum"].to_numpy()[:count]

@@ -29,7 +29,7 @@ def cores_and_gpus() -> list[tuple[int, int]]:
     """Return the numbers of cores and of GPUs that each node of the cluster has for Ray.
 
     Raises:
-        UsageError: Ray is not installed, or the cluster that it is told of does not answer.
+        UsageError: Ray is not installed, or the cluster at RAY_ADDRESS does not answer.
     """
     alive = [node["Resources"] for node in _connected().nodes() if node["Alive"]]
     return [(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in alive]

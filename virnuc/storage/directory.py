@@ -1,7 +1,7 @@
-"""The one directory that a stage writes: it can be left at any moment and finished by the same command.
+"""The output directory of a stage: the stage may be stopped at any moment, and the same command finishes it.
 
 The manifest is written last. Until then `.progress/` holds the command that began the directory, so that no other one
-finishes it, what the stage notes there for its own restart, and a lock for each claimed shard. One process works alone
+finishes it, the stage's notes for resuming, and a lock for each claimed shard. One process works alone
 in a directory, or several share it, each claiming shards that no other has. The kernel drops the locks of a killed
 process.
 """
@@ -35,7 +35,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class OutputDirectory:
-    """A directory, what it is to hold, and what that is made with and from."""
+    """A directory with its kind, and the parameters and inputs that determine its content."""
 
     directory: Path
     kind: str
@@ -44,12 +44,12 @@ class OutputDirectory:
 
     @property
     def progress(self) -> Path:
-        """Directory of the notes for a restart; it goes when the manifest is written."""
+        """Directory of the notes for resuming; it is deleted when the manifest is written."""
         return self.directory / PROGRESS
 
     @contextmanager
     def alone(self) -> Iterator[Manifest | None]:
-        """Keep other processes out; yield the manifest of a finished directory, None for one that is to be filled.
+        """Lock the directory; yield the manifest if it is finished, None if it has to be filled.
 
         Raises:
             DataError: the directory was made or begun with other parameters or from other inputs.
@@ -70,7 +70,7 @@ class OutputDirectory:
             return self._begin()
 
     def claims(self, names: Sequence[str]) -> Iterator[Claim]:
-        """Yield the shards that are still to be written, each locked; those in other hands are waited for last."""
+        """Yield the shards that are still missing, each locked; those that other processes hold are waited for last."""
         busy = []
         for name in names:
             if (self.directory / name).exists():
@@ -86,7 +86,7 @@ class OutputDirectory:
                 yield claim
 
     def claim(self, name: str, wait: bool) -> Claim | None:
-        """Lock a shard; None if another process has it or has written it meanwhile."""
+        """Lock a shard; None if another process has locked it or has written it by now."""
         target = self.directory / name
         with ExitStack() as stack:
             lock = self.progress / f"{name.replace('/', '.')}.lock"
@@ -100,7 +100,7 @@ class OutputDirectory:
     def complete(
         self, rows: Mapping[str, int], counts: dict[str, Any], details: dict[str, Any] | None = None
     ) -> Manifest:
-        """Write the manifest over files that are all there (path below the directory: rows), under `alone`."""
+        """Write the manifest of finished files (path below the directory: rows), under `alone`."""
         manifest = Manifest(
             kind=self.kind,
             parameters=dict(self.parameters),

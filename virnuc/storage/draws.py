@@ -1,4 +1,4 @@
-"""Draws by hash: an order that a seed and names alone decide, whatever the order or the company they come in."""
+"""Draws by hash: a random order that depends on a seed and the names alone, not on their order or number."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import hashlib
 
 
 def draw(salt: str | int, name: str) -> str:
-    """Return a text that sorts names into a random order of its own for each salt."""
+    """Return a sort key that puts names into a random order, another one for each salt."""
     return hashlib.blake2b(f"{salt}/{name}".encode()).hexdigest()

@@ -22,10 +22,10 @@ _MOST_BYTES_OF_YAML = 1_000_000
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; on success it is synced and renamed to `target`.
+    """Yield a temporary path in the directory of `target`; on success it is synced and renamed to `target`.
 
-    The parent directory is made if it does not exist. If the block raises, or the process is killed, `target` stays
-    as it was: readers never see half a file.
+    The parent directory is made if it does not exist. If the block raises, or the process is killed, `target` is not
+    changed: readers never see half a file.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
@@ -49,7 +49,7 @@ def write_text(target: Path, text: str) -> None:
 
 
 def link_latest(target: Path, name: str) -> None:
-    """Make the symbolic link `name` beside `target` lead to it, at once; one that leads elsewhere is replaced."""
+    """Make the symbolic link `name`, in the directory of `target`, point to it; an older link is replaced at once."""
     with tempfile.TemporaryDirectory(prefix=".link", dir=target.parent) as temporary:
         link = Path(temporary) / name
         link.symlink_to(target.name)
@@ -84,7 +84,7 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] | type[yaml.BaseLoader])
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             keys = [key.value for key, _ in node.value]
             if twice := next((key for key in keys if keys.count(key) > 1), None):
-                raise yaml.YAMLError(f"{twice} is there twice")
+                raise yaml.YAMLError(f"{twice} occurs twice")
             return dict(super().construct_mapping(node, deep))
 
     try:
@@ -99,7 +99,7 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] | type[yaml.BaseLoader])
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({key for key, _ in pairs}) < len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key occurs twice")
     return dict(pairs)
 
 

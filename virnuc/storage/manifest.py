@@ -59,9 +59,9 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all that the manifest says but for device and batch size: the identity of the content.
+        """SHA-256 over the whole manifest except device and batch size: the identity of the content.
 
-        In an earlier format that is still read it covers the shards alone.
+        In an earlier format that can still be read it covers the shards alone.
         """
         document = asdict(self)
         if self.format_version == _STILL_READ.get(self.kind):
@@ -167,7 +167,7 @@ def _parse(path: Path) -> Manifest:
         if Path(shard.path).is_absolute() or ".." in parts:
             raise DataError(f"{path}: names a file outside its directory: {shard.path}")
         if not shard.path.isprintable() or any(len(part.encode()) > _LONGEST_NAME for part in parts):
-            raise DataError(f"{path}: names a file that cannot be: {shard.path[:80]!r}")
+            raise DataError(f"{path}: names an impossible file: {shard.path[:80]!r}")
     if digest != manifest.digest:
         raise DataError(f"{path}: its digest does not match its content, so it was edited; run the stage again")
     return manifest

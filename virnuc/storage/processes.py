@@ -1,4 +1,4 @@
-"""Processes that work together, and which process did something, told so that another one sees whether it has ended."""
+"""Processes that work together, and names of processes by which others can see whether they have ended."""
 
 from __future__ import annotations
 
@@ -74,24 +74,24 @@ def _listen(workers: Mapping[Connection, BaseProcess], hear: Callable[[str, Any]
 
 
 def this_process() -> str:
-    """Return what names this process and never another: machine and container, number, and time of its start."""
+    """Return a name that no other process ever has: machine and container, number, and start time."""
     return f"{machine()} {os.getpid()} {_started(os.getpid())}"
 
 
 def has_ended(process: str) -> bool:
-    """Return whether a process named by `this_process` is known to have ended; of other machines nothing is known."""
+    """Return whether a process named by `this_process` has ended; False for processes of other machines."""
     where, _, rest = process.rpartition("] ")
     pid, _, started = rest.partition(" ")
     return f"{where}]" == machine() and _started(int(pid)) != started
 
 
 def machine() -> str:
-    """Name the space in which a process number means something: this machine and its container."""
+    """Return a name for the space in which process numbers are unique: this machine and its container."""
     return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
 
 
 def _started(pid: int) -> str:
-    """Return when a process started, in ticks since the machine did; empty if there is none of that number."""
+    """Return when a process started, in ticks since boot; empty if there is no process of that number."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].split()[19]
     except OSError:

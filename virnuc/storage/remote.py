@@ -1,9 +1,9 @@
 """Directories and files at a URL: `s3://`, `gs://`, and what else pyarrow has a file system for.
 
-A stage works on files of this machine. What it reads is fetched first, to a staging directory that keeps its copies;
-what it has written is put back at the end. A directory with a manifest moves as one: its files first, each compared
-with the manifest's digests when it arrives here, and the manifest last, so that a directory that was cut short never
-looks finished at either end. One whose manifest is the same at both ends is not moved again.
+A stage works on local files. Its inputs are first copied to a staging directory, which is kept; its output is copied
+back at the end. A directory with a manifest is copied as a unit: first the files, which are compared with the
+manifest's digests when they arrive, and the manifest last, so that an incomplete directory never
+looks finished at either end. A directory whose manifest is the same at both ends is not copied again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from virnuc.storage.files import atomic_path
 from virnuc.storage.manifest import FORMAT_VERSIONS, MANIFEST, verified_manifest
 
 S = TypeVar("S", bound=Settings)
-STAGING = "VIRNUC_STAGING"  # environment variable: where copies lie
+STAGING = "VIRNUC_STAGING"  # environment variable: directory of the copies
 _READ = ("source", "frames", "features", "split", "input")  # parameters that name what is read
 _WRITTEN = "out"
 _WRITERS = (DownloadSettings, PrepareSettings, ExtractSettings, SplitSettings, PredictSettings)  # of manifests
@@ -49,11 +49,11 @@ _BLOCK = 1 << 20  # bytes
 
 @contextmanager
 def on_this_machine(settings: S) -> Iterator[S]:
-    """Yield settings in which places of this machine stand for URLs; put back what was written there.
+    """Yield settings with local paths in place of URLs; copy back the output at the end.
 
     Raises:
-        UsageError: a URL where only a directory of this machine will do, or one that cannot be read.
-        DataError: a directory does not arrive as its manifest says, or another one lies where this is put.
+        UsageError: a URL for a parameter that needs a local path, or one that cannot be read.
+        DataError: a directory arrives changed, or the output's URL holds another result.
         VirnucError: the store does not answer, or refuses.
     """
     changed: dict[str, Any] = {}
@@ -63,7 +63,7 @@ def on_this_machine(settings: S) -> Iterator[S]:
         if not any(_URL.match(str(item)) for item in items):
             continue
         if declared.name not in _READ and not (declared.name == _WRITTEN and isinstance(settings, _WRITERS)):
-            raise UsageError(f"--{declared.name.replace('_', '-')} {value}: give a place of this machine, not a URL")
+            raise UsageError(f"--{declared.name.replace('_', '-')} {value}: give a local path, not a URL")
         local = tuple(_fetched(item, declared.name != _WRITTEN) for item in items)
         changed[declared.name] = local if isinstance(value, tuple) else local[0]
     yield replace(settings, **changed)
@@ -78,11 +78,11 @@ def _fetched(item: Any, needed: bool) -> Any:
 
 
 def fetch(url: str, *, needed: bool) -> Path:
-    """Copy the file, or the directories, at a URL to the staging directory; return the copy's place.
+    """Copy the file, or the directories, at a URL to the staging directory; return the copy's path.
 
     Args:
         url: what to copy.
-        needed: whether it must be there; what a stage is to finish need not.
+        needed: whether it must exist; an output to be finished need not.
     """
     local = Path(os.environ.get(STAGING, "data/staging")) / url.split("?")[0].replace("://", "/")
     with _store(url) as (store, root):
@@ -91,7 +91,7 @@ def fetch(url: str, *, needed: bool) -> Path:
             return local
         files = _files(store, root)
         if needed and not files:
-            raise UsageError(f"{url}: nothing is there")
+            raise UsageError(f"{url}: there is nothing at this URL")
         local.mkdir(parents=True, exist_ok=True)
         for directory, names in _by_manifest(files).items():
             there, here = f"{root}/{directory}".removesuffix("/."), local / directory
@@ -115,7 +115,7 @@ def put(local: Path, url: str) -> None:
 
 
 def _by_manifest(files: list[str]) -> dict[str, list[str]]:
-    """Return files, as paths below it, by the directory that has the nearest manifest above them; others by `.`."""
+    """Return files by the nearest directory above them that has a manifest, as paths below it; others by `.`."""
     finished = {PurePosixPath(name).parent for name in files if PurePosixPath(name).name == MANIFEST}
     owned: dict[str, list[str]] = defaultdict(list)
     for path in map(PurePosixPath, files):
@@ -126,7 +126,7 @@ def _by_manifest(files: list[str]) -> dict[str, list[str]]:
 
 
 def _fetch_directory(store: fs.FileSystem, there: str, here: Path, names: list[str]) -> None:
-    """Copy a directory that has a manifest, unless it lies here already."""
+    """Copy a directory that has a manifest, unless it was copied before."""
     with store.open_input_file(f"{there}/{MANIFEST}") as stream:
         manifest = stream.read()
     if (here / MANIFEST).is_file() and (here / MANIFEST).read_bytes() == manifest:
@@ -143,17 +143,17 @@ def _fetch_directory(store: fs.FileSystem, there: str, here: Path, names: list[s
 
 
 def _is_there(store: fs.FileSystem, there: str, here: Path) -> bool:
-    """Return whether a directory lies at the other end already.
+    """Return whether the directory exists at the URL already.
 
     Raises:
-        DataError: another one lies there.
+        DataError: there is another one.
     """
     if store.get_file_info(f"{there}/{MANIFEST}").type is fs.FileType.NotFound:
         return False
     with store.open_input_file(f"{there}/{MANIFEST}") as stream:
         if stream.read() == (here / MANIFEST).read_bytes():
             return True
-    raise DataError(f"{there}: another result lies there; give another --out, or delete it and {here}")
+    raise DataError(f"{there}: holds another result; give another --out, or delete it and {here}")
 
 
 def _files(store: fs.FileSystem, root: str) -> list[str]:
@@ -186,4 +186,6 @@ def _store(url: str) -> Iterator[tuple[fs.FileSystem, str]]:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UsageError(f"{shown}: {error}") from error
     except OSError as error:
-        raise VirnucError(f"{shown}: {' '.join(str(error).split())[:300]}; the same command goes on here") from error
+        raise VirnucError(
+            f"{shown}: {' '.join(str(error).split())[:300]}; give the same command again to resume"
+        ) from error

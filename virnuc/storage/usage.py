@@ -1,4 +1,4 @@
-"""What lies below a directory of stages: which data, how large, and what would be lost with it."""
+"""The contents of a directory that stages wrote to: kind, size, and what would be lost by deleting it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Usage:
 
 
 def usage(data: Path) -> Iterator[Usage]:
-    """Yield what stages wrote below `data`, by name; what lies in one such directory counts as a part of it.
+    """Yield the directories that stages wrote below `data`, by name; directories inside them count as parts of them.
 
     Raises:
         DataError: a manifest cannot be read.

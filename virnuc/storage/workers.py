@@ -1,9 +1,8 @@
 """Several workers that share a stage's work: processes of this machine, or workers of a Ray cluster.
 
-A stage's work is made of pieces that do not depend on each other, such as shards, and a piece done again gives the same
-bytes. Every worker does the same call: it takes pieces that no other has, until none is left. So nothing has to be
-handed out, no worker holds more than one piece, and the pieces of one that was killed are made again by the others, or
-by itself when Ray has started it anew.
+A stage's work consists of independent pieces, such as shards, and a piece that is made again has the same bytes. All
+workers make the same call: they claim pieces that no other worker has, one at a time, until none is left. If a worker
+is killed, its piece is made again by the others, or by itself when Ray has restarted it.
 """
 
 from __future__ import annotations

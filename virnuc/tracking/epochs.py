@@ -1,4 +1,4 @@
-"""The epochs of a training's replicates, each in a run of its own and there once, whatever happened on the way."""
+"""The epochs of a training's replicates, each logged exactly once to its replicate's run, despite interruptions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOGGED = "val/loss"  # of every epoch
 
 
 class EpochLog:
-    """Logs epochs to the runs of replicates; many in one call, as each call to a store takes some 0.1 s."""
+    """Logs epochs to the runs of replicates, many in one call, because each call to a store takes about 0.1 s."""
 
     def __init__(self, runs: Mapping[int, Tracker]) -> None:
         """Log to `runs`, by seed."""
@@ -57,6 +57,6 @@ def replicate_runs(settings: TrainSettings, tracker: Tracker) -> Iterator[EpochL
 
 
 def complete(run: Tracker, history: Iterable[EpochRecord]) -> None:
-    """Log the epochs that a run lacks: those that waited when a process was killed, or that a lost store had."""
+    """Log the epochs that a run lacks because a process was killed or the store was lost."""
     logged = run.logged_steps(_LOGGED)
     run.history({record.epoch: record.metrics for record in history if record.epoch not in logged})

@@ -26,7 +26,7 @@ from virnuc.storage.processes import has_ended, this_process
 from virnuc.tracking.store import CONTINUES, DISCARDED, open_store, raise_if_away, where
 from virnuc.tracking.tracker import Tracker, get_run, prefixed
 
-# What decides a result, from the top of the checkout; files of users beside it do not make it another version.
+# The code that decides a result; other files in the checkout do not make it another version.
 _CODE = tuple(
     f":/{name}" for name in ("virnuc", "entrypoints", "model_registry", "examples", "MLproject", "conda.yaml")
 )
@@ -57,12 +57,12 @@ def tracked_run(stage: str, settings: Settings, name: str | None = None) -> Iter
 
 @contextmanager
 def continued_run(run_id: str) -> Iterator[Tracker]:
-    """Go on with a run that was stopped, as the active run; a run that `mlflow run` made for it is marked."""
+    """Continue a run that was stopped, as the active run; a run that `mlflow run` made for it is marked."""
     open_store()
     made = os.environ.pop("MLFLOW_RUN_ID", None) if mlflow.active_run() is None else None
     if made and made != run_id:
         Tracker(made).tags({"continues": run_id})
-        Tracker(made).describe(f"Goes on with the training of run `{run_id}`; its metrics are there.")
+        Tracker(made).describe(f"Continues the training of run `{run_id}`, which has the metrics.")
     mlflow.start_run(run_id=run_id, nested=mlflow.active_run() is not None)
     tracker = Tracker(run_id)
     with _ending_run(tracker):
@@ -109,9 +109,9 @@ def abandoned_runs() -> list[Run]:
 
 
 def close_abandoned(stage: str) -> None:
-    """End as KILLED what processes left RUNNING that were killed in a run of this stage: it, and runs below it.
+    """End as KILLED the runs of this stage, and those below them, whose process was killed and left them RUNNING.
 
-    What was discarded while `mlflow run` waited for it is deleted.
+    Runs that were discarded while `mlflow run` still needed them are deleted.
     """
     ended = f"tags.`{DISCARDED}` = 'yes' and attributes.status != 'RUNNING'"
     for run in mlflow.search_runs(filter_string=ended, search_all_experiments=True, output_format="list"):
@@ -157,13 +157,13 @@ def run_is_active(run_id: str) -> bool:
 
 
 def discard_given_run() -> None:
-    """Discard the run that `mlflow run` made for a stage which found its inputs at fault before it began."""
+    """Discard the run that `mlflow run` made for a stage that refused its inputs."""
     with suppress(MlflowException):  # of a store that does not answer: the stage's own error is what counts
         _discard(os.environ["MLFLOW_RUN_ID"])
 
 
 def _discard(run_id: str) -> None:
-    """Delete a run that came to nothing; one that `mlflow run` still waits for is left to the next command."""
+    """Delete an empty run; one that `mlflow run` still needs is left to the next command."""
     client = MlflowClient()
     tags = client.get_run(run_id).data.tags
     if _MADE_BY_MLFLOW_RUN in tags and CONTINUES not in tags:
@@ -194,7 +194,7 @@ def _end(tracker: Tracker, error: BaseException) -> None:
     """End a run that an error has stopped."""
     if isinstance(error, KeyboardInterrupt | Terminated):
         mlflow.end_run("KILLED")
-    elif isinstance(error, GateRefusal | NoVerdictError):  # a finished piece of work whose answer is no
+    elif isinstance(error, GateRefusal | NoVerdictError):  # the work is finished, and its answer is no
         mlflow.end_run("FINISHED")
     elif store_cause(error):  # waiting for it again would double the time; the next run of the stage ends this one
         _active_run_stack.get().pop()

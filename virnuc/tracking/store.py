@@ -21,8 +21,8 @@ from virnuc.storage.files import atomic_path, exclusive
 EXPERIMENT = "virnuc"
 DEFAULT_STORE = "sqlite:///mlflow.db"
 LOCAL_UI = "http://127.0.0.1:5000"  # of `make ui`
-CONTINUES = "virnuc.continues"  # tag: the run that this one goes on with
-DISCARDED = "virnuc.discarded"  # tag of a run that came to nothing, and that the next command deletes
+CONTINUES = "virnuc.continues"  # tag: the run that this one continues
+DISCARDED = "virnuc.discarded"  # tag of an empty run that the next command deletes
 SAVED_VIEW = "virnuc"  # of the UI's table of runs, in an experiment's tags and in the address of its page
 _MISREAD = re.compile(r"['\"\\]")
 _FIGURES = ("accuracy/baseline", "accuracy/candidate", "drop/value", "drop/high", "speedup")
@@ -59,7 +59,7 @@ def open_store() -> None:
                 _move_run(given, experiment_id)
         known = client.get_experiment(experiment_id).tags
         for key, value in _EXPERIMENT_TAGS.items():
-            if key not in known or key == "mlflow.experimentKind":  # written each time, so that doctor sees that it can
+            if key not in known or key == "mlflow.experimentKind":  # always written, so that doctor tests writing
                 client.set_experiment_tag(experiment_id, key, value)
 
 
@@ -75,7 +75,7 @@ def ui_address() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of virnuc and of what it computes and logs with."""
+    """Return the versions of virnuc, torch and MLflow."""
     return {"virnuc": virnuc.__version__, **{name: version(name) for name in ("torch", "mlflow")}}
 
 
@@ -85,7 +85,7 @@ def store_uri() -> str:
 
 
 def _move_run(run: Run, experiment_id: str) -> None:
-    """Go on in an experiment with what `mlflow run` has begun in the Default one, for want of --experiment-name."""
+    """Continue, in this experiment, a run that `mlflow run` began in the Default one without --experiment-name."""
     client, data = MlflowClient(), run.data
     tags = {**data.tags, CONTINUES: run.info.run_id}
     moved = client.create_run(experiment_id, tags=tags, run_name=run.info.run_name).info.run_id
@@ -96,7 +96,7 @@ def _move_run(run: Run, experiment_id: str) -> None:
 
 
 def _make_database(uri: str) -> None:
-    """Make the SQLite database of a new store, whole or not at all: MLflow cannot go on with one that is half made."""
+    """Make the SQLite database of a new store, whole or not at all: MLflow cannot use a half-made one."""
     path = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not path.exists():
         with atomic_path(path) as temporary:
@@ -104,12 +104,12 @@ def _make_database(uri: str) -> None:
 
 
 def where(values: Mapping[str, str], condition: str = "") -> str:
-    """Return a filter for MLflow, which can escape nothing: values that it would misread are left to the caller."""
+    """Return a filter for MLflow; values that would need escaping, which it lacks, are left to the caller."""
     plain = [f"{key} = '{value}'" for key, value in values.items() if not _MISREAD.search(value)]
     return " and ".join(filter(None, [*plain, condition]))
 
 
 def raise_if_away(error: Exception) -> None:
-    """Raise an error of a store that does not answer, which says nothing of what is in it."""
+    """Raise an error that means that the store does not answer; other errors say something about its content."""
     if store_cause(error):
         raise error

@@ -114,7 +114,7 @@ class Tracker:
             self.client.set_tag(self.run_id, name, value)
 
     def weights(self, encoders: Mapping[str, Mapping[str, Any]]) -> None:
-        """Set the tag that says of each encoder where its weights are from, by name."""
+        """Set the tag with the origin of each encoder's weights, by name."""
         self.tags({"weights": ",".join(f"{encoder['name']}={encoder['weights']}" for encoder in encoders.values())})
 
     def describe(self, markdown: str) -> None:

@@ -1,7 +1,7 @@
 """The order of the frames in an epoch, and the batches that are read in it.
 
-Rows are read many batches at a time, by threads of their own, while the batches before are trained on. The order is
-a function of the seed, the epoch and the split alone: not of the shards, nor of the number of readers.
+Rows are read many batches at a time, by separate threads, during the training steps on earlier batches. The order
+depends on the seed, the epoch and the split alone, not on the shards or the number of readers.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Plan:
 
 
 def choose_shuffle(wanted: str, parts: TrainingData, device: torch.device) -> Choice:
-    """Return `full` or `block`, and why: every order of the frames is possible where a memory holds them all."""
+    """Return `full` or `block`, and why: `full` if all features fit into a memory."""
     if wanted != "auto":
         return Choice(wanted, "asked for")
     if fits_on(parts, device):
@@ -72,7 +72,7 @@ def choose_shuffle(wanted: str, parts: TrainingData, device: torch.device) -> Ch
 
 
 def read_ahead(part: Subset, order: np.ndarray, reads: list[slice], readers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield vectors and labels of each read in turn; `readers` threads prepare the next ones meanwhile."""
+    """Yield vectors and labels of each read in order; `readers` threads prepare the next ones."""
     with ThreadPoolExecutor(readers, thread_name_prefix="reader") as pool:
         ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
         for piece in reads:

@@ -1,4 +1,4 @@
-"""The checkpoint of a classifier: it says which encoders' vectors it was trained on, and is used with no others."""
+"""The checkpoint of a classifier, which can only be used with vectors of the encoders that it was trained on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from virnuc.training.classifier import Classifier
 
 CHECKPOINT_VERSION = "2.0.0"
 READABLE_VERSIONS = ("1.0.0", CHECKPOINT_VERSION)  # 1: converted from VirNucPro's pickled modules, see `virnucpro`
-REPLICATES = "replicates"  # folder beside a checkpoint, with a folder for each other seed
+REPLICATES = "replicates"  # folder in a checkpoint's directory, with a folder for each other seed
 _SIZES = ("dna_dim", "protein_dim", "merged_dim", "input_dim", "hidden_dim", "num_class")
 
 
@@ -50,8 +50,8 @@ class Checkpoint:
     def check_compatible(self, features: FeatureSet, split: Split | None = None) -> None:
         """Raise unless `features` (and `split`, if given) are those that this checkpoint was trained on.
 
-        A property that either side has no record of, as in VirNucPro's files, cannot be compared and passes. Of a
-        classifier that reads the DNA alone, which comes first in a vector, only that half counts.
+        A property that is not recorded on both sides, as in VirNucPro's files, is not compared. For a
+        classifier that reads the DNA alone, which comes first in a vector, only that half is compared.
 
         Raises:
             DimensionError: the widths differ.
@@ -93,7 +93,7 @@ class Checkpoint:
 
 
 def model_name(encoders: Mapping[str, Mapping[str, Any]], modality: str) -> str:
-    """Return the name that a model is kept under: its protein encoder's, or one that tells the half it uses."""
+    """Return a model's name: that of its protein encoder, or one made from the half that it uses."""
     if modality == "merged":
         return str(encoders["protein"]["name"])
     of_chunks = encoders["protein"]["name"] == NO_PROTEIN
@@ -101,7 +101,7 @@ def model_name(encoders: Mapping[str, Mapping[str, Any]], modality: str) -> str:
 
 
 def describe_training(features: FeatureSet, split: Split, modality: str, model: Classifier) -> dict[str, Any]:
-    """Return a checkpoint's metadata: plain values that tell what the weights were trained on."""
+    """Return a checkpoint's metadata: plain values that describe the model and its training data."""
     dna, protein = features.encoders["dna"], features.encoders["protein"]
     return {
         "checkpoint_version": CHECKPOINT_VERSION,
@@ -168,7 +168,7 @@ def check_weights(path: Path, state: Any, metadata: Any) -> None:
     if version not in READABLE_VERSIONS:
         raise IncompatibleCheckpointError(
             f"{path}: checkpoint version {version}; this virnuc reads {' and '.join(READABLE_VERSIONS)}, "
-            "and a newer version a newer one"
+            "newer checkpoints need a newer virnuc"
         )
     wrong = [name for name in _SIZES if type(metadata.get(name)) is not int or metadata[name] < 0]
     if wrong or not isinstance(metadata.get("model_type"), str):

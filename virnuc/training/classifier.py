@@ -48,8 +48,8 @@ def classify(
 ) -> Tensor:
     """Return the logits of `rows` vectors that come in batches, `[rows, ...]` float64 on the CPU, in their order.
 
-    Memory for all is taken first: batches kept among freed hidden layers fragmented the heap by 350 MB at 200,000
-    frames, though not in every run.
+    Memory for all logits is allocated first: batches kept between freed hidden layers fragmented the heap by 350 MB at
+    200,000 frames, though not in every run.
     """
     logits, done = torch.empty(0, 2, dtype=torch.float64), 0
     for vectors in batches:

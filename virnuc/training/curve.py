@@ -35,7 +35,7 @@ def learning_curve(
         split: as in `train`.
         settings: as in `train`.
         whole: the training on all genomes.
-        directory: that one's.
+        directory: of that training.
         progress: told how many shares are done.
 
     Returns:

@@ -34,7 +34,7 @@ class Subset:
         tuple[int, int], ...
     ] = ()  # chunk size in bp and number of frames of each member, in the order of rows
     genomes: int = 0  # number of genomes of the split's frames
-    resident: Tensor | None = None  # [n, width] float32, all vectors on a device, where they fit
+    resident: Tensor | None = None  # [n, width] float32, all vectors on a device, if they fit
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -179,7 +179,7 @@ def fits_on(parts: TrainingData, device: torch.device) -> bool:
 
 
 def place_if_it_fits(parts: TrainingData, device: torch.device) -> TrainingData:
-    """Return the parts with their vectors on a GPU that has room for them; else as they are, to be streamed."""
+    """Return the parts with their vectors on the GPU if it has room for them; else unchanged, to be streamed."""
     if device.type != "cuda":
         return parts
     free = available_memory(str(device))

@@ -1,4 +1,4 @@
-"""Where a training has its files, and what an earlier start of the same command left there."""
+"""The directory of a training, and what an earlier start of the same command left in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from virnuc.training.state import Unfinished, find_training
 
 
 def training_directory(settings: TrainSettings, features: FeatureSet, split: Split) -> Path:
-    """Return a directory of its own for each training that gives another model."""
+    """Return the training's directory: another one for each training that can give another model."""
     decisive = settings.decisive() | {"device": choose_device(settings.device).name, "split": split.digest}
     decisive["features"] = features.digest_of(settings.modality)
     key = hashlib.sha256(repr(sorted(decisive.items())).encode()).hexdigest()[:12]

@@ -41,9 +41,9 @@ class Trainer:
         self._graph = graphed_steps(self.stack, part, plan) if on_gpu and len(part) >= plan.batch else None
 
     def run(self, seed: int, epoch: int) -> list[dict[str, float]]:
-        """Train one epoch in the order that `seed` gives; return each replicate's mean loss over its frames and speed.
+        """Train one epoch in the order given by `seed`; return each replicate's mean loss over the frames, and speed.
 
-        Dropout is seeded again each epoch, so that an epoch does not depend on interruptions of earlier ones.
+        Dropout is seeded anew for each epoch, so that an epoch does not depend on interruptions of earlier ones.
         """
         order = self._plan.order(seed, epoch)
         started = time.perf_counter()

@@ -37,7 +37,7 @@ def graphed_steps(stack: Stack, part: Subset, plan: Plan) -> GraphedSteps | None
         reason = str(error).partition("\n")[0]
     _put_back(stack, *before)
     stack.generators = [torch.Generator(stack.device) for _ in stack.models]  # a failed capture keeps the old ones
-    _log.warning("training goes on without a CUDA graph: %s", reason)
+    _log.warning("training continues without a CUDA graph: %s", reason)
     return None
 
 

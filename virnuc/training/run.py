@@ -48,19 +48,19 @@ class TrainedReplicate:
 
 @dataclass(frozen=True)
 class TrainingResult(TrainedReplicate):
-    """All replicates, and the one that stands for them: that with the median validation loss."""
+    """All replicates; the values of its own are those of the replicate with the median validation loss."""
 
     name: str  # of the model: the protein encoder's, with the modality if it is not merged
     last: Path  # checkpoint of the last epoch
     best: Path  # checkpoint of the epoch with the lowest validation loss
-    replicates: tuple[TrainedReplicate, ...]  # by seed, the one that stands for them among them
+    replicates: tuple[TrainedReplicate, ...]  # all of them, by seed
     run_id: str
     shuffle: str  # full or block
     resumed_from: int = 0  # the epoch after which an interrupted training resumed; 0 if it was not interrupted
     left_out: int = 0  # frames of a mixture whose genomes the split does not have
 
     def described(self) -> dict[str, str | int]:
-        """Return which replicate this is and the facts about all, as tags: lists joined by commas, in one order."""
+        """Return this replicate's seed and facts about all replicates as tags: lists joined by commas, in one order."""
         tags: dict[str, str | int] = {"seed": self.seed, "replicates": len(self.replicates)}
         tags["replicate_seeds"] = ",".join(str(own.seed) for own in self.replicates)
         for name in _SUMMARISED:
@@ -68,7 +68,7 @@ class TrainingResult(TrainedReplicate):
         return tags
 
     def spread(self) -> dict[str, float]:
-        """Return mean, standard deviation, lowest and highest of each validation metric; nothing of one training."""
+        """Return mean, standard deviation and range of each validation metric; nothing for a single training."""
         found: dict[str, float] = {}
         for name in _SUMMARISED if len(self.replicates) > 1 else ():
             values = [own.metrics[f"val/{name}"] for own in self.replicates]
@@ -91,16 +91,16 @@ def train(
 ) -> TrainingResult:
     """Train the classifiers in `directory`, or resume from the last finished epoch of the training there.
 
-    The replicates have the seeds from `settings.seed` on. All see the same rows in the same order, that of the first
-    seed; initial weights and dropout are by each one's own. A replicate that stops early leaves the pass.
+    The replicates have consecutive seeds, beginning with `settings.seed`. All see the same rows in the same order, that
+    of the first seed; initial weights and dropout follow each one's own seed. A replicate that stops early is dropped.
 
     Args:
         features: the vectors.
         split: which frames are for training and validation. Test frames are not read.
         settings: hyperparameters.
         directory: for state, checkpoints and logs.
-        on_epoch: called after each epoch, for each replicate. After an interruption an epoch that is not known to have
-            been reported is reported (again) with `in_doubt`.
+        on_epoch: called after each epoch, for each replicate. After an interruption an epoch that may not have been
+            reported is reported (again) with `in_doubt`.
         progress: told how many frames of an epoch are done.
         run_id: kept with the state for the caller, see `find_training`.
         share: of the training genomes of each class, to train on.
@@ -179,16 +179,16 @@ def _report(
 ) -> None:
     """Report the last finished epoch to the caller, unless it was reported before, and write the logs."""
     if last_reported(directory) < training.epoch:
-        told = [replicate for replicate in training.replicates if replicate.epoch == training.epoch]
-        for own in told:
+        reported = [replicate for replicate in training.replicates if replicate.epoch == training.epoch]
+        for own in reported:
             on_epoch(EpochRecord(own.epoch, own.history[-1], own.seed, in_doubt))
         mark_reported(directory, training.epoch)
-        for own in told:
+        for own in reported:
             _write_log(_folder(directory, training, own) / _log_name(name), own)
 
 
 def _folder(directory: Path, training: Training, replicate: Replicate) -> Path:
-    """Return where a replicate's files are; one that is alone has no folder of its own."""
+    """Return where a replicate's files are; a single one has no folder of its own."""
     return directory / REPLICATES / str(replicate.seed) if len(training.replicates) > 1 else directory
 
 

@@ -96,7 +96,7 @@ def read_external_metrics(path: Path, known: Collection[str]) -> dict[str, float
 
     `known` has the names that a metric may have.
 
-    They were not measured on a split of this project: they can be shown beside a model but never decide a comparison.
+    They were not measured on a split of this project: they can be shown next to a model but never decide a comparison.
 
     Raises:
         UsageError: there is no such file.
@@ -116,7 +116,7 @@ def read_external_metrics(path: Path, known: Collection[str]) -> dict[str, float
 
 
 def _encoders_of(path: Path, width: int) -> dict[str, dict[str, Any]]:
-    """Return the encoders of a VirNucPro model, which the width of its input tells; their weights are not known."""
+    """Return the encoders of a VirNucPro model, inferred from the width of its input; their weights are unknown."""
     if width not in VIRNUCPRO_WIDTHS:
         known = " or ".join(map(str, VIRNUCPRO_WIDTHS))
         raise IncompatibleCheckpointError(f"{path}: takes {width} values a frame; VirNucPro's models take {known}")
