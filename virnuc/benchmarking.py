@@ -1,6 +1,6 @@
 """Embedding speed of two encoders, timed fairly: same frames, same device, same precision unless asked otherwise.
 
-The sample is drawn evenly from all frames, so it has the data set's own lengths. The sides are timed in turns, each
+The sample is drawn evenly from all frames, so it has the data set's own lengths. The sides are timed alternately, each
 warmed up and with the device idle before and after a run, and are never in memory together. Tokenising and embedding
 are timed apart and together. The device's peak in matrix products is measured in the same run, so that a figure can be
 read as a share of what the machine can do.

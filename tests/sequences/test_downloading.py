@@ -152,7 +152,7 @@ def test_releases_are_not_mixed(mirror, tmp_path):
     with pytest.raises(DataError, match="404"):
         fetch(mirror, tmp_path / "refseq")
     mirror.files["RELEASE_NUMBER"] = b"232"
-    with pytest.raises(DataError, match="begun with release 231, but the server has 232 now"):
+    with pytest.raises(DataError, match="begun with release 231, but the server now has 232"):
         fetch(mirror, tmp_path / "refseq")
     mirror.files["RELEASE_NUMBER"] = b"<html>"
     with pytest.raises(DataError, match="is '<html>', no number"):

@@ -129,5 +129,5 @@ def test_predict_gives_the_same_calls_whoever_scores_them(request, engine, packe
     )
     assert content(tmp_path / "together") == content(tmp_path / "alone")
     assert told[-1][1] == sum(len(chunk) for read in reads for _, chunk in cut_chunks(read.split("\n")[1], 300))
-    with pytest.raises(UsageError, match="standard input can be read once only"):
+    with pytest.raises(UsageError, match="standard input can be read only once"):
         prediction.predict(["-"], scorer, "m", tmp_path / "stream", helpers=together)

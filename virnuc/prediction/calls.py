@@ -15,7 +15,7 @@ from virnuc.settings import PredictSettings
 
 VIRAL, NON_VIRAL = "virus", "others"  # VirNucPro's words
 THRESHOLD = PredictSettings.threshold  # lowest viral probability of a virus
-_MIN_PROBABILITY = 1e-6  # probabilities are kept this far from 0 and 1, so that no single chunk outweighs all others
+_MIN_PROBABILITY = 1e-6  # probabilities are clipped this far from 0 and 1, so that no chunk outweighs all others
 BY_PRECEDENCE = (
     SCORED,
     NO_OPEN_FRAME,

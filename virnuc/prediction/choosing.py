@@ -1,12 +1,12 @@
-"""How a model scores chunks with an open frame and chunks without one: chosen on its validation chunks, kept with it.
+"""The choice of how a model scores chunks with and without an open frame, made on its validation chunks.
 
-All `METHODS` are tried with the scorer that will be registered: for either status the simplest is taken whose log loss
-is at most `WORTH_IT` above the lowest, because a companion, which reads a chunk up to six times, can halve the speed of
-`predict`. Log loss is a proper score, which every chunk's probability changes; accuracies of some hundred chunks are
-often equal.
-The companion is tried on one half of the validation genomes as it was calibrated on the other, and the other way round,
-so that every chunk counts and none is judged by its own calibration.
-It must have been trained on the same split, so that no chunk it is judged on was part of its training, and on vectors
+All `METHODS` are tried with the scorer that will be registered. For each status the simplest method is taken whose log
+loss is at most `WORTH_IT` above the lowest, because a companion, which reads a chunk up to six times, can halve the
+speed of `predict`. Log loss is a proper score that depends on every chunk's probability; accuracies of some hundred
+chunks are often equal.
+The companion is calibrated on one half of the validation genomes and tested on the other, and vice versa,
+so that every chunk counts and none is tested with its own calibration.
+It must have been trained on the same split, so that its training included none of these chunks, and on vectors
 of the same DNA encoder, whose weights it shares.
 """
 
@@ -56,7 +56,7 @@ class CompanionSource:
 
 
 def sample_chunks(chunks: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
-    """Return at most `most` rows, those with the smallest seeded hash, in their order; a row is hashed by itself."""
+    """Return at most `most` rows, those with the smallest seeded hashes of their ids, in their order."""
     if len(chunks) <= most:
         return chunks
     drawn = [draw(seed, name) for name in chunks["chunk_id"]]
@@ -82,7 +82,7 @@ def add_companion(
 
     Args:
         directory: as `save_scorer` wrote it.
-        source: the companion and the chunks to judge by.
+        source: the companion and the validation chunks.
         seed: seed of the sample, if there are more than MAX_CHUNKS, and of the halves.
         weights: directories, by encoder name, of weights that are not inside the scorer.
         device: device to compute on.
@@ -138,7 +138,7 @@ def choose_methods(
 
 
 def _choose(tried: pd.DataFrame) -> MethodChoice:
-    """Return the simplest method whose log loss for chunks of one status is about the lowest.
+    """Return the simplest method whose log loss for chunks of one status is within 1 % of the lowest.
 
     Args:
         tried: a row for each chunk, with a column of viral probabilities for each method.

@@ -1,9 +1,9 @@
-"""Chunks of sequences to the pieces that are embedded, every chunk with a status.
+"""Chunks of sequences to the pieces that are embedded, and a status for every chunk.
 
-A chunk is embedded once for each of its open frames. One without an open frame is embedded once, by its longest open
-reading frame: the longest run of codons without a stop in any of its six frames (unless a companion scores it alone).
-It is marked, because the classifier has seen no such frame in training. The longest open reading frame gives the
-protein, the whole reading frame around it the DNA.
+A chunk is embedded once for each of its open frames. A chunk without an open frame is embedded once, by its longest
+open reading frame: the longest run of codons without a stop in any of its six frames (unless the companion alone scores
+it). It is marked, because the classifier was not trained on such frames. The longest open reading frame gives the
+protein, and the whole reading frame around it the DNA.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _OTHER_BASES = re.compile("[^ACGT]")
 
 @dataclass(frozen=True)
 class Piece:
-    """What is embedded of a chunk."""
+    """A part of a chunk to be embedded."""
 
     chunk: int  # position of the chunk in its batch
     frame: str  # F1, F2, F3, R1, R2 or R3
@@ -42,7 +42,7 @@ class Piece:
 
 
 def cut_chunks(sequence: str, size: int) -> Iterator[tuple[int, str]]:
-    """Yield start and bases of a sequence's chunks; an empty sequence has one empty chunk, so that it is not lost."""
+    """Yield start and bases of a sequence's chunks; an empty sequence gives one empty chunk, so that it is kept."""
     if not sequence:
         yield 0, ""
     for start in chunk_starts(len(sequence), size).tolist():

@@ -1,9 +1,9 @@
 """The companion: a classifier of the DNA of whole chunks, whether they have an open frame or not.
 
-It was trained on all chunks of the training genomes, read on both strands and, where the DNA encoder minds codons, in
-all six frames. A frame that is not the gene's own looks like nothing in particular, so a chunk's readings count by how
-sure each is. Whether chunks of a status are scored by it, by
-the classifier of frames, or by the mean of both, is measured for each model on validation chunks (`choosing`).
+It was trained on all chunks of the training genomes, read on both strands and, if the DNA encoder depends on the
+position of codons, in all six frames. Frames other than the gene's own give uncertain readings, so the readings of a
+chunk are weighted by their confidence. Whether chunks of a status are scored by the companion, by
+the classifier of frames, or by the mean of both is decided for each model on validation chunks (`choosing`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FRAMES = "frames"  # by the classifier of frames: a chunk's open frames, or its 
 COMPANION = "companion"  # by the companion
 MEAN = "mean"  # by the mean of both probabilities
 METHODS = (FRAMES, COMPANION, MEAN)  # the simplest first
-_LEAST_WEIGHT = 1e-12  # of a reading, so that readings without any opinion have a mean
+_LEAST_WEIGHT = 1e-12  # of a reading, so that the mean exists even if all readings are undecided
 
 
 @dataclass(frozen=True)

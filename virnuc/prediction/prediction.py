@@ -1,9 +1,9 @@
 """The `predict` stage: a stream of sequences to tables of calls, in bounded memory, resumable.
 
-The stream of chunks is cut into parts of a fixed number. A part is scored, written whole under `.progress/` with a
-digest of its chunks, and never scored again: after it was killed, a run reads the input again, compares digests and
-continues with the first missing part. Because a part is always scored as a whole, the bytes of the result do not
-depend on when a run was killed. Several workers each read the whole input and score the parts that no other has. At
+The stream of chunks is cut into parts with a fixed number of chunks. A part is scored, written whole under `.progress/`
+with a digest of its chunks, and never scored again: after an interruption the input is read again, digests are compared
+and the missing parts are scored. Because a part is always scored as a whole, the bytes of the result do not
+depend on interruptions. Several workers each read the whole input and score the parts that no other has claimed. At
 the end the parts are joined into the tables; the manifest is written last.
 
 Tables: `sequences.tsv` and `.parquet`, a row for each sequence; `regions.tsv` and `.bed`, a row for each viral region,
@@ -58,7 +58,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class _How:
-    """What is the same for each part, whoever scores it."""
+    """The settings that are the same for all parts and workers."""
 
     threshold: float
     batch_tokens: int
@@ -92,11 +92,11 @@ def predict(
     Args:
         sources: FASTA or FASTQ files, plain or gzipped, or `-` alone for standard input.
         scorer: scores chunks, at its own chunk size.
-        model_digest: identity of the scorer; what was begun with one cannot be finished with another.
+        model_digest: identity of the scorer; a prediction cannot be finished with another scorer.
         out: directory for the tables.
         about: what the summary says about the model.
         threshold: lowest viral probability of a virus.
-        rule: what counts as a viral region; as in the settings' defaults if left out.
+        rule: what counts as a viral region; the settings' defaults if left out.
         batch_tokens: tokens in a batch.
         progress: told how many bases are finished.
         helpers: workers that score; without them this process does.
@@ -118,7 +118,7 @@ def predict(
 
     check_inputs(sources)
     if helpers is not None and "-" in sources:
-        raise UsageError("standard input can be read once only: give a file, or leave --workers and --engine out")
+        raise UsageError("standard input can be read only once: give a file, or leave out --workers and --engine")
     how = _How(threshold, batch_tokens, CHUNKS_AT_ONCE, BATCHES_IN_PART)
     stream = _Stream(read_records(sources), scorer.chunk_size, how)
     output = OutputDirectory(out, "calls", parameters, inputs=None)
@@ -138,7 +138,7 @@ def predict(
 def _score_missing(
     output: OutputDirectory, stream: _Stream, scorer: Scorer, how: _How, advance: Callable[[int], None]
 ) -> list[str]:
-    """Score the parts that are not there, those of killed helpers too; return the digests of all."""
+    """Score the missing parts, including those of killed helpers; return the digests of all parts."""
     digests = []
     for number, part in enumerate(stream.parts()):
         digests.append(_digest(part))
@@ -158,7 +158,7 @@ def _score_parts(
     device: str,
     send: Send,
 ) -> None:
-    """Score the parts that nobody else has; send the numbers of bases."""
+    """Score the parts that no other worker has claimed; send the numbers of bases."""
     scorer = load(device)
     for number, part in enumerate(_Stream(read_records(sources), scorer.chunk_size, how).parts()):
         claim = output.claim(_place(number), wait=False)

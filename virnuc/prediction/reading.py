@@ -1,8 +1,8 @@
 """Records of FASTA and FASTQ files, plain or gzipped, or of standard input, one after the other.
 
 Names come from the files: an empty name is replaced by the record's number, characters that would break a table by `_`,
-and a name of more than 200 characters is shortened and marked with a digest. Equal names are kept; records are told
-apart by their number over all input, from 1.
+and a name of more than 200 characters is shortened and marked with a digest. Equal names are kept; records are
+identified by their number over all input, from 1.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Record:
 
 
 def check_inputs(sources: Sequence[str]) -> None:
-    """Raise a UsageError if a source is missing, or standard input is named beside others."""
+    """Raise a UsageError if a source is missing, or standard input is combined with files."""
     if not sources:
         raise UsageError("--input is empty; give FASTA or FASTQ files, or - for standard input")
     if STANDARD_INPUT in sources and len(sources) > 1:

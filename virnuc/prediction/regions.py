@@ -1,9 +1,9 @@
 """Viral regions along a sequence: runs of chunks whose summed log-odds outweigh the cost of a region.
 
-A single chunk is called wrongly too often to give coordinates. Of all ways to mark parts of a sequence as viral, the
-one with the highest sum of log-odds is taken, where each region costs `evidence`: a region appears where its chunks
-together say more than that, and a few chunks that say otherwise do not break it. With no cost a region is a run of
-chunks called viral. This is the most probable path of a two-state hidden Markov model with equal switching.
+Single chunks are misclassified too often to give coordinates. Of all ways to mark parts of a sequence as viral, the
+one with the highest sum of log-odds is taken, where each region costs `evidence`: a region appears where the sum over
+its chunks exceeds that, and a few chunks with negative log-odds do not interrupt it. Without a cost a region is a run
+of chunks called viral. This is the most probable path of a two-state hidden Markov model with equal switching.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from virnuc.settings import PredictSettings
 WITH_REGIONS, NO_VIRUS = "contains viral regions", "no virus"
 SHORT = "shorter than the model's chunks"
 _MOST = 0.98  # chunks' probabilities are kept between 1 - this and this, so that a region needs several of them
-_WHOLE = 0.7  # share of a sequence from which on its regions do not speak against calling the whole of it virus
+_WHOLE = 0.7  # share of a sequence that its regions must cover for the whole to be called virus
 
 
 @dataclass(frozen=True)
 class RegionRule:
     """What counts as a viral region."""
 
-    threshold: float = PredictSettings.region_threshold  # viral probability that speaks neither for nor against
-    evidence: float = PredictSettings.region_evidence  # what a region's log-odds over the threshold must sum up to
+    threshold: float = PredictSettings.region_threshold  # viral probability that counts neither for nor against
+    evidence: float = PredictSettings.region_evidence  # smallest sum of a region's log-odds minus the threshold's
     length: int = PredictSettings.region_length  # bp at least
 
 
 def mark(evidence: NDArray[np.float64], cost: float) -> NDArray[np.bool_]:
-    """Return which of a sequence's chunks lie in a region: the marking with the highest sum less `cost` a region.
+    """Return which of a sequence's chunks are in a region: the marking with the highest sum minus `cost` a region.
 
     Args:
-        evidence: [chunks] log-odds of each chunk less those of the threshold; 0 where there is no score.
+        evidence: [chunks] log-odds of each chunk minus those of the threshold; 0 if there is no score.
         cost: of each region.
     """
     stay_in, stay_out = np.zeros(len(evidence), dtype=bool), np.zeros(len(evidence), dtype=bool)
@@ -86,7 +86,7 @@ def find_regions(chunks: pd.DataFrame, rule: RegionRule) -> pd.DataFrame:
 def call_by_regions(sequences: pd.DataFrame, regions: pd.DataFrame, chunk_size: int) -> pd.DataFrame:
     """Return the table of sequences with the columns `regions`, `viral_bases`, `call` and `note`.
 
-    A sequence is `virus` if its own probability says so, and its regions, if it has any, cover most of it.
+    A sequence is `virus` if its own probability reaches the threshold and its regions, if any, cover most of it.
 
     Args:
         sequences: of `call_sequences`, with `length`.

@@ -1,7 +1,7 @@
 """A scorer on disk: classifier as safetensors, everything else as JSON, small encoders' weights inside.
 
-An encoder whose weights take up to 50 MB is copied into the directory, so that the scorer runs anywhere. A larger
-one is named with its revision and weight digest. In both cases the digest is compared when it is loaded: a scorer
+An encoder with weights of up to 50 MB is copied into the directory, so that the scorer runs anywhere. A larger
+one is recorded by revision and weight digest. In both cases the digest is compared when it is loaded: a scorer
 never runs with other weights than its classifier was trained on. A companion is one more safetensors file; it shares
 the DNA encoder.
 """

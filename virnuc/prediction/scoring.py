@@ -1,10 +1,10 @@
 """The scorer: chunks of DNA to scores, by the encoders and the classifier that were trained together.
 
-The registered model and the `predict` stage both score with it, so they agree. A chunk may have several open
+The registered model and the `predict` stage both use it, so they agree. A chunk may have several open
 frames; its two scores are the highest non-viral and the highest viral one among them, and it is viral if the
-viral score is at least the other, as in VirNucPro. Of a chunk without an open frame the longest open reading frame is
-scored. A companion scores chunks alone, or together with their frames, if that had a clearly lower log loss on this
-model's validation chunks of their status.
+viral score is at least the other, as in VirNucPro. In a chunk without an open frame the longest open reading frame is
+scored. A companion scores chunks, alone or together with their frames, if that had a clearly lower log loss on this
+model's validation chunks of the same status.
 """
 
 from __future__ import annotations
@@ -64,18 +64,17 @@ class Scorer:
         return self.encoders[0]
 
     def tokens_at_once(self, batch_tokens: int) -> list[int]:
-        """Return how many tokens a batch of each encoder really has at most."""
+        """Return the actual maximum number of tokens in a batch of each encoder."""
         return [encoder.tokens_at_once(batch_tokens) for encoder in self.encoders]
 
     def score(self, chunks: Sequence[str], batch_tokens: int = BATCH_TOKENS) -> pd.DataFrame:
         """Return a row for each chunk of upper-case IUPAC letters, in their order.
 
         Columns: `status`; `scored_by`, one of METHODS, empty where there is no score; `score1` and `score2`, float64,
-        the highest non-viral and viral score of its frames, or the companion's, or the mean of both, NaN where there is
-        none; `probability`, 0.5 plus half of score2 - score1, at least 0.5 exactly where the chunk is viral; `frame`,
-        the one with the higher of its two scores; `frames`, the number scored. Open frames are always scored, as
-        VirNucPro's files list them; a chunk without one that the companion scores alone has an empty `frame` and 0
-        `frames`.
+        the highest non-viral and viral score of its frames, or the companion's, or the mean of both, NaN if there is
+        none; `probability`, 0.5 plus half of score2 - score1, at least 0.5 if and only if the chunk is viral; `frame`,
+        the one with the highest score of either class; `frames`, the number scored. Open frames are always scored, for
+        VirNucPro's files; a chunk without one that the companion alone scores has an empty `frame` and 0 `frames`.
         """
         return self.score_frames(chunks, batch_tokens)[0]
 
@@ -117,7 +116,7 @@ class Scorer:
 
 
 def _best_of_chunk(pieces: Sequence[Piece], probabilities: np.ndarray) -> pd.DataFrame:
-    """Return both highest scores, the frame that has the higher of them and the number of frames, by chunk."""
+    """Return both highest scores, the frame with the higher of them and the number of frames, by chunk."""
     chunk = np.array([piece.chunk for piece in pieces])
     first = np.flatnonzero(np.r_[True, chunk[1:] != chunk[:-1]])  # pieces are in the order of chunks
     best = np.maximum.reduceat(probabilities, first)  # [chunks, 2]

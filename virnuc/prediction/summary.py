@@ -46,7 +46,7 @@ NO_SCORE = "no score"
 
 @dataclass(frozen=True)
 class About:
-    """What a summary says about the model, besides its parameters."""
+    """Facts about the model for the summary, besides its parameters."""
 
     facts: Mapping[str, str] = field(default_factory=dict)  # name, version, who promoted it
     caveats: tuple[str, ...] = ()  # such as a promotion against the gate
@@ -55,7 +55,7 @@ class About:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the tables hold."""
+    """The contents of the tables."""
 
     spread: dict[str, np.ndarray]  # chunks by bin of probability, for each answered status
     viral: dict[str, int]  # chunks called viral, for each answered status
@@ -67,7 +67,7 @@ class _Seen:
 
 
 def write_summary(out: Path, counts: Mapping[str, Any], parameters: Mapping[str, Any], about: About) -> None:
-    """Write summary.html, summary.md and their figures beside the finished tables of `out`.
+    """Write summary.html, summary.md and their figures into the directory of the finished tables, `out`.
 
     Args:
         out: directory that holds the tables.

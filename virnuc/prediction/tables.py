@@ -72,7 +72,7 @@ def write_tables(out: Path, parts: list[Path], threshold: float, rule: RegionRul
 
 
 def read_regions(out: Path) -> pd.DataFrame:
-    """Return the rows of regions.tsv, with the types of its columns even where there are none."""
+    """Return the rows of regions.tsv, with the types of its columns even if there are no rows."""
     kinds = {column.name: str if column.type == pa.string() else column.type.to_pandas_dtype() for column in REGIONS}
     return pd.read_csv(out / "regions.tsv", sep="\t", dtype=kinds, keep_default_na=False)
 

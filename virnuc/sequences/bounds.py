@@ -1,7 +1,7 @@
-"""Sequence files from others, opened so that no header, line or nesting in them can take the memory or the process.
+"""Safe opening of untrusted sequence files: no header, line or nesting can fill the memory or crash the process.
 
 A gzip of 5 MB may hold a header of 5 GB, and a GenBank location nested 50,000 times would crash its parser. Text is
-looked at as it is unpacked, block by block, before a parser sees it. What is left to a parser is one record at a time.
+checked block by block as it is unpacked, before a parser sees it. Parsers then hold one record at a time.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ MAX_LINE = 1_000_000  # bytes of a FASTA header, and of any line of a GenBank fi
 MAX_READ = 100_000_000  # bytes of a line of a FASTQ file
 MAX_RECORD = 2_000_000_000  # bytes of a FASTA or GenBank record; a chromosome of wheat has 1,100,000,000
 _BLOCK = 1 << 18
-_TAIL = 256  # bytes that are kept of what was read last
+_TAIL = 256  # bytes that are kept from the end of the last block
 _GZIP_MAGIC = b"\x1f\x8b"
 _NESTED = re.compile(rb"\((?:\s*[a-z-]+\(){49}")  # as in complement(join(
 
 
 class BoundError(OSError):
-    """A file passes a bound: it is damaged or hostile."""
+    """A file exceeds a bound: it is damaged or hostile."""
 
 
 class BoundedText(io.RawIOBase):
-    """The text of a FASTA, FASTQ or GenBank file, refused as soon as it passes a bound."""
+    """The text of a FASTA, FASTQ or GenBank file, refused as soon as it exceeds a bound."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -42,7 +42,7 @@ class BoundedText(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` with text that was looked at.
+        """Fill `buffer` with text that was checked.
 
         Raises:
             BoundError: a header, a line or a record is too long, or a location too deep.
@@ -80,13 +80,13 @@ class BoundedText(io.RawIOBase):
 
 @contextmanager
 def bounded(path: Path) -> Iterator[tuple[io.BufferedReader, BoundedText]]:
-    """Yield a file's text, unpacked if it is gzipped, and what looks at it."""
+    """Yield a file's text, unpacked if it is gzipped, and the object that checks it."""
     with path.open("rb") as raw:
         yield bounded_stream(raw)
 
 
 def bounded_stream(raw: io.BufferedReader) -> tuple[io.BufferedReader, BoundedText]:
-    """Return the text of an open file, unpacked if it is gzipped, and what looks at it."""
+    """Return the text of an open file, unpacked if it is gzipped, and the object that checks it."""
     zipped = raw.peek(2)[:2] == _GZIP_MAGIC
     text = BoundedText(cast(IO[bytes], gzip.open(raw)) if zipped else raw)  # noqa: SIM115  # closed with `raw`
     return io.BufferedReader(text, _BLOCK), text

@@ -1,4 +1,4 @@
-"""Records to frames: many records are chunked, translated and looked up at once, and leave as Arrow tables."""
+"""Records to frames: many records at once are chunked, translated and looked up, and returned as Arrow tables."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class _Chunks:
         return {name: pa.array([getattr(counts, name) for counts in self.counts], pa.string()) for name in _OF_RECORD}
 
     def columns(self, at: np.ndarray, marks: pa.Array) -> dict[str, pa.Array]:
-        """Return what frames and chunks have in common, for the chunks `at`; `marks`, as many, end their names."""
+        """Return the columns that frames and chunks have in common, for the chunks `at`; their names end in `marks`."""
         of = pa.array(self.record[at])
         columns = {name: values.take(of) for name, values in self._of_record.items()}
         index = pa.array(self.number[at] + 1, pa.int32())
@@ -143,6 +143,6 @@ def _chunk_tables(chunks: _Chunks, at: np.ndarray, reason: np.ndarray) -> Iterat
 
 
 def _texts(letters: np.ndarray, lengths: np.ndarray) -> pa.Array:
-    """Return texts that lie one after the other in `letters`."""
+    """Return the texts that `letters` contains end to end."""
     ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(ends), pa.py_buffer(letters))

@@ -1,8 +1,8 @@
 """`download`: files of RefSeq's release, drawn by division, resumed where they broke off, checked by their MD5.
 
-A release lists its files with their MD5 in `release-catalog/release<N>.files.installed`. What is fetched waits under
-`.progress/` until its checksum is right. A file that breaks off goes on at the byte where it stopped, unless the server
-says that it has changed meanwhile.
+A release lists its files with their MD5 in `release-catalog/release<N>.files.installed`. Files are kept under
+`.progress/` until their checksums are right. An interrupted file is continued where it broke off, unless the server
+says that it has changed since.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TIMEOUT = (10, 60)  # seconds to connect, and without a byte
 _TRIES = 8  # in a row without a byte gained; the waits between them double, from 1 s
 _LONGEST_WAIT = 60  # s
 _BLOCK = 1 << 20  # bytes read at once, at most
-_PASSING = (408, 425, 429)  # client errors that may be gone the next time
+_PASSING = (408, 425, 429)  # client errors that may be temporary
 _FILE = re.compile(r"([a-z_]+)(\.\d+)+\.genomic\.gbff\.gz")
 T = TypeVar("T")
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -51,11 +51,11 @@ class _Remote:
 def download(
     settings: DownloadSettings, progress: Progress = silent, wait: Callable[[float], object] = time.sleep
 ) -> Manifest:
-    """Fetch the drawn files of the release to `settings.out`, or what is left of them; return the manifest.
+    """Fetch the drawn files of the release to `settings.out`, or those that are missing; return the manifest.
 
     Raises:
-        DataError: a file that is not there or not what the release says, or another release than the one begun with.
-        VirnucError: the server does not answer, or breaks off again and again.
+        DataError: a file that is missing or not what the release says, or another release than the one begun with.
+        VirnucError: the server does not answer, or breaks off repeatedly.
     """
     parameters = {name: settings.plain()[name] for name in ("divisions", "files", "seed")}
     output = OutputDirectory(Path(settings.out), "download", parameters)
@@ -83,13 +83,13 @@ def download(
 def _same_release(output: OutputDirectory, release: str) -> str:
     if not release.isdecimal():
         raise DataError(
-            f"RELEASE_NUMBER is {release[:40]!r}, no number; --mirror needs the directory of a RefSeq release"
+            f"RELEASE_NUMBER is {release[:40]!r}, not a number; --mirror needs the directory of a RefSeq release"
         )
     note = output.progress / "release"
     begun = note.read_text(encoding="utf-8") if note.is_file() else release
     if begun != release:
         raise DataError(
-            f"{output.directory}: begun with release {begun}, but the server has {release} now; delete it to take that"
+            f"{output.directory}: begun with release {begun}, but the server now has {release}; delete it to use that"
         )
     write_text(note, release)
     return release
@@ -107,7 +107,7 @@ def _listed(catalogue: str) -> dict[str, str]:
 
 
 def _draw(listed: Mapping[str, str], settings: DownloadSettings) -> list[str]:
-    """Return the names of the files to fetch: of each division those that come first in the seed's order."""
+    """Return the names of the files to fetch: those of each division that are first in the seed's order."""
     drawn: list[str] = []
     for division in settings.divisions:
         names = sorted(
@@ -154,10 +154,10 @@ class _Fetcher:
         return self._persist(url, get, lambda: 0)
 
     def fetch(self, file: _Remote, output: OutputDirectory) -> int:
-        """Fetch a file unless it is there; return its size.
+        """Fetch a file unless it exists; return its size.
 
         Raises:
-            DataError: twice in a row it is not the file of the release.
+            DataError: it has the wrong MD5 twice in a row.
         """
         target, part = output.directory / file.name, output.progress / f"{file.name}.part"
         for _ in range(2):
@@ -177,12 +177,12 @@ class _Fetcher:
         return _size(target)
 
     def _go_on(self, url: str, part: Path) -> None:
-        """Fetch what is missing of a file; from its start if the server has another version of it by now."""
+        """Fetch the missing part of a file, or the whole file if the server has another version of it now."""
         version, have = part.with_suffix(".version"), _size(part)
         known = version.read_text(encoding="utf-8") if version.is_file() else ""
         headers = {"Range": f"bytes={have}-", "If-Range": known} if have and known else {}
         with self.session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
-            if answer.status_code == 416:  # nothing is left, or the file is shorter now: the checksum tells
+            if answer.status_code == 416:  # nothing is left, or the file is shorter now: the checksum decides
                 return
             _check(answer)
             more = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-") and answer.status_code == 206
@@ -201,7 +201,7 @@ class _Fetcher:
             raise requests.ConnectionError("the connection broke off")
 
     def _persist(self, url: str, get: Callable[[], T], gained: Callable[[], int]) -> T:
-        """Try until it works, waiting longer each time, unless it fails too often without a byte gained."""
+        """Retry with growing waits until it works or has failed too often without progress."""
         failures = 0
         while True:
             before = gained()
@@ -218,7 +218,7 @@ class _Fetcher:
 
 
 def _check(answer: requests.Response) -> None:
-    """Raise what can be tried again as an error of requests, what cannot as a DataError."""
+    """Raise an error of requests if a retry may help, a DataError if not."""
     if 400 <= answer.status_code < 500 and answer.status_code not in _PASSING:
         raise DataError(f"{answer.url}: the server answers {answer.status_code} {answer.reason}; see --mirror")
     answer.raise_for_status()

@@ -1,7 +1,7 @@
 """Evidence that a reading frame codes: its protein occurs in an annotated CDS translation of the same record.
 
-All proteins of many records are looked up at once. The first letters of each are hashed into a table that the annotated
-text is filtered by; the few places that are left are compared k-mer by k-mer, exactly.
+All proteins of many records are looked up at once. The first letters of each are hashed into a table, which filters the
+places of the annotated text; the few that remain are compared exactly, k-mer by k-mer.
 """
 
 from __future__ import annotations

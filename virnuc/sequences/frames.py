@@ -1,7 +1,7 @@
 """Frames: the stop-free reading frames of a record's chunks, and the Parquet shards that hold them.
 
-All chunks lie beside them, with a frame or without, under `chunks/` with a manifest of their own: the digest of the
-frames stays that of the frames, whatever becomes of the rest.
+All chunks, with and without frames, are under `chunks/` with a manifest of their own, so that the digest of the frames
+covers the frames alone.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ CHUNK_SCHEMA = pa.schema(
 
 @dataclass
 class RecordCounts:
-    """What became of one record's chunks: `chunks` is the sum of `covered` and the three kinds dropped."""
+    """The fate of one record's chunks: `chunks` is the sum of `covered` and the three kinds dropped."""
 
     record: str
     genome: str
@@ -112,7 +112,7 @@ def read_chunks(path: Path) -> pa.Table:
 def between_chunks(chunks: pa.Table) -> pa.Table:
     """Return the chunks that begin halfway between two neighbours: number 3.5 is between 3 and 4.
 
-    Chunks lie end to end or overlap, so two neighbours hold all the DNA there is between their starts.
+    Chunks are adjacent or overlap, so two neighbours hold all the DNA between their starts.
 
     Returns:
         `chunk_id`, `label` and `nucleotide`, in the order of the first of each two.

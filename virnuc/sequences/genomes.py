@@ -1,9 +1,9 @@
-"""Which records are one genome: the chromosomes, contigs, plasmids and segments of one organism's assembly.
+"""Which records form one genome: the chromosomes, contigs, plasmids and segments of one organism's assembly.
 
-The first of these names a record's genome: the table `genomes.tsv` beside the sequence files, a DBLINK to an assembly
-or to a BioSample, the whole-genome shotgun project that its accession belongs to, its organism with strain or isolate.
-A record without any of them counts as a genome of its own; such records are counted, because parts of one genome that
-are not known to be one can end up on both sides of a split.
+A record's genome is named by the first of these that it has: an entry in the table `genomes.tsv` in the directory of
+sequence files, a DBLINK to an assembly or to a BioSample, the whole-genome shotgun project of its accession, its
+organism with strain or isolate. A record without any of them counts as a genome of its own. Such records are counted,
+because parts of one genome that are not known to belong together can end up on both sides of a split.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class GenomeName:
 
 @dataclass(frozen=True)
 class TableRow:
-    """What `genomes.tsv` says of a record; empty texts where it says nothing."""
+    """The entry of a record in `genomes.tsv`; unknown values are empty."""
 
     genome: str
     organism: str = ""
@@ -94,9 +94,7 @@ def read_genome_table(path: Path) -> dict[str, TableRow]:
             lines = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
             missing = {"record", "genome"} - set(lines.fieldnames or ())
             if missing:
-                raise DataError(
-                    f"{path}: has no column {' and no column '.join(sorted(missing))}; its header names them"
-                )
+                raise DataError(f"{path}: its header has no column {' and no column '.join(sorted(missing))}")
             rows: dict[str, TableRow] = {}
             for number, line in enumerate(lines, 2):
                 values = {name: " ".join((line.get(name) or "").split()) for name in _COLUMNS}
@@ -104,7 +102,7 @@ def read_genome_table(path: Path) -> dict[str, TableRow]:
                 if not record or not values["genome"]:
                     raise DataError(f"{path}, line {number}: a record and its genome are needed")
                 if record in rows:
-                    raise DataError(f"{path}, line {number}: {record} was named before; keep one line for each record")
+                    raise DataError(f"{path}, line {number}: {record} occurs twice; keep one line for each record")
                 rows[record] = TableRow(**values)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file") from error

@@ -1,6 +1,6 @@
 """Identical frames: the same DNA is kept once, and not at all if it occurs in both classes.
 
-Kept copies would count several times in training, and would stand in training and test at once.
+Copies would count several times in training, and could be in training and test at once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def find_identical(hashes: Sequence[np.ndarray], labels: Sequence[int]) -> tuple
 
 
 def drop_identical(shards: Sequence[Path], drop: Sequence[np.ndarray]) -> None:
-    """Write the shards anew without the frames to drop; a shard that a former run wrote anew is left as it is."""
+    """Rewrite the shards without the frames to drop, except those that an earlier run has rewritten."""
     for shard, which in zip(shards, drop, strict=True):
         if which.any():
             table = read_frames(shard)

@@ -1,13 +1,13 @@
 """`prepare`: genomes to frames, with every chunk and frame that is dropped counted by its reason.
 
-The DNA of all chunks, with a frame or without, is kept beside the frames, under `chunks/`: `predict` answers for every
-chunk, and a companion is trained on them. Only chunks with bases other than ACGT are lost.
+The DNA of all chunks, with and without frames, is kept under `chunks/`: `predict` answers for every
+chunk, and a companion is trained on them. Only chunks with bases other than ACGT are left out.
 
-Each source file is staged by itself, by as many workers as are wanted (see `staging`). When all are done their shards
-get their numbers, in the order of the files' names, identical frames are dropped, the draw of `--balance` is made,
-`genomes.parquet` (counts of each record) and `genomes.tsv` (the table that `split --genomes` takes) are put together,
-and the manifest is written last. The bytes are the same whatever the number of workers. Each needs some 3
-bytes for each base of the largest record of its files, and 0.5 GB; dropping identical frames takes some 40 a frame.
+Each source file is staged separately, by one or several workers (see `staging`). When all are done, their shards
+are numbered in the order of the files' names, identical frames are dropped, the draw of `--balance` is made,
+`genomes.parquet` (counts of each record) and `genomes.tsv` (the table that `split --genomes` takes) are written,
+and the manifest last. The bytes do not depend on the number of workers. Each worker needs 0.5 GB and about 3 bytes
+for each base of the largest record of its files; dropping identical frames takes about 40 bytes a frame.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def prepare(settings: PrepareSettings, progress: Progress = silent) -> Manifest:
 def _check_whole(out: Path, manifest: Manifest) -> Manifest:
     if not has_manifest(out / CHUNKS):
         raise DataError(
-            f"{out}: its {CHUNKS}/ is gone; delete {out} and run prepare again: the frames will be the same, "
-            "and features made from them stay valid"
+            f"{out}: its {CHUNKS}/ is missing; delete {out} and run prepare again: the frames will be the same, "
+            "and features made from them remain valid"
         )
     return manifest
 
@@ -116,7 +116,7 @@ def _stage_all(
 
 
 def _finish(output: OutputDirectory, settings: PrepareSettings, sources: Sequence[SourceFile]) -> Manifest:
-    """Number the shards, drop and draw, put the tables together and write the manifests."""
+    """Number the shards, drop identical frames, balance, and write tables and manifests."""
     out = output.directory
     notes = [json.loads(note_of(output, source).read_text(encoding="utf-8")) for source in sources]
     read = [RecordCounts(**row) for note in notes for row in note["records"]]
@@ -216,7 +216,7 @@ def _check_records(records: list[RecordCounts], settings: PrepareSettings) -> No
     if len(classes) < 2:
         missing = "frames at all" if not classes else "non-viral frames" if True in classes else "viral frames"
         hint = "; FASTA has no annotation: use --evidence open" if settings.evidence == "cds" else ""
-        raise DataError(f"{settings.source}: it gives no {missing}, and a classifier needs both classes{hint}")
+        raise DataError(f"{settings.source}: gives no {missing}, but a classifier needs both classes{hint}")
 
 
 def _label(shard: Path) -> int:

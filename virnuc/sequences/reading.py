@@ -1,7 +1,7 @@
-"""Reading records from GenBank, FASTA and FASTQ files, plain or gzipped, told apart by their content.
+"""Reading records from GenBank, FASTA and FASTQ files, plain or gzipped; the format follows from the content.
 
-Everything in a file is checked here, once: what leaves this module is a `Record` whose letters are upper-case
-IUPAC bases and whose accession can stand in an identifier.
+Everything in a file is checked here, once: this module returns a `Record` whose letters are upper-case
+IUPAC bases and whose accession can be part of an identifier.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Record:
     lineage: str  # taxonomy from the root down, joined by "; "; empty where the file does not say
     sequence: str  # upper-case IUPAC letters, U written as T
     translations: tuple[str, ...]  # proteins of the annotated CDS features
-    genome: GenomeName  # the genome that it is a part of
-    deposited: str = ""  # ISO date of its first submission, else of its last change; empty where the file does not say
+    genome: GenomeName  # the genome that it belongs to
+    deposited: str = ""  # ISO date of its first submission, else of its last change; empty if the file does not say
     taxon: int = 0  # number in NCBI's taxonomy; 0 where the file does not say
 
 
@@ -55,7 +55,7 @@ def read_records(
 
     Args:
         path: of the file.
-        genomes: what a table says of records; it goes before what the file says.
+        genomes: a table's entries for records; they override what the file says.
         taxonomy: gives a lineage to records that have none.
 
     Raises:
@@ -141,7 +141,7 @@ def _read_reads(stream: BinaryIO, path: Path, fileformat: str) -> Iterator[Recor
 
 
 def checked_name(name: str, path: Path, record: int) -> str:
-    """Return a record's name if it can stand in an identifier.
+    """Return a record's name if it can be part of an identifier.
 
     Raises:
         ParseError: it is empty, too long, holds blanks or control characters, or `_chunk_`, which separates
@@ -178,7 +178,7 @@ def _taken(record: gb_io.Record) -> bytearray:
 
 @contextmanager
 def _parse_errors(path: Path, finished: Callable[[], int]) -> Iterator[None]:
-    """Turn what the parsers raise into a ParseError that says after how many records, and where, it broke."""
+    """Turn the parsers' errors into a ParseError that names the record and the line."""
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
