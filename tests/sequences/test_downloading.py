@@ -155,7 +155,7 @@ def test_releases_are_not_mixed(mirror, tmp_path):
     with pytest.raises(DataError, match="begun with release 231, but the server now has 232"):
         fetch(mirror, tmp_path / "refseq")
     mirror.files["RELEASE_NUMBER"] = b"<html>"
-    with pytest.raises(DataError, match="is '<html>', no number"):
+    with pytest.raises(DataError, match="is '<html>', not a number"):
         fetch(mirror, tmp_path / "other")
 
 

@@ -134,7 +134,7 @@ def test_a_table_goes_first_and_what_prepare_writes_is_such_a_table(source, tmp_
         ("record\torganism\nA\tB\n", "has no column genome"),
         ("", "has no column genome and no column record"),
         ("record\tgenome\nA\t\n", "line 2: a record and its genome are needed"),
-        ("record\tgenome\nA\tB\nA\tC\n", "line 3: A was named before"),
+        ("record\tgenome\nA\tB\nA\tC\n", "line 3: A occurs twice"),
         ("record\tgenome\n" + "A" * 200_000 + "\tB\n", "cannot be read as a table"),
     ],
 )
