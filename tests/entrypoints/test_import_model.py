@@ -187,11 +187,10 @@ def test_a_hostile_checkpoint_is_refused_and_runs_nothing(place, pickled):
         ({"replicates": 5}, "does not say what it was trained on"),
     ],
 )
-def test_a_checkpoint_that_contradicts_itself(virnucpro, place, changes, words):
-    trained(virnucpro, place)
-    checkpoint = load_checkpoint(next((place / "data" / "models").rglob("model_fastesm650.pth")))
+def test_a_checkpoint_that_contradicts_itself(experiment, changes, words):
+    checkpoint = load_checkpoint(next((experiment.home / "models").rglob("model_esm2_tiny.pth")))
     checkpoint.metadata.update(changes)
-    save_checkpoint(place / "changed.pth", checkpoint)
+    save_checkpoint(Path("changed.pth"), checkpoint)
     with pytest.raises(DataError, match=words):
         import_model.run(ImportModelSettings(checkpoint="changed.pth"))
 
