@@ -20,10 +20,12 @@ from entrypoints.evaluate import evaluate
 from entrypoints.extract import extract
 from entrypoints.pipeline import pipeline
 from tests.shared import PROJECT
+from tests.shared.figures import undrawn
 from tests.shared.golden import CASES
 from tests.shared.hub import OTHER, PINNED, fill_hub_cache
 from tests.shared.mirror import mirrored
 from tests.shared.samples import without_mmseqs
+from virnuc import benchmarking
 from virnuc.encoders import load_encoder
 from virnuc.errors import DataError, GateRefusal, UsageError
 from virnuc.settings import (
@@ -83,7 +85,9 @@ def made_there(tmp_path_factory, genomes, empty_store):
 def run_pipeline(**options):
     usual = {"test_fraction": 0.3, "val_fraction": 0.2, "epochs": 2, "replicates": 2, "sample": 20, "runs": 1}
     usual |= {"source": "genomes", "baseline": PROTEIN.encoder, "warmup": 1, "policy": POLICY}
-    with contextlib.suppress(GateRefusal):
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(GateRefusal):
+        undrawn(patch)
+        patch.setattr(benchmarking, "gemm_peak", lambda *given: 1e11)  # no test here is about the machine's peak
         pipeline.run(PipelineSettings(**usual | options))  # the verdict depends on how fast this machine is
 
 
