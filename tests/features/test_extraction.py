@@ -22,6 +22,7 @@ from tests.shared.golden import CASES
 from virnuc.benchmarking import benchmark
 from virnuc.encoders import load_encoder
 from virnuc.errors import DataError, EncoderError, IncompatibleCheckpointError, UsageError
+from virnuc.features import extraction
 from virnuc.features.extraction import extract
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.mixture import open_features
@@ -175,6 +176,13 @@ def test_weights_of_a_directory_are_verified_before_their_first_use(finished):
     assert "verification" not in manifest.details["dna"]  # composition has no weights
 
 
+def test_weights_are_verified_once_in_a_process(frames, tmp_path, monkeypatch):
+    extract(settings(frames, tmp_path / "first"))
+    monkeypatch.setattr(extraction, "verify", None)
+    again = extract(settings(frames, tmp_path / "second"))
+    assert again.details["protein"]["verification"]["passed"] is True
+
+
 def test_nothing_is_embedded_by_weights_that_fail(frames, tmp_path):
     directory = tmp_path / "weights"
     shutil.copytree(CASES["esm2"].directory, directory)
@@ -292,6 +300,7 @@ def test_a_stop_codon_in_a_frame_names_the_frame(tmp_path):
 
 PROGRAM = """
 import sys
+from virnuc.features import extraction
 from virnuc.features.extraction import extract
 from virnuc.settings import ExtractSettings
 extract(ExtractSettings(frames=sys.argv[1], out=sys.argv[2], dna_encoder="tetranucleotide", protein_encoder=sys.argv[3],

@@ -46,6 +46,7 @@ _DECIDES = (
     "token_dropout_scale",
     "rotary",
 )
+_verified_already: dict[tuple[str, Path | None, str], dict[str, Any]] = {}  # a reference of 3B takes minutes
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,12 @@ def _embed_all(
     output = OutputDirectory(Path(settings.out) / encoder.name, "embeddings", parameters, {"frames": digest})
     manifest = output.shared()
     if manifest is None:
-        facts |= _verified(output.progress, encoder, source_of(name, settings.weights, settings.revisions))
+        device = choose_device(settings.device).name
+        facts |= _verified(output.progress, encoder, source_of(name, settings.weights, settings.revisions), device)
         _fill(output, encoder, shards, settings, progress)
         details = {
             "provenance": facts,
-            "device": torch.device(choose_device(settings.device).name).type,
+            "device": torch.device(device).type,
             "batch_tokens": encoder.tokens_at_once(settings.batch_tokens),
         }
         rows = {shard.half: shard.rows for shard in shards}
@@ -131,8 +133,8 @@ def _embed_all(
     return _Half(output.directory, manifest)
 
 
-def _verified(notes: Path, encoder: Encoder, directory: Path | None) -> dict[str, Any]:
-    """Verify weights from the hub or a directory once, before their first use here; return the record.
+def _verified(notes: Path, encoder: Encoder, directory: Path | None, device: str) -> dict[str, Any]:
+    """Verify weights from the hub or a directory before their first use, once in a process; return the record.
 
     Raises:
         EncoderError: the encoder does not read its weights as a second implementation does.
@@ -142,19 +144,22 @@ def _verified(notes: Path, encoder: Encoder, directory: Path | None) -> dict[str
     note = notes / "verification.json"
     with exclusive(notes / "verification.lock"):
         if not note.exists():
-            write_text(note, json.dumps(_verify(encoder, directory)))
+            write_text(note, json.dumps(_verify(encoder, directory, device)))
         found = json.loads(note.read_text(encoding="utf-8"))
     return {"verification": found} if found else {}
 
 
-def _verify(encoder: Encoder, directory: Path | None) -> dict[str, Any]:
-    try:
-        verification = verify(encoder, directory)
-    except MemoryShortageError as error:
-        return {"summary": f"not verified: {error}"}
-    if verification is not None and not verification.passed:
-        raise EncoderError(f"{encoder.name} failed its verification, so nothing was embedded: {verification}")
-    return verification.asdict() if verification is not None else {}
+def _verify(encoder: Encoder, directory: Path | None, device: str) -> dict[str, Any]:
+    key = (repr(encoder.provenance), directory, device)
+    if key not in _verified_already:
+        try:
+            verification = verify(encoder, directory)
+        except MemoryShortageError as error:
+            return {"summary": f"not verified: {error}"}
+        if verification is not None and not verification.passed:
+            raise EncoderError(f"{encoder.name} failed its verification, so nothing was embedded: {verification}")
+        _verified_already[key] = verification.asdict() if verification is not None else {}
+    return _verified_already[key]
 
 
 def _stored(settings: ExtractSettings) -> dict[str, str]:
