@@ -83,7 +83,7 @@ class Stage(Generic[S, R]):
         )
 
     def run(self, settings: S, name: str | None = None) -> R:
-        """Run the stage in its own run, a child if a run is active; without one if its parameter `track` says so."""
+        """Run the stage in its own run, a child if a run is active; without a run if its parameter `track` is no."""
         from virnuc.storage.remote import on_this_machine
 
         if not self._tracked:
@@ -152,7 +152,7 @@ def say(message: str) -> None:
 
 
 def _leave_no_run() -> None:
-    """Delete the run that `mlflow run` made for a command whose inputs are at fault, if nothing was begun in it."""
+    """Delete the run that `mlflow run` made for a command with wrong inputs, if it is still empty."""
     if "MLFLOW_RUN_ID" in os.environ:  # MLflow takes it away when a run starts
         from virnuc.tracking import discard_given_run
 

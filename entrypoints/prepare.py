@@ -36,7 +36,7 @@ def prepare(settings: PrepareSettings, tracker: Tracker) -> Manifest:
     if alone := manifest.details["records_by_source_of_genome"].get("record"):
         say(
             f"prepare    WARNING: {alone:,} records name no assembly, BioSample, WGS project, strain or isolate; each "
-            f"counts as a genome of its own. Where several belong to one genome, say so in "
+            f"counts as a genome of its own. If several belong to one genome, list them in "
             f"{Path(settings.source) / 'genomes.tsv'} (columns record, genome, organism, lineage)"
         )
     return manifest

@@ -1,4 +1,4 @@
-"""The model card: a version's description in the registry, drawn from the store alone."""
+"""The model card: a version's description in the registry, made from the store alone."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def update_card(model_uri: str) -> str:
     comparison = get_run(past[0].run_id) if past and not past[0].deleted else None
     scorer = _packed_config(version_uri(version))
     trained = scorer["trained"]
-    digest = trained["split_digest"]  # None if a model from elsewhere does not tell
+    digest = trained["split_digest"]  # None if a model from elsewhere does not record it
     client = MlflowClient()
     training = client.get_run(version.run_id).data.metrics if version.run_id else {}
     card = _TEMPLATES.get_template("model_card.md.j2").render(
@@ -65,13 +65,13 @@ def update_card(model_uri: str) -> str:
 
 
 def _newest_evaluation(uri: str) -> Run | None:
-    """Return the newest evaluation of a version; the one that is just ending counts too."""
+    """Return the newest evaluation of a version, including one that is just ending."""
     ended_well = "metrics.`test/accuracy` >= 0 and attributes.status != 'FAILED'"
     return next(iter(find_runs("evaluate", {"model": uri}, ended_well)), None)
 
 
 def _pages(comparison: Run) -> dict[str, str]:
-    """Return where in MLflow's pages, on whatever host, the report is and the runs compared are side by side."""
+    """Return relative links into MLflow's UI: to the report, and to the page that compares both runs."""
     experiment, tags = comparison.info.experiment_id, comparison.data.tags
     runs = [tags.get(f"virnuc.{side}") for side in ("baseline_evaluation_run", "evaluation_run")]
     query = {"runs": json.dumps([*filter(None, runs)]), "experiments": json.dumps([experiment])} | _VIEW

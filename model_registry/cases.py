@@ -1,4 +1,4 @@
-"""What a rule of the gate is, what it looks at and what it finds."""
+"""A rule of the gate, its input and its result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WARN, REQUIRED = "warn", "required"
 
 @dataclass(frozen=True)
 class Limit:
-    """A value in the policy file, with what it may be."""
+    """A value in the policy file, with its range or choices."""
 
     name: str
     low: float = 0.0
@@ -26,7 +26,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Case:
-    """What a rule looks at."""
+    """The input of a rule."""
 
     comparison: Comparison
     pair: Pair
@@ -62,7 +62,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a rule found."""
+    """The result of a rule."""
 
     passed: bool
     observed: str
@@ -79,6 +79,6 @@ class Rule:
     name: str
     title: str
     find: Callable[[Case], Finding]
-    next_step: str  # where it does not hold
+    next_step: str  # advice if it does not hold
     limits: tuple[Limit, ...] = ()
     needs_pair: bool = True  # of sides that can be compared frame by frame

@@ -1,4 +1,4 @@
-"""What `doctor` examines: Python, torch and its device, attention, encoders and their weights, store and champion."""
+"""The checks of `doctor`: Python, torch and its device, attention, encoders and their weights, store and champion."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _device(settings: DoctorSettings) -> list[Check]:
     precision = choose_precision("auto", device.name)
     detail = f"{device.name} ({device.reason}); precision {precision.name} ({precision.reason})"
     if torch.device(device.name).type == "cpu":
-        return [Check("device", WARN, f"{detail}; enough for the demo; the published encoders would take weeks")]
+        return [Check("device", WARN, f"{detail}; enough for the demo, but the published encoders would take weeks")]
     return [
         Check("device", PASS, f"{detail}; {torch.cuda.get_device_properties(device.name).total_memory / 2**30:.0f} GiB")
     ]
@@ -140,7 +140,7 @@ def _verification(settings: DoctorSettings) -> list[Check]:
 def _store(settings: DoctorSettings) -> list[Check]:
     checks = [Check("MLflow store", PASS, f"{store_is_writable()} is writable")]
     if left := [f"{run.data.tags['virnuc.stage']} {run.info.run_id}" for run in abandoned_runs()]:
-        detail = f"RUNNING, but their process was killed: {', '.join(left)}; the next run of the stage ends them"
+        detail = f"RUNNING, but their process was killed: {', '.join(left)}; the next run of the same stage ends them"
         checks.append(Check("runs", WARN, detail))
     return checks
 
@@ -150,7 +150,7 @@ def _champion(settings: DoctorSettings) -> list[Check]:
 
 
 def _storage(settings: DoctorSettings) -> list[Check]:
-    """Say what lies below --data, and what would be lost with it."""
+    """List the contents of --data, and what would be lost by deleting them."""
     return [
         Check("storage", PASS, f"{found.directory}: {found.kind}, {found.bytes / 1e9:.3g} GB; {found.lost}")
         for found in usage(Path(settings.data))

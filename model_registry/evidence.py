@@ -1,6 +1,6 @@
-"""What the registry and the runs behind it say of a model version, as plain values for a comparison.
+"""What the registry and its runs say about a model version, as plain values for a comparison.
 
-Nothing is read from loose files: checkpoint, predictions, metrics and speed all come from MLflow.
+Nothing is read from other files: checkpoint, predictions, metrics and speed all come from MLflow.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from virnuc.training.checkpoint import REPLICATES, Checkpoint, load_checkpoint
 PREDICTIONS = "predictions.parquet"
 VALIDATION_PREDICTIONS = "validation_predictions.parquet"
 CHUNK_PREDICTIONS = "chunk_predictions.parquet"  # a row for each test chunk, scored as `predict` does
-PROMOTED_FROM = "virnuc.promoted_from"  # tag of a version of production: the version that it is a copy of
+PROMOTED_FROM = "virnuc.promoted_from"  # tag of a version in production: the version that it was copied from
 UNPAIRED = "virnuc.unpaired"  # tag of a version that holds metrics from elsewhere instead of a model
 REPLICATE_PREDICTIONS = "predictions/replicates.parquet"  # `frame_id` and each training's score, `seed_<n>`
-AGREEMENT = "agreement.json"  # the checkpoint's metadata beside those of the features it was tested on
+AGREEMENT = "agreement.json"  # metadata of the checkpoint and of the features that it was tested on
 METRICS = "metrics.json"  # all metrics of an evaluation, by key
 BENCHMARK = "benchmark.json"  # the record of a benchmark, see `virnuc.evaluation.speed`
 _NOT_COMPARED = ("companion", "device")  # settings of training that change no score of a frame
@@ -56,15 +56,15 @@ def read_checkpoint(version: ModelVersion) -> Checkpoint:
 
 
 def read_replicates(version: ModelVersion, own: Checkpoint) -> dict[int, Checkpoint]:
-    """Return the classifiers of all trainings of a version's side by seed, its `own` among them.
+    """Return the classifiers of all replicates of a version by seed, including its `own`.
 
-    A classifier whose seed is not recorded, as of one from elsewhere, has none.
+    There are none if the seed is not recorded, as in a classifier from elsewhere.
 
     Raises:
         DataError: one of them is gone, or was trained on something else.
     """
     tags = get_run(version.run_id).data.tags
-    if tags.get("virnuc.stage") == "import_model":  # which brings one checkpoint, whatever it was trained beside
+    if tags.get("virnuc.stage") == "import_model":  # which imports one checkpoint, even if it had other replicates
         return {own.metadata["seed"]: own} if "seed" in own.metadata else {}
     path = Path(tags.get("virnuc.checkpoint", ""))
     found = {}
@@ -81,7 +81,7 @@ def read_replicates(version: ModelVersion, own: Checkpoint) -> dict[int, Checkpo
 
 
 def side_evidence(uri: str) -> SideEvidence:
-    """Return all that is known of the version that `uri` names but speed; what is missing stays at its default."""
+    """Return all that is known about a version except its speed; missing values keep their defaults."""
     version = model_version(uri)
     training = get_run(version.run_id)
     origin = "import" if training.data.tags.get("virnuc.stage") == "import_model" else "training"
@@ -105,7 +105,7 @@ def side_evidence(uri: str) -> SideEvidence:
 
 
 def _verifications(features: Mapping[str, Any]) -> dict[str, str]:
-    """Return what the encoders of the features were verified against before their first use."""
+    """Return how the encoders of the features were verified before their first use."""
     verified = {kind: encoder.get("verification") for kind, encoder in features.get("encoders", {}).items()}
     return {f"{kind} encoder verified": str(found["summary"]) for kind, found in verified.items() if found}
 
@@ -133,10 +133,10 @@ def validation_chunks(version: ModelVersion, temperature: float) -> tuple[Labels
 def with_speed(
     baseline: SideEvidence, candidates: Sequence[SideEvidence], run_ids: Sequence[str]
 ) -> list[SideEvidence]:
-    """Return the candidates with both parts of one benchmark run each.
+    """Return the candidates, each with the record of one benchmark run.
 
     Args:
-        baseline: Whose encoder was timed beside theirs.
+        baseline: The side whose encoder was timed in the same runs.
         candidates: Without speed.
         run_ids: The runs to take; for a candidate without one, the newest that fits its features.
 
@@ -157,7 +157,7 @@ def with_speed(
 def _timed(candidate: SideEvidence, run: Run | None, baseline: SideEvidence) -> SideEvidence:
     """Return the candidate with the speeds of a benchmark: the one given, or the newest that fits the features.
 
-    Where none fits, the newest is taken, so that the verdict says what is wrong with it.
+    If none fits, the newest is taken, so that the verdict says what is wrong with it.
     """
     runs = [run] if run else find_finished("benchmark", {"baseline": baseline.encoder, "candidate": candidate.encoder})
     features = [baseline.features, candidate.features]
@@ -212,14 +212,14 @@ def _evaluated(run: Run, training: Run) -> dict[str, Any]:
         "validation": _validation(training.data.tags.get("virnuc.model", ""), split_digest),
     }
     if agreement["checkpoint"].get("split_digest") != split_digest:
-        found["unrecorded"] = "its checkpoint does not name the split that it is tested on as the one it was trained on"
+        found["unrecorded"] = "its checkpoint does not record that it was trained on the split that it is tested on"
     return found
 
 
 def _validation(encoder: str, split_digest: str) -> dict[str, float]:
     """Return the validation accuracy of every version of a side that was trained on a split, by its URI.
 
-    It is the mean over replicates. A training without others stands for nothing but its seed, so it has none.
+    It is the mean over replicates. A single training says little about its side, so it has none.
     """
     found = {}
     for version in versions_of(f"virnuc-{encoder}"):
@@ -232,14 +232,14 @@ def _validation(encoder: str, split_digest: str) -> dict[str, float]:
 
 
 def _decisive_settings(training: Run) -> dict[str, str]:
-    """Return the settings of a training that decide what it gives, but for what it was trained on."""
+    """Return the settings of a training that can change its result, except the data."""
     logged = training.data.params
     names = [f.name for f in fields(TrainSettings) if f.metadata["decisive"] and f.name not in _NOT_COMPARED]
     return {name: logged[f"config/{name}"] for name in names if f"config/{name}" in logged}
 
 
 def measured(run: Run) -> dict[str, float]:
-    """Return all that an evaluation measured, by MLflow key; the run's own values come before those of its file."""
+    """Return all metrics of an evaluation by MLflow key; the run's own values override those of its file."""
     found = {name: value for name, value in run.data.metrics.items() if name.startswith("test/")}
     if run.data.tags.get("virnuc.metrics") != METRICS:  # metrics from elsewhere, or logged by an earlier virnuc
         return found
@@ -248,7 +248,7 @@ def measured(run: Run) -> dict[str, float]:
 
 
 def _history(run: Run) -> dict[str, list[float]]:
-    """Return the metrics of each epoch, by key, in the order of epochs; nothing of a model from elsewhere."""
+    """Return the metrics of each epoch, by key, in the order of epochs; nothing for a model from elsewhere."""
     client = Tracker(run.info.run_id).client
     history = {}
     for key in ("train/loss", "val/loss", "val/accuracy"):

@@ -1,4 +1,4 @@
-"""Is the model in production usable here? The registry's part of `doctor`, and the words that present a champion."""
+"""Whether the model in production can be used here: the registry's part of `doctor`, and descriptions of a champion."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Check:
 
 
 def check_champion(alias: str = "champion", weights: Mapping[str, str] | None = None) -> list[Check]:
-    """Check that the champion is there, was promoted by the gate, loads here, and scores as it did when registered.
+    """Check that the champion exists, was promoted by the gate, loads here, and scores as it did when registered.
 
     Args:
         alias: of the registered model `virnuc`.
-        weights: where the weights of encoders are that the model does not hold, as a directory for a name.
+        weights: directories of weights that the model does not contain, by encoder name.
     """
     version = production_version(alias)
     if version is None:
@@ -56,7 +56,7 @@ def check_champion(alias: str = "champion", weights: Mapping[str, str] | None = 
     except (VirnucError, MlflowException, OSError) as error:
         return [*checks, Check(f"{alias} scores", FAIL, " ".join(str(error).split()))]
     if distance is None:
-        return [*checks, Check(f"{alias} scores", WARN, "no probe was recorded: its weights were not available then")]
+        return [*checks, Check(f"{alias} scores", WARN, "not checked: its weights were missing when it was registered")]
     return [*checks, Check(f"{alias} scores", PASS, f"the probe is {distance:.1g} from its recorded value")]
 
 
@@ -91,13 +91,13 @@ def describe_version(version: ModelVersion) -> str:
 
 
 def describe_override(version: ModelVersion) -> str:
-    """Return the reason for promoting a version against the gate, and the rules that did not hold; usually empty."""
+    """Return why a version was promoted against the gate, and the rules that did not hold; usually empty."""
     tags = version.tags
     return f"AGAINST THE GATE: {tags[OVERRIDE]} ({tags.get(OVERRIDE_RULES, '')})" if tags.get(OVERRIDE) else ""
 
 
 def about_version(version: ModelVersion, scorer: Path) -> About:
-    """Return what the summary of a prediction says of its model, whose scorer lies in the directory `scorer`."""
+    """Return what the summary of a prediction says about its model, whose scorer is in the directory `scorer`."""
     tags, name = version.tags, f"{version.name} version {version.version}"
     config = read_config(scorer)
     weights = {encoder["name"]: encoder["weights"] for encoder in config["encoders"]}

@@ -1,6 +1,6 @@
-"""Every comparison that a model version was judged in, kept on the version itself: deleting a run leaves it there.
+"""All comparisons of a model version, kept on the version itself, where they survive the deletion of a run.
 
-And which versions can be compared at all: those of one split.
+It also checks that versions can be compared: they need the same split.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def past_comparisons(candidate: str) -> list[PastComparison]:
 
 
 def check_same_split(baseline: str, candidates: Sequence[str]) -> None:
-    """Raise a DataError if aliases name versions that were trained on different splits: they do not belong together."""
+    """Raise a DataError if aliases name versions that were trained on different splits."""
     try:
         slow = model_version(baseline)
     except DataError:

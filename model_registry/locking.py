@@ -1,12 +1,12 @@
 """Mutual exclusion between processes that share nothing but an MLflow registry.
 
-A remote registry offers no lock and no compare-and-set, but every one refuses to create a registered model whose
-name is taken. The lock is such a model: who creates it holds it, and deletes it when done.
+A remote registry has no locks and no compare-and-set, but every registry refuses to create a registered model whose
+name is taken. The lock is such a model: the process that creates it holds it, and deletes it when done.
 
-What holds: of any number of processes exactly one creates the lock. A process that dies leaves its lock behind; it
-is taken over at once on the same machine, and elsewhere when it is `STALE_AFTER` seconds old. What does not hold: a
-process that sleeps for longer than that between two steps and then wakes. It calls `still_held` before each step that
-matters, which leaves a window of one request.
+Guaranteed: of any number of processes exactly one creates the lock. A process that dies leaves its lock behind; it
+is taken over at once on the same machine, and elsewhere when it is `STALE_AFTER` seconds old. Not guaranteed: that a
+process does nothing if it sleeps for longer than that between two steps. It calls `still_held` before each important
+step, which leaves a window of one request.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def promotion_lock(client: MlflowClient, who: str, wait: float = WAIT) -> Iterat
 
 
 def _acquire(held: HeldLock, who: str) -> bool:
-    """Create the lock, or remove it if whoever held it is gone; return whether it is ours now."""
+    """Create the lock, or remove that of a dead process; return whether it is ours now."""
     tags = {"token": held.token, "who": who, "since": str(time.time()), "host": machine(), "pid": str(os.getpid())}
     try:
         held.client.create_registered_model(LOCK_MODEL, tags, "held while virnuc's champion changes")

@@ -1,4 +1,4 @@
-"""Registering a trained classifier as a model that scores sequences by itself."""
+"""Registering a trained classifier as a self-contained model that scores sequences."""
 
 from __future__ import annotations
 
@@ -72,17 +72,17 @@ def log_scoring_model(
         checkpoint_path: the trained classifier; its metadata names the encoders and their weights' digests.
         registered_name: usually `virnuc-<protein encoder>`.
         chunk_size: bp of the training chunks.
-        weights: where encoders' weights are, as a directory for a name; those up to 50 MB go into the model.
+        weights: directories of encoders' weights by name; weights of up to 50 MB are copied into the model.
         temperature: divides the logits.
-        companion: tried on validation chunks, and kept if chunks of a status are scored better with it.
+        companion: tested on validation chunks, and kept if it scores chunks of a status better.
         seed: of the sample of those chunks.
-        device: to try it on.
-        training: names the settings and data of the training; a version of the same training with the same scorer is
-            returned instead of a second one.
-        on_choice: called with the measurements that chose how chunks are scored.
+        device: for that test.
+        training: identifies the settings and data of the training; an existing version of the same training with the
+            same scorer is returned instead of a second one.
+        on_choice: called with the measurements by which the scoring of chunks was chosen.
 
     Raises:
-        EncoderError: weights are at hand, but they are not those of the training.
+        EncoderError: the weights that were found are not those of the training.
         IncompatibleCheckpointError: the companion was trained on another split or another DNA encoder.
     """
     with tempfile.TemporaryDirectory() as temporary:
@@ -90,7 +90,7 @@ def log_scoring_model(
         save_scorer(load_checkpoint(checkpoint_path), scorer, chunk_size, weights, temperature)
         if companion is not None:
             on_choice(add_companion(scorer, companion, seed, weights, device))
-        # MLflow scores the example at once, for which it would fetch weights of gigabytes that are not at hand.
+        # MLflow scores the example at once, for which it would fetch gigabytes of missing weights.
         digest = scorer_digest(scorer)
         same = {DIGEST_TAG: digest, TRAINING_TAG: training}.items()
         if known := [one for one in versions_of(registered_name) if training and same <= one.tags.items()]:
@@ -110,7 +110,7 @@ def log_scoring_model(
 
 
 def companion_source(uri: str, split: Split) -> CompanionSource:
-    """Return the companion that `uri` names, and the validation chunks of `split` to try it on."""
+    """Return the companion that `uri` names, with the validation chunks of `split` to test it on."""
     version = model_version(uri)
     chunks = pd.DataFrame(columns=CHUNK_SCHEMA.names) if split.lacks_chunks else split.chunks("val")
     return CompanionSource(read_checkpoint(version), version_uri(version), chunks, split.lacks_chunks)
@@ -128,7 +128,7 @@ def download_scorer(model_uri: str, directory: Path) -> Path:
 
 
 def check_digest(name: str, scorer: Path, tags: Mapping[str, str]) -> None:
-    """Raise a DataError unless a scorer is the one that was registered; versions of earlier times have no digest."""
+    """Raise a DataError unless a scorer is the one that was registered; older versions have no digest."""
     digest = scorer_digest(scorer)
     if tags.get(DIGEST_TAG, digest) != digest:
         raise DataError(f"{name}: its {CONFIG} is not the one that was registered; register the model again")

@@ -1,16 +1,16 @@
-"""Promotion: a verdict to a champion, or a refusal that says why.
+"""Promotion: from a verdict to a champion, or a refusal with the reasons.
 
 A promotion reads the newest comparison of exactly this model version, checks that it was made with the newest
-evaluations and benchmark, gives the verdict again on what is registered now, copies the version to the registered model
-`virnuc` and moves the alias. Order of the steps, under the lock of `locking`:
+evaluations and benchmark, judges again what is registered now, copies the version to the registered model
+`virnuc` and moves the alias. The steps, under the lock of `locking`:
 
 1. a version of `virnuc` is created, with all its tags in the same request and the state `promoting`;
-2. the alias (`champion`) moves: from here on the promotion counts;
+2. the alias (`champion`) moves: from now on the promotion counts;
 3. `previous` moves to the version that was replaced, and the state becomes `done`.
 
-Each version carries the alias that it is meant for, and the registered model carries what each alias was moved to last:
-an alias that names anything else was moved by hand. An error at any step takes back the ones before. What a killed
-process left is finished, for every alias, by the next promotion or rollback before its own first step.
+Each version records the alias that it is meant for, and the registered model records where each alias was last moved:
+an alias that points elsewhere was moved by hand. An error at any step undoes the earlier ones. The steps that a killed
+process left undone are finished, for every alias, by the next promotion or rollback before its own first step.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Promotion:
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What speaks against a promotion, and the comparison that was looked at."""
+    """The reasons against a promotion, and the comparison that they are based on."""
 
     comparison: str | None  # id of its run
     failed: tuple[str, ...] = field(default=())  # one line each
@@ -118,7 +118,7 @@ def promote(candidate_uri: str, alias: str, policy: Policy, override: str, who: 
 
 
 def rollback(alias: str, who: str) -> Promotion:
-    """Put the version that `alias` named before back; the one it names now becomes `previous`.
+    """Move `alias` back to the version that it named before; the one that it names now becomes `previous`.
 
     Raises:
         UsageError: there is nothing to go back to.
@@ -131,7 +131,7 @@ def rollback(alias: str, who: str) -> Promotion:
         if current is None or previous is None:
             raise UsageError(f"{PRODUCTION} has no {_previous(alias)} version to go back to")
         tags = {ALIAS: alias, REPLACES: current.version, "virnuc.restored_by": who, "virnuc.restored_at": _now()}
-        tags |= {STATE: ROLLING_BACK}  # the last to be set: what it stands for is complete
+        tags |= {STATE: ROLLING_BACK}  # set last, when the other tags are complete
         with ExitStack() as undo:
             undo.callback(_set_tags, client, previous.version, {STATE: DONE, REPLACES: previous.tags.get(REPLACES, "")})
             _set_tags(client, previous.version, tags)
@@ -152,9 +152,9 @@ def production_version(alias: str) -> ModelVersion | None:
 
 
 def _evidence(uri: str, policy: Policy) -> _Evidence:
-    """Return the newest comparison of this version and every reason why it does not allow a promotion.
+    """Return the newest comparison of this version and all reasons why it does not allow a promotion.
 
-    It must have been made with what is newest now; then the verdict is given again, on what is registered now.
+    It must have used the newest evaluations and benchmark; then the gate judges again, on what is registered now.
     """
     failed = [] if policy.digest == Policy.read().digest else ["the policy given is not the project's own"]
     past = past_comparisons(uri)
@@ -173,7 +173,7 @@ def _evidence(uri: str, policy: Policy) -> _Evidence:
 
 
 def _failed_today(tags: Mapping[str, str], uri: str, policy: Policy) -> tuple[str, ...]:
-    """Return the rules that do not hold for what a comparison compared, as the store knows it now."""
+    """Return the rules that do not hold for the sides of a comparison, as they are in the store now."""
     controls = [name for name in tags.get("virnuc.controls", "").split(",") if name]
     try:
         comparison = gather(tags.get("virnuc.baseline", ""), [uri], controls)
@@ -226,7 +226,7 @@ def _copy_and_move(
 def _move(
     client: MlflowClient, alias: str, version: str, current: ModelVersion | None, lock: HeldLock, undo: ExitStack
 ) -> None:
-    """Let `alias` name `version` and `previous` name what it named before; leave in `undo` how to take it back."""
+    """Move `alias` to `version`, and `previous` to the version that it named before; `undo` gets the way back."""
     before = production_version(_previous(alias))
     lock.still_held()
     undo.callback(_set_alias, client, alias, current.version if current else None)
@@ -238,7 +238,7 @@ def _move(
 
 
 def _repair(client: MlflowClient, lock: HeldLock) -> None:
-    """Finish what killed processes left half done, each for the alias that it was meant for."""
+    """Finish the promotions and rollbacks of killed processes, each for its own alias."""
     for version in versions_of(PRODUCTION):
         if version.tags.get(STATE) not in (PROMOTING, ROLLING_BACK):
             continue

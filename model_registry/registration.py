@@ -1,4 +1,4 @@
-"""Registering what `train` made: as a scoring model, with the tags that tell it from other versions of its name."""
+"""Registering a training as a scoring model, with tags that distinguish it from other versions of its name."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def register_training(
     tracker: Tracker,
     tell: Callable[[str], None],
 ) -> ModelVersion:
-    """Register the training that stands for all replicates; return its version, or that of an identical training.
+    """Register the replicate with the median validation loss; return its version, or that of an identical training.
 
     Args:
         result: what was trained.
         settings: of the training.
         features: what it was trained on.
-        split: which of its frames were for training.
+        split: that of the training.
         tracker: the training's run.
-        tell: told in a sentence what was decided on the way.
+        tell: called with a sentence about each decision.
     """
     chunk_size, recorded = chunk_size_of(features, split)
     if not recorded:
@@ -58,7 +58,7 @@ def register_training(
     if companion is not None:
         tracker.tags({"companion_run": model_version(companion.origin).run_id})
     directory = training_directory(settings, features, split)
-    with exclusive(directory / _REGISTERING):  # the same command may run twice at once, and makes one version
+    with exclusive(directory / _REGISTERING):  # two identical commands at once make one version
         version = log_scoring_model(
             result.model,
             f"virnuc-{result.name}",
@@ -80,7 +80,7 @@ def register_training(
 
 
 def _identity(features: FeatureSet, split: Split, chunk_size: int) -> dict[str, str]:
-    """Return what tells a version from others of its name, as tags."""
+    """Return tags that distinguish a version from others of its name."""
     encoders = {f"{kind}_encoder": str(encoder["name"]) for kind, encoder in features.encoders.items()}
     precisions = {str(encoder.get("precision", "unknown")) for encoder in features.encoders.values()}
     return {

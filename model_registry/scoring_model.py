@@ -34,10 +34,10 @@ _ERRORS_SHOWN = 5
 
 
 class ScoringModel(PythonModel):
-    """Scores the column `sequence`; the column `id` names rows and is given back, or the row's number without it."""
+    """Scores the column `sequence`; the column `id`, or else the row's number, identifies rows in the answer."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the scorer. VIRNUC_WEIGHTS (NAME=DIR,...) says where weights are that the model does not hold."""
+        """Load the scorer. VIRNUC_WEIGHTS (NAME=DIR,...) names directories of weights that are not in the model."""
         device = choose_device(os.environ.get("VIRNUC_DEVICE", "auto")).name
         weights = parse_pairs(os.environ.get("VIRNUC_WEIGHTS", ""))
         directory = Path(context.artifacts["scorer"])
@@ -74,7 +74,7 @@ class ScoringModel(PythonModel):
 
 
 def _check_registered(scorer: Path) -> None:
-    """Compare the scorer with the digest that the store has of it; a server without MLFLOW_TRACKING_URI knows no store.
+    """Compare the scorer with its digest in the store; without MLFLOW_TRACKING_URI a server has no store.
 
     Raises:
         DataError: it is not the one that was registered.
@@ -99,7 +99,7 @@ def _checked_params(params: dict[str, Any]) -> tuple[float, int, int]:
 
 
 def _checked(sequence: Any, name: str) -> tuple[str, str]:
-    """Return the sequence in upper case and an empty text, or an empty sequence and what is wrong with it."""
+    """Return the sequence in upper case and an empty text, or an empty sequence and the error."""
     if not isinstance(sequence, str):
         return "", f"row {name}: sequence is {'null' if pd.isna(sequence) else 'no text'}"
     if not sequence.strip():

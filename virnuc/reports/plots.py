@@ -123,7 +123,7 @@ def calibration(sides: Sequence[Series]) -> Drawing:
     for side in sides:
         bins = calibration_bins(side.scores)
         counts = np.bincount(bins, minlength=ECE_BINS)
-        used = counts >= 10  # fewer frames tell nothing of a share
+        used = counts >= 10  # fewer frames say nothing about a share
         x = np.bincount(bins, weights=side.scores, minlength=ECE_BINS)[used] / counts[used]
         y = np.bincount(bins, weights=side.labels, minlength=ECE_BINS)[used] / counts[used]
         look: Look = {"color": side.style.colour, "linestyle": side.style.line, "marker": side.style.marker}

@@ -1,4 +1,4 @@
-"""Rendering: one self-contained HTML page, the same as Markdown, and, of a verdict, a summary for the terminal."""
+"""Rendering: one self-contained HTML page, the same as Markdown, and for a verdict a summary for the terminal."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _WITH_INTERVAL = re.compile(r"([+-]?[\d.]+) (\([+-]?[\d.]+ to [+-]?[\d.]+\))")
 
 @dataclass(frozen=True)
 class Page:
-    """What a page says, whatever it is rendered as."""
+    """The content of a page, for all renderings."""
 
     kind: str  # of page, above the title
     title: str
     outcome: str  # a word or two; `pass` and `fail` have a colour
-    answer: str  # one sentence beside it
-    caveats: tuple[str, ...]  # what a reader must know beside every number
+    answer: str  # one sentence next to it
+    caveats: tuple[str, ...]  # what readers must know to judge the numbers
     sections: tuple[Section, ...]
     drawings: Mapping[str, Drawing] = field(default_factory=dict)  # by file name without suffix, in their order
     figures_after: str = ""  # anchor of the section that they follow
@@ -109,7 +109,7 @@ def _page(document: Document, shown: Sequence[Section], drawings: Mapping[str, D
 
 
 def made(created: str, versions: Mapping[str, str]) -> str:
-    """Return when a page was made, and by what."""
+    """Return when a page was made, and by which versions."""
     when = datetime.fromisoformat(created).strftime("%d %B %Y, %H:%M UTC").lstrip("0")
     return ", ".join([when, *(f"{name} {version}" for name, version in versions.items())])
 
@@ -168,13 +168,13 @@ def _cell(text: str) -> str:
 
 
 def _interval(text: str) -> Markup:
-    """Return `value (low to high)` as HTML with a quieter bracket, other text as it is."""
+    """Return `value (low to high)` as HTML with a less prominent bracket, other text unchanged."""
     found = _WITH_INTERVAL.fullmatch(text)
     return Markup('<b class="value">{}</b> <small>{}</small>').format(*found.groups()) if found else escape(text)
 
 
 def _linked(text: str, run: str, ui: str) -> Markup:
-    """Return a cell as HTML that leads to the run of its value, or, of a run's id, to that run."""
+    """Return a cell as HTML with a link to the run of its value; a run's id links to that run."""
     run = run or (text if _RUN.fullmatch(text) else "")
     if not (run and ui) or text == UNKNOWN:
         return _interval(text)
@@ -183,7 +183,7 @@ def _linked(text: str, run: str, ui: str) -> Markup:
 
 
 def _data(rows: AllRows) -> Markup:
-    """Return rows as JSON for a script element, which nothing in them can close."""
+    """Return rows as JSON for a script element, escaped so that no text can close it."""
     text = json.dumps({"columns": rows.columns, "rows": rows.rows}, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c"))
 
