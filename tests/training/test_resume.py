@@ -14,7 +14,7 @@ from virnuc.errors import DataError
 from virnuc.features.feature_set import FeatureSet
 from virnuc.splits.assignment import Split
 from virnuc.training import find_training, train
-from virnuc.training.state import STATE
+from virnuc.training.state import STATE, Replicate
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["virnuc.training", "tests.shared.samples"])
@@ -98,3 +98,18 @@ def test_damaged_state_is_no_reason_to_start_anew(sample, tmp_path, content):
         torch.save(content, tmp_path / STATE)
     with pytest.raises(DataError, match="training_state"):
         train(sample.features, sample.split, quick(), tmp_path)
+
+
+def test_the_saved_state_holds_copies_alone():
+    """On a GPU learning rates are tensors there; the file is to be of the CPU."""
+    own = Replicate.begin(1, quick(), 8, torch.device("cpu"))
+    own.optimizer = torch.optim.SGD(own.model.parameters(), lr=torch.tensor(0.1), fused=True)
+    own.scheduler = torch.optim.lr_scheduler.StepLR(own.optimizer, 1, 0.5)
+    own.stopping.best_epoch = own.epoch  # the best weights are these
+    saved = own.state()
+    live = [own.optimizer.param_groups[0]["lr"], *own.scheduler.base_lrs, *own.scheduler._last_lr]
+    live += own.model.state_dict().values()
+    kept = torch.utils._pytree.tree_leaves(saved)
+    tensors = [leaf for leaf in kept if isinstance(leaf, torch.Tensor)]
+    assert len(tensors) >= len(live)
+    assert not {tensor.data_ptr() for tensor in live} & {tensor.data_ptr() for tensor in tensors}

@@ -116,7 +116,7 @@ class Replicate:
             "epoch": self.epoch,
             "finished": self.finished,
             **self.weights(),
-            "scheduler": self.scheduler.state_dict(),
+            "scheduler": _copied(self.scheduler.state_dict()),
             "stopping": asdict(self.stopping),
             "best": {} if self.stopping.best_epoch == self.epoch else self.best,
             "history": self.history,
