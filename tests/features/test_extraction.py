@@ -6,8 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -298,19 +296,13 @@ def test_a_stop_codon_in_a_frame_names_the_frame(tmp_path):
         extract(settings(path.parent, tmp_path / "out"))
 
 
-PROGRAM = """
-import sys
-from virnuc.features import extraction
-from virnuc.features.extraction import extract
-from virnuc.settings import ExtractSettings
-extract(ExtractSettings(frames=sys.argv[1], out=sys.argv[2], dna_encoder="tetranucleotide", protein_encoder=sys.argv[3],
-                        batch_tokens=200), lambda *step: print(*step, flush=True))
-"""
-
-
 def _start(frames, out):
-    command = [sys.executable, "-c", PROGRAM, str(frames), str(out), "esm2_tiny"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    """Extract in a process of its own, forked: a new interpreter takes seconds to load torch; return its steps too."""
+    steps, told = multiprocessing.Pipe(duplex=False)
+    wanted = settings(frames, out, protein_encoder="esm2_tiny", batch_tokens=200)
+    process = multiprocessing.get_context("fork").Process(target=extract, args=(wanted, lambda *step: told.send(step)))
+    process.start()
+    return process, steps
 
 
 @pytest.fixture(scope="module")
@@ -325,12 +317,12 @@ def test_killed_anywhere_and_resumed_gives_the_same_bytes(frames, undisturbed, t
     killed = tmp_path / "killed"
     generator = random.Random(1)
     for steps in (3, 20):
-        process = _start(frames, killed)
+        process, told = _start(frames, killed)
         for _ in range(steps):
-            process.stdout.readline()
+            told.recv()
         time.sleep(generator.uniform(0, 0.01))
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
     extract(settings(frames, killed, protein_encoder="esm2_tiny", batch_tokens=200))
     assert content(killed) == undisturbed
     assert not list(killed.rglob(".*.partial"))
@@ -338,8 +330,10 @@ def test_killed_anywhere_and_resumed_gives_the_same_bytes(frames, undisturbed, t
 
 def test_two_processes_share_the_work_and_write_each_shard_once(frames, undisturbed, tmp_path):
     shared = tmp_path / "shared"
-    processes = [_start(frames, shared) for _ in range(2)]
-    assert [process.wait() for process in processes] == [0, 0]
+    processes = [_start(frames, shared)[0] for _ in range(2)]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
     assert content(shared) == undisturbed
 
 

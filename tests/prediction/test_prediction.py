@@ -5,9 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import multiprocessing
 import random
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -227,34 +226,21 @@ def test_progress_counts_every_base(scorer, tmp_path, small_parts):
     )
 
 
-PROGRAM = """
-import sys, time
-from pathlib import Path
-from virnuc.prediction import prediction
-from virnuc.prediction.scorer import load_scorer
-prediction.CHUNKS_AT_ONCE, prediction.BATCHES_IN_PART = 16, 2
-print("ready", flush=True)
-source, scorer, out = sys.argv[1:]
-prediction.predict([source], load_scorer(Path(scorer)), "m", Path(out), progress=lambda *done: time.sleep(0.01))
-"""
-
-
-def test_killed_at_any_moment_and_started_again_it_gives_the_same_bytes(scorer, packed, tmp_path, small_parts):
+def test_killed_at_any_moment_and_started_again_it_gives_the_same_bytes(scorer, tmp_path, small_parts):
     source = written(tmp_path / "a.fa", fasta(reads(400)))
     predict([source], scorer, "m", tmp_path / "undisturbed")
     out, kills = tmp_path / "out", 0
+    given, slow = ([source], scorer, "m", out), lambda *done: time.sleep(0.01)
     for finished in (0, 1):  # parts, when it is killed
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, source, str(packed), str(out)], stdout=subprocess.PIPE
-        )
-        process.stdout.readline()
-        while process.poll() is None and len(list((out / ".progress").glob("part-*.parquet"))) < finished:
+        process = multiprocessing.get_context("fork").Process(target=predict, args=given, kwargs={"progress": slow})
+        process.start()
+        while process.is_alive() and len(list((out / ".progress").glob("part-*.parquet"))) < finished:
             time.sleep(0.002)
         time.sleep(0.02)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+        if process.is_alive():
+            process.kill()
             kills += 1
-        process.communicate()
+        process.join()
     parts = list((out / ".progress").glob("part-*.parquet"))
     assert kills == 2 and (parts or (out / "manifest.json").is_file())
     predict([source], scorer, "m", out)
