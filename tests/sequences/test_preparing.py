@@ -1,9 +1,6 @@
 import gzip
 import json
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
 
 import numpy as np
@@ -152,14 +149,14 @@ def test_a_finished_directory_is_reused_and_other_parameters_are_refused(small, 
 def test_killed_at_any_moment_it_finishes_with_the_same_bytes(small, tmp_path):
     whole = run(small, tmp_path / "whole", balance=True)
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "entrypoints.prepare", "--source", small, "--out", out, "--balance", "yes"]
-    command += ["--workers", "2"]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
-    process = subprocess.Popen(command, env=environment, cwd=tmp_path)
-    while process.poll() is None and not list(out.rglob("*.parquet")):
+    process = multiprocessing.get_context("fork").Process(
+        target=run, args=(small, out), kwargs={"balance": True, "workers": 2}
+    )
+    process.start()
+    while process.is_alive() and not list(out.rglob("*.parquet")):
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     resumed = run(small, out, balance=True)
     assert resumed == whole  # the chunks without a frame too: their digest is among the details
     for directory in (out, tmp_path / "whole"):
