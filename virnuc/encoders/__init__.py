@@ -2,7 +2,6 @@
 
 from virnuc.encoders.interface import Encoder, EncoderProvenance, Tokens
 from virnuc.encoders.loading import EXAMPLES
-from virnuc.encoders.spec import EncoderSpec
 from virnuc.encoders.table import (
     ENCODERS,
     check_encoders,
@@ -11,17 +10,3 @@ from virnuc.encoders.table import (
     load_recorded,
     recorded_directory,
 )
-
-__all__ = [
-    "ENCODERS",
-    "EXAMPLES",
-    "Encoder",
-    "EncoderProvenance",
-    "EncoderSpec",
-    "Tokens",
-    "check_encoders",
-    "find_encoder",
-    "load_encoder",
-    "load_recorded",
-    "recorded_directory",
-]

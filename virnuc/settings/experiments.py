@@ -48,21 +48,10 @@ PIPELINE_STAGES: dict[str, type[Settings]] = {
     "promote": PromoteSettings,
 }
 # Parameters that the pipeline itself passes from stage to stage.
-_HANDED_ON = frozenset(
-    ("source", "frames", "features", "split", "model", "dna_encoder", "protein_encoder", "baseline", "candidate")
-) | frozenset(
-    (
-        "controls",
-        "benchmark",
-        "modality",
-        "companion",
-        "register",
-        "resume",
-        "rollback",
-        "override",
-        "out",
-    )
-)
+_HANDED_ON = {
+    *("source", "frames", "features", "split", "model", "dna_encoder", "protein_encoder", "baseline", "candidate"),
+    *("controls", "benchmark", "modality", "companion", "register", "resume", "rollback", "override", "out"),
+}
 
 
 # What a classifier can do without a protein language model: the composition of the DNA and of the protein.

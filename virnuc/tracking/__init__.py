@@ -18,31 +18,3 @@ from virnuc.tracking.runs import (
 )
 from virnuc.tracking.store import open_store, store_is_writable, ui_address, versions
 from virnuc.tracking.tracker import CONFIG, NullTracker, Tracker, download, get_run
-
-__all__ = [
-    "CONFIG",
-    "TRAINING_TAG",
-    "NullTracker",
-    "Tracker",
-    "abandoned_runs",
-    "child_runs",
-    "close_abandoned",
-    "continued_run",
-    "discard_given_run",
-    "download",
-    "ensure_registered",
-    "find_finished",
-    "find_runs",
-    "get_run",
-    "model_version",
-    "open_store",
-    "run_is_active",
-    "run_status",
-    "store_is_writable",
-    "tag_version",
-    "tracked_run",
-    "ui_address",
-    "version_uri",
-    "versions",
-    "versions_of",
-]

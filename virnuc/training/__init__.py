@@ -5,7 +5,5 @@
 holds them together.
 """
 
-from virnuc.training.run import TrainedReplicate, TrainingResult, train
-from virnuc.training.state import EpochRecord, Unfinished, find_training
-
-__all__ = ["EpochRecord", "TrainedReplicate", "TrainingResult", "Unfinished", "find_training", "train"]
+from virnuc.training.run import TrainingResult, train
+from virnuc.training.state import EpochRecord, find_training
