@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from virnuc.tracking import Tracker
     from virnuc.training.checkpoint import Checkpoint
 
-# What a person compares; all else that is measured is in the artifact metrics.json.
+# The metrics logged for comparing; all others are in the artifact metrics.json.
 COMPARED = (
     *("accuracy", "precision", "recall", "specificity", "f1", "mcc", "roc_auc", "pr_auc"),
     *("interval/accuracy_low", "interval/accuracy_high", "chunk/accuracy", "calibrated/ece"),
@@ -107,7 +107,7 @@ def _shuffled(settings: EvaluateSettings, features: FeatureSet, split: Split, tr
 
     if reason := obstacle(settings, features, split):
         tracker.tags({"shuffled_control": f"left out: {reason}"})
-        say(f"evaluate   no control of shuffled sequences: {reason}")
+        say(f"evaluate   no control with shuffled sequences: {reason}")
         return None
     return embed_shuffled(settings, features, split, bars("frame"))
 

@@ -134,7 +134,7 @@ class Experiment:
         if self.settings.promote:
             promote.run(self.settings.of_stage(PromoteSettings, candidate=candidate))
         else:
-            say(f"promote    not asked for: read the report, then run virnuc promote --candidate {candidate}")
+            say(f"promote    not requested: read the report, then run virnuc promote --candidate {candidate}")
         return document
 
     def _extract(self, dna: str, protein: str) -> _Extracted:

@@ -101,12 +101,12 @@ def _threshold(settings: PredictSettings, version: ModelVersion, temperature: fl
     found = threshold_for(labels, scores, settings.prevalence, settings.false_discoveries)
     if not math.isfinite(found):
         raise DataError(
-            f"no threshold keeps false discoveries of this model at {settings.false_discoveries:g} where "
+            f"no threshold keeps this model's false discoveries at {settings.false_discoveries:g} if "
             f"{settings.prevalence:g} of the chunks are viral; allow more, or give --threshold"
         )
     say(
-        f"predict    threshold {found:.4f}: of its validation chunks at most {settings.false_discoveries:.1%} of those "
-        f"called virus are wrong, if {settings.prevalence:.1%} are viral"
+        f"predict    threshold {found:.4f}: at most {settings.false_discoveries:.1%} of the validation chunks called "
+        f"virus are wrong, if {settings.prevalence:.1%} of all chunks are viral"
     )
     return found
 

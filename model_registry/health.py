@@ -57,7 +57,7 @@ def check_champion(alias: str = "champion", weights: Mapping[str, str] | None = 
         return [*checks, Check(f"{alias} scores", FAIL, " ".join(str(error).split()))]
     if distance is None:
         return [*checks, Check(f"{alias} scores", WARN, "not checked: its weights were missing when it was registered")]
-    return [*checks, Check(f"{alias} scores", PASS, f"the probe is {distance:.1g} from its recorded value")]
+    return [*checks, Check(f"{alias} scores", PASS, f"the probe differs by {distance:.1g} from its recorded value")]
 
 
 def moved_by_hand(alias: str, version: ModelVersion) -> str:

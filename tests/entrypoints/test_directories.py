@@ -165,7 +165,7 @@ def test_evaluate_alone_says_which_directory_it_wants(experiment, capsys):
     assert message in capsys.readouterr().out
     given = {dna: str(DNA.directory), protein: str(PROTEIN.directory)}
     answered = evaluate.run(EvaluateSettings(**options, weights=given))
-    assert "no control of" not in capsys.readouterr().out
+    assert "no control with" not in capsys.readouterr().out
     client = MlflowClient()
     assert "test/control/shuffled_accuracy" not in client.get_run(asked).data.metrics
     assert "test/control/shuffled_accuracy" in client.get_run(answered).data.metrics

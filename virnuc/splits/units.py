@@ -124,7 +124,7 @@ def _held_out(table: pd.DataFrame, settings: SplitSettings, deposited: Mapping[s
     if settings.after:
         dates = table["genome"].map(lambda genome: deposited.get(genome, ""))
         if not dates.any():
-            raise UsageError("--after: none of the genomes has a date; GenBank records have one, a genomes.tsv may")
+            raise UsageError("--after: none of the genomes has a date; add the column deposited to genomes.tsv")
         held = (dates > settings.after).to_numpy()
         if not held.any():
             raise UsageError(f"--after {settings.after}: the last genome was deposited on {dates.max()}")
@@ -135,8 +135,8 @@ def _held_out(table: pd.DataFrame, settings: SplitSettings, deposited: Mapping[s
     if not held.any():
         known = sorted({name for found in names.values() for name in found if name})
         nearest = difflib.get_close_matches(settings.clade.lower(), known, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else "no lineage has a name like it"
-        raise UsageError(f"--clade {settings.clade}: no genome is of it; {hint}")
+        hint = f"did you mean {nearest[0]}?" if nearest else "no lineage has a similar name"
+        raise UsageError(f"--clade {settings.clade}: no genome belongs to it; {hint}")
     return held
 
 

@@ -69,7 +69,9 @@ def run_on_cluster(
         _pass_on(messages, hear)
         return ", ".join(f"{name}: {how}" for name, how in ended.items())
     except ray.exceptions.RayError as error:
-        raise VirnucError(f"the Ray cluster failed ({type(error).__name__}); the same command resumes here") from error
+        raise VirnucError(
+            f"the Ray cluster failed ({type(error).__name__}); give the same command again to resume"
+        ) from error
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
@@ -95,7 +97,9 @@ def _run(name: str, call: Callable[[Send], object], messages: Queue, directory: 
     """Do a call in the directory that the stage was started in, so that its paths mean the same."""
     try:
         if not Path(directory).is_dir():
-            raise UsageError(f"a node of the Ray cluster has no {directory}; start the stage on a disk that all share")
+            raise UsageError(
+                f"a node of the Ray cluster has no {directory}; start the stage on a disk that all nodes share"
+            )
         os.chdir(directory)
         call(lambda message: messages.put((name, message)))
     except VirnucError as error:

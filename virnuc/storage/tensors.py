@@ -40,7 +40,7 @@ def load_plain(path: Path, *, mmap: bool = False, stand_ins: Sequence[tuple[type
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{path}: refused, nothing was run: it holds more than tensors and plain values ({_culprit(error)}); "
-            "a model of VirNucPro goes through import_model"
+            "for a model of VirNucPro use import_model"
         ) from error
     except (RuntimeError, ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:120]

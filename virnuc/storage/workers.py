@@ -76,7 +76,7 @@ def find_workers(engine: str, number: int, device: str = "cpu") -> Workers:
     if devices == ["cpu"]:
         devices *= number or cores
     elif number != 1:
-        raise UsageError(f"--workers {number}: is for a CPU; --device cuda:0,cuda:1 chooses GPUs, each once")
+        raise UsageError(f"--workers {number} is for CPUs; with GPUs give --device cuda:0,cuda:1, each once")
     return Workers(engine, tuple(devices), max(1, cores // len(devices)))
 
 

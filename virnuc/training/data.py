@@ -119,7 +119,7 @@ def follow(features: FeatureSet, split: Split) -> pd.DataFrame:
     """
     records = split.table[["record", "genome", "part"]].drop_duplicates().set_index("record")
     if not records.index.is_unique:
-        raise DataError(f"{split.directory}: it does not keep genomes together, as a mixture needs; use --unit genome")
+        raise DataError(f"{split.directory}: a mixture needs a split that keeps genomes together; use --unit genome")
     table = pd.DataFrame(
         {"frame_id": features.ids.to_pandas(), "label": features.labels, "row": np.arange(len(features))}
     )
