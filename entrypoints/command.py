@@ -21,6 +21,7 @@ import click
 from click.core import ParameterSource
 
 from entrypoints.config import read_config
+from entrypoints.elsewhere import leave_project
 from virnuc.errors import DataError, Terminated, UsageError, VirnucError, cause_outside, masked
 from virnuc.settings import COLLECTIONS, Settings, default_of, flag_name, plain
 
@@ -99,7 +100,8 @@ class Stage(Generic[S, R]):
 
     def main(self) -> None:
         """Parse the command line, run, and exit with the stage's code."""
-        self.command.main(prog_name=f"python -m entrypoints.{self.name}")
+        arguments = leave_project(sys.argv[1:], os.environ, Path.cwd())
+        self.command.main(arguments, prog_name=f"python -m entrypoints.{self.name}")
 
     def _from_command_line(self, **values: Any) -> None:
         quieten()
