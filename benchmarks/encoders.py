@@ -5,10 +5,10 @@
 Random weights in the true widths; with --layers fewer layers than the model has, because a layer costs the same
 wherever it stands. Contenders take turns, and the fastest of their rounds counts. Tokenising is left out on all
 sides. `own_products` is the share of the time that the layers' products alone take, one by one, on as many tokens as
-a batch has: what no arrangement of them could go below. `calls` trains the classifier on the embedded genomes,
-embedded by the shipped encoders in fp32, and counts the calls on test frames that change when the same proteins are
-embedded in each other precision. `estimate` compares what `rehearse` would estimate with an extraction ten times as
-long. The last line is JSON.
+a batch has: what no arrangement of them could go below. `calls` takes the classifiers of a finished `make demo`, and
+counts the calls on its test frames that change when their proteins are embedded in another precision than the fp32 of
+training. `estimate` compares what `rehearse` would estimate with an extraction ten times as long. The last line is
+JSON.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import argparse
 import json
 import random
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
@@ -34,24 +35,13 @@ from entrypoints.rehearse import SECONDS, TIMING
 from virnuc.benchmarking import benchmark
 from virnuc.encoders import ENCODERS, Encoder, Tokens, load_encoder
 from virnuc.encoders.interface import DEFAULT_BATCH_TOKENS
-from virnuc.encoders.loading import EXAMPLES
 from virnuc.encoders.spec import LoadRequest
 from virnuc.encoders.timing import gemm_peak, product_seconds, seconds
-from virnuc.evaluation.predictions import frame_predictions
-from virnuc.features.extraction import extract
 from virnuc.features.feature_set import FeatureSet
 from virnuc.runtime import DTYPES, choose_device, describe_hardware
-from virnuc.sequences.preparing import prepare
-from virnuc.settings import (
-    BenchmarkSettings,
-    ExtractSettings,
-    MainSettings,
-    PrepareSettings,
-    SplitSettings,
-    TrainSettings,
-)
-from virnuc.splits.assignment import split
-from virnuc.training import train
+from virnuc.sequences.frames import frame_shards, read_frames
+from virnuc.settings import BenchmarkSettings, MainSettings
+from virnuc.splits.assignment import Split
 from virnuc.training.checkpoint import load_checkpoint
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
@@ -145,37 +135,37 @@ def _own_products(encoder: Encoder, tokens: Tokens, precision: str, options: arg
     return layer * options.layers * len(tokens.flat) / rows
 
 
-def changed_calls(precisions: tuple[str, ...] = ("fp32", "bf16", "fp16", "int8")) -> dict[str, dict[str, float]]:
-    """Train on fp32 features of each shipped encoder, then call the test frames from its other features too."""
+def changed_calls(experiment: Path, device: str) -> dict[str, dict[str, float]]:
+    """Embed the test frames of a finished demo in every other precision, and call them by its classifiers."""
     found = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        place, demo = Path(temporary), MainSettings()
-        frames = str(place / "frames")
-        prepare(PrepareSettings(source=str(EXAMPLES / "genomes"), chunk_size=demo.chunk_size, out=frames))
-        parts = split(SplitSettings(source=frames, out=str(place / "split")))
-        given = {key.removeprefix("train."): value for key, value in demo.overrides.items()}
-        own_settings: dict[str, Any] = {key: float(v) if "." in v else int(v) for key, v in given.items()}
-        for name in (demo.candidate, demo.baseline):
-            features = {}
-            for precision in precisions:
-                wanted = ExtractSettings(frames, demo.dna_encoder, name, precision=precision, device="cpu")
-                extract(replace(wanted, out=str(place / precision)))
-                features[precision] = FeatureSet.open(place / precision / f"{demo.dna_encoder}+{name}")
-            settings = TrainSettings(epochs=demo.epochs, lr=demo.lr, device="cpu", replicates=1, **own_settings)
-            model = load_checkpoint(train(features["fp32"], parts, settings, place / name).model).build()
-            tables = {p: frame_predictions(model, own, parts, "test") for p, own in features.items()}
-            called = {p: table["logit_viral"] >= table["logit_nonviral"] for p, table in tables.items()}
-            proteins_of = {p: own.gather(np.arange(len(own)), own.columns("protein")) for p, own in features.items()}
-            for precision in precisions[1:]:
-                cosine = cosine_similarity(proteins_of["fp32"], proteins_of[precision])
-                accuracy = {p: float((called[p] == (tables[p]["label"] == 1)).mean()) for p in ("fp32", precision)}
-                found[f"{name} {precision} against fp32"] = {
-                    "test_frames": len(called[precision]),
-                    "changed": float((called["fp32"] != called[precision]).mean()),
-                    **{f"accuracy_{p}": value for p, value in accuracy.items()},
-                    "cosine_mean": cosine.mean().item(),
-                    "cosine_min": cosine.min().item(),
-                }
+    parts = Split.open(experiment / "test_set")
+    frames = parts.frames("test")["frame_id"].tolist()
+    columns = ["frame_id", "protein"]
+    table = pa.concat_tables(read_frames(path, columns) for path in frame_shards(experiment / "frames"))
+    of_frame = dict(zip(*(table[name].to_pylist() for name in columns), strict=True))
+    labels = parts.frames("test")["label"].to_numpy() == 1
+    for name in (MainSettings().candidate, MainSettings().baseline):
+        features = FeatureSet.open(experiment / "features" / f"{MainSettings().dna_encoder}+{name}")
+        rows = features.locate(frames)
+        dna, own = (features.gather(rows, features.columns(kind)) for kind in ("dna", "protein"))
+        model = load_checkpoint(next(experiment.glob(f"models/**/model_{name}.pth"))).build()
+        called = {}
+        for precision in ("fp32", "bf16", "fp16", "int8"):
+            encoder = load_encoder(name, precision=precision, device=device)
+            started = time.perf_counter()
+            vectors = encoder.embed([of_frame[frame] for frame in frames])
+            taken = time.perf_counter() - started
+            with torch.inference_mode():
+                called[precision] = model(torch.cat([dna, vectors], dim=1)).argmax(dim=1).numpy() == 1
+            cosine = cosine_similarity(vectors, own)
+            found[f"{name} {precision}"] = {
+                "test_frames": len(frames),
+                "changed": float((called[precision] != called["fp32"]).mean()),
+                "accuracy": float((called[precision] == labels).mean()),
+                "cosine_mean": cosine.mean().item(),
+                "cosine_min": cosine.min().item(),
+                "frames_per_s": len(frames) / taken,
+            }
     return found
 
 
@@ -235,6 +225,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precisions", default="fp32")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--experiment", default="data/latest", help="of a finished demo, for `calls`")
     parser.add_argument("--parts", default="frames,mixed,ratio,calls")
     options = parser.parse_args()
     if options.threads:
@@ -243,7 +234,7 @@ def main() -> None:
         "frames": lambda: against_transformers(proteins(options.frames, 99, 100), options),
         "mixed": lambda: against_transformers(proteins(options.frames, 30, 1000), options),
         "ratio": lambda: baseline_over_candidate(options),
-        "calls": changed_calls,
+        "calls": lambda: changed_calls(Path(options.experiment), options.device),
         "estimate": lambda: estimate(options),
     }
     choose_device(options.device)
