@@ -15,18 +15,6 @@ if TYPE_CHECKING:
     from virnuc.features.feature_set import FeatureSet
     from virnuc.splits.assignment import Split
     from virnuc.tracking import Tracker
-    from virnuc.training.checkpoint import Checkpoint
-
-# The metrics logged for comparing; all others are in the artifact metrics.json.
-COMPARED = (
-    *("accuracy", "precision", "recall", "specificity", "f1", "mcc", "roc_auc", "pr_auc"),
-    *("interval/accuracy_low", "interval/accuracy_high", "chunk/accuracy", "calibrated/ece"),
-    *("macro/accuracy_by_genome", "macro/accuracy_by_group", "replicates/accuracy_mean", "replicates/accuracy_sd"),
-    *("control/shuffled_accuracy", "control/permuted_p", "coverage/accuracy_of_all_chunks"),
-    "coverage/roc_auc_of_all_chunks",
-    *("leak/frames_sharing_a_genome", "leak/frames_in_pretraining"),
-)
-SHOWN = ("accuracy", "precision", "recall", "f1", "roc_auc", "mcc")
 
 
 @stage(EvaluateSettings)
@@ -38,6 +26,7 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
     from entrypoints.progress import bars
     from model_registry.card import update_card
     from model_registry.evidence import read_checkpoint, read_replicates
+    from model_registry.records import SHOWN, log_evaluation
     from virnuc.encoders import check_encoders
     from virnuc.evaluation.evaluation import EVALUATION_VERSION
     from virnuc.evaluation.evaluation import evaluate as evaluate_model
@@ -80,7 +69,7 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
             "untested_groups": ", ".join(split.metadata.get("groups_without_a_test_unit", ())),
         }
     )
-    _log(done, checkpoint, features, tracker)
+    log_evaluation(done, checkpoint, features, tracker)
     tracker.of_model(version, {f"test/{name}": done.metrics[f"test/{name}"] for name in SHOWN}, tested_on)
     update_card(version_uri(version))
     _tell(done, f"{version.name} version {version.version}", chunks is not None)
@@ -88,6 +77,8 @@ def evaluate(settings: EvaluateSettings, tracker: Tracker) -> str:
 
 
 def _tell(done: Evaluation, model: str, with_chunks: bool) -> None:
+    from model_registry.records import SHOWN
+
     figures = ", ".join(f"{name} {done.metrics[f'test/{name}']:.4f}" for name in SHOWN)
     if with_chunks:
         over_all = (done.metrics[f"test/coverage/{name}_of_all_chunks"] for name in ("accuracy", "roc_auc"))
@@ -133,35 +124,6 @@ def _chunks(settings: EvaluateSettings, uri: str, split: Split, tracker: Tracker
     scored = score_chunks(scorer, sample_chunks(split.chunks("test"), settings.chunks, settings.seed))
     tracker.frame(scored, CHUNK_PREDICTIONS)
     return scored
-
-
-def _log(done: Evaluation, checkpoint: Checkpoint, features: FeatureSet, tracker: Tracker) -> None:
-    import pandas as pd
-
-    from model_registry.evidence import AGREEMENT, METRICS, PREDICTIONS, REPLICATE_PREDICTIONS, VALIDATION_PREDICTIONS
-    from virnuc.evaluation.sides import agreement
-    from virnuc.reports.figures import evaluation_drawings
-
-    known = {name: value for name, value in done.metrics.items() if value == value}
-    tracker.json(known, METRICS)
-    tracker.tags({"metrics": METRICS})
-    compared = [f"test/{name}" for name in COMPARED] + [f"test/{size}bp/accuracy" for size in done.by_size]
-    tracker.metrics({name: known[name] for name in compared if name in known})
-    tracker.frame(done.predictions, PREDICTIONS)
-    tracker.frame(done.validation, VALIDATION_PREDICTIONS)
-    tracker.frame(pd.concat([done.predictions[["frame_id"]], done.replicates], axis=1), REPLICATE_PREDICTIONS)
-    for size, table in list(done.by_size.items())[1:]:
-        tracker.frame(table, f"predictions_{size}bp.parquet")
-    for name, table in done.tables.items():
-        tracker.frame(table, f"tables/by_{name}.csv")
-    strata = [table.assign(by=name) for name, table in done.tables.items()]
-    if strata:
-        tracker.table(pd.concat(strata)[["by", *strata[0].columns.drop("by")]], "strata.json")
-    tracker.json(agreement(checkpoint.metadata, features), AGREEMENT)
-    for name, drawing in evaluation_drawings(done, checkpoint.metadata["model_type"]).items():
-        tracker.figure(drawing.figure, f"{name}.png")  # at the root, where the compare page finds it
-    rows = [f"| {name} | {done.metrics[f'test/{name}']:.4f} |" for name in SHOWN]
-    tracker.describe("\n".join(["| test metric | value |", "|---|---|", *rows]))
 
 
 if __name__ == "__main__":

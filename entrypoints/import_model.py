@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from entrypoints.command import say, stage
-from entrypoints.train import CHECKPOINTS
 from virnuc.errors import unknown_name
 from virnuc.settings import ImportModelSettings
 
@@ -55,6 +54,7 @@ def _imported_before(imported: dict[str, str]) -> ModelVersion | None:
 def _register_model(settings: ImportModelSettings, tracker: Tracker) -> ModelVersion:
     from model_registry.card import update_card
     from model_registry.packaging import log_scoring_model
+    from model_registry.records import CHECKPOINTS
     from virnuc.tracking import version_uri
     from virnuc.training.checkpoint import model_name, save_checkpoint
     from virnuc.training.data import ASSUMED_CHUNK_SIZE

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from virnuc.tracking import Tracker
     from virnuc.training import EpochRecord, TrainingResult
 
-CHECKPOINTS = "checkpoints"  # the artifact folder
-
 
 @stage(TrainSettings, tracked=False)
 def train(settings: TrainSettings) -> ModelVersion | None:
@@ -62,6 +60,7 @@ def _train(
     settings: TrainSettings, features: FeatureSet, split: Split, directory: Path, name: str, tracker: Tracker
 ) -> ModelVersion | None:
     from entrypoints.progress import bar, bars
+    from model_registry.records import log_training
     from model_registry.registration import register_training
     from virnuc.tracking.epochs import complete, replicate_runs
     from virnuc.training import train as train_classifiers
@@ -91,7 +90,7 @@ def _train(
         for own in result.replicates:
             complete(log.runs[own.seed], own.history)
             log.runs[own.seed].file(own.log)
-    _log_result(result, tracker)
+    log_training(result, tracker)
     if settings.learning_curve:
         _log_learning_curve(settings, features, split, result, directory, tracker)
     ended = "stopped early" if result.stopped_early else "ran to the last epoch"
@@ -108,35 +107,6 @@ def _train(
     version = register_training(result, settings, features, split, tracker, tell)
     say(f"train      registered {version.name} version {version.version}")
     return version
-
-
-def _log_result(result: TrainingResult, tracker: Tracker) -> None:
-    from virnuc.reports.figures import training_drawings
-    from virnuc.tracking.epochs import complete
-    from virnuc.training.checkpoint import REPLICATES
-
-    complete(tracker, result.history)
-    for path in (result.model, result.last, result.best):
-        tracker.file(path, CHECKPOINTS)
-    for own in result.replicates:
-        if own.seed != result.seed:
-            tracker.file(own.model, f"{CHECKPOINTS}/{REPLICATES}/{own.seed}")
-    tracker.file(result.log)
-    tracker.tags({"checkpoint": f"{CHECKPOINTS}/{result.model.name}", "best_epoch": result.best_epoch})
-    tracker.tags(result.described())
-    tracker.metrics(result.spread())
-    history = {key: [record.metrics[key] for record in result.history] for key in result.history[0].metrics}
-    for file, drawing in training_drawings(history, result.name).items():
-        tracker.figure(drawing.figure, f"figures/{file}.png")
-    rows = "".join(f"\n| {key} | {value:.6g} |" for key, value in result.metrics.items())
-    seeds = "".join(
-        f"\n| {own.seed} | {own.metrics['val/loss']:.4f} | {own.metrics['val/accuracy']:.4f} |"
-        for own in sorted(result.replicates, key=lambda own: own.metrics["val/loss"])
-    )
-    tracker.describe(
-        f"**{result.name}**, {result.epochs} epochs\n\n| seed | val/loss | val/accuracy |\n|---|---|---|{seeds}\n\n"
-        f"| metric | value |\n|---|---|{rows}"
-    )
 
 
 def _log_learning_curve(
