@@ -87,7 +87,7 @@ def test_what_is_unfinished_changed_or_another_is_not_taken_for_the_result(s3, f
 
 
 def test_places_that_cannot_be_used_are_named(s3, monkeypatch):
-    with pytest.raises(UsageError, match="s3://lab/none: nothing is there"):
+    with pytest.raises(UsageError, match="s3://lab/none: there is nothing at this URL"):
         run(extract, ExtractSettings(frames="s3://lab/none"))
     with pytest.raises(UsageError, match="--out s3://lab/models: give a local path"):
         run(extract, TrainSettings(out="s3://lab/models"))
