@@ -299,7 +299,9 @@ class BenchmarkSettings(Settings):
     sample: int = option(1000, "Frames in the sample, drawn evenly from all frames.", minimum=1)
     runs: int = option(5, "Timed runs of each encoder, alternating; the lower bound of their ratios counts.", minimum=1)
     seconds: int = option(
-        0, "Approximate length of a run in s: the sample is cut or repeated; 0 times it as it is.", minimum=0
+        0,
+        "Approximate length of a run in s; the sample is cut or repeated for it. 0: each run is the sample once.",
+        minimum=0,
     )
     warmup: int = option(50, "Warm-up batches of each encoder before the first timed run.", minimum=0)
     precision: tuple[str, ...] = option(
