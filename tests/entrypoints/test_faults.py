@@ -3,6 +3,7 @@
 import errno
 import json
 import signal
+import sqlite3
 from pathlib import Path
 
 import mlflow
@@ -11,6 +12,8 @@ import pytest
 from click.testing import CliRunner
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from entrypoints.command import say, stage
 from virnuc.errors import DataError, masked
@@ -37,9 +40,14 @@ def ended(raised):
         say(f"store {SECRET}")
         raise raised
 
+    return ran(faulty)
+
+
+def ran(function):
+    """Run a function as a stage; return its exit code and what it printed."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        done = CliRunner().invoke(stage(DoctorSettings, tracked=False)(faulty).command, [])
+        done = CliRunner().invoke(stage(DoctorSettings, tracked=False)(function).command, [])
     finally:
         signal.signal(signal.SIGTERM, handler)
     return done.exit_code, done.output
@@ -69,6 +77,26 @@ def test_a_fault_outside_has_a_cause_and_a_next_step(raised, words):
     assert code == 1
     assert words in output.splitlines()[-1]
     assert "Traceback" not in output and "please report it" not in output
+
+
+def test_a_store_that_another_process_holds_is_one_line(store):
+    def ask(settings):
+        """Ask the store."""
+        MlflowClient().search_registered_models()
+
+    def wait_less(connection, cursor, statement, parameters, *_):
+        return statement.replace("busy_timeout = 20000", "busy_timeout = 10"), parameters
+
+    MlflowClient().search_registered_models()  # which opens the database
+    event.listen(Engine, "before_cursor_execute", wait_less, retval=True)
+    holder = sqlite3.connect(mlflow.get_tracking_uri().removeprefix("sqlite:///"), isolation_level=None)
+    try:
+        holder.execute("BEGIN EXCLUSIVE")
+        code, output = ran(ask)
+    finally:
+        holder.close()
+        event.remove(Engine, "before_cursor_execute", wait_less)
+    assert (code, output) == (1, "ask: another process holds the store's database; try again when it has ended\n")
 
 
 def test_a_run_is_not_ended_in_a_store_that_does_not_answer_but_by_the_next_of_its_stage(store, monkeypatch):
