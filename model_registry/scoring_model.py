@@ -3,11 +3,16 @@
 A request whose columns or types are wrong is refused as a whole (HTTP 400). A row that cannot be scored (no
 sequence, an empty one, letters that are not DNA, more than 10 million letters) gets the status `invalid` and an
 `error`, and the other rows are scored; a request in which no row can be scored is refused too, row by row.
+
+All requests are scored in one thread, one after the other. A server answers each in a thread of a pool, and every
+thread that computes has its own caches of torch and its own freed memory, so that memory would grow for thousands of
+requests. A request uses all cores as it is; for more requests at once a server has more processes (`--workers`).
 """
 
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +48,7 @@ class ScoringModel(PythonModel):
         directory = Path(context.artifacts["scorer"])
         _check_registered(directory)
         self.scorer: Scorer = load_scorer(directory, weights, device)
+        self.scoring = ThreadPoolExecutor(max_workers=1)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -65,7 +71,8 @@ class ScoringModel(PythonModel):
         good = [number for number, (_, error) in enumerate(rows) if not error]
         if not good:
             _refuse([error for _, error in rows] or ["the request has no rows"])
-        called = score_sequences(scorer, [rows[number][0] for number in good], threshold, batch_tokens)
+        sequences = [rows[number][0] for number in good]
+        called = self.scoring.submit(score_sequences, scorer, sequences, threshold, batch_tokens).result()
         table = called.drop(columns="record").set_axis(good).reindex(range(len(rows)))
         table["status"] = table["status"].fillna(INVALID)
         table.insert(0, "id", ids)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import get_ident
 
 import mlflow
 import pandas as pd
@@ -26,6 +28,7 @@ from virnuc.prediction.chunks import cut
 from virnuc.prediction.companion import Companion
 from virnuc.prediction.prediction import predict
 from virnuc.prediction.scorer import load_scorer
+from virnuc.prediction.scoring import Scorer
 from virnuc.settings import PredictSettings
 from virnuc.tracking import find_finished
 from virnuc.training.checkpoint import Checkpoint, save_checkpoint
@@ -167,6 +170,21 @@ def test_a_request_with_nothing_to_score_is_refused(model, kind):
     with pytest.raises(MlflowException, match="nothing can be scored") as caught:
         model.predict(pd.DataFrame({"sequence": [BAD[kind]]}))
     assert caught.value.get_http_status_code() == 400
+
+
+def test_requests_of_several_threads_are_scored_in_one(model, called, monkeypatch):
+    real, threads = Scorer.score_frames, set()
+
+    def noted(*args):
+        threads.add(get_ident())
+        return real(*args)
+
+    monkeypatch.setattr(Scorer, "score_frames", noted)
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(model.predict, [pd.DataFrame({"sequence": SEQUENCES})] * 3))
+    assert len(threads) == 1
+    for answer in answers:
+        assert_same(answer, called)
 
 
 @pytest.mark.parametrize("params", [{"threshold": 1.5}, {"chunk_size": 10}, {"batch_tokens": 0}])
