@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -39,7 +40,7 @@ class Step:
     arguments: tuple[str, ...]
     out: str = ""  # what it writes, apart from the store
     disturbed: bool = True
-    rounds: int = 2  # it is killed in one of so many rounds of kills: the shorter, the more often
+    rounds: int = 4  # it is killed in one of so many rounds of kills: the shorter, the more often
 
 
 _GENOMES = ("--source", "genomes", "--evidence", "open")
@@ -73,6 +74,7 @@ class Campaign:
     expected: dict[Step, dict[str, str]] = field(default_factory=dict)
     codes: dict[Step, int] = field(default_factory=dict)
     processor: dict[Step, float] = field(default_factory=dict)  # s of processor time, undisturbed
+    tried: set[str] = field(default_factory=set)  # modules to import, so that forks have them
 
     @property
     def work(self) -> Path:
@@ -86,42 +88,69 @@ class Campaign:
     def restore(self, step: Step) -> None:
         """Put everything back to what it was before a step."""
         shutil.rmtree(self.work, ignore_errors=True)
-        shutil.copytree(self.before(step), self.work, symlinks=True)
+        subprocess.run(["cp", "--archive", self.before(step), self.work], check=True)
 
     def prepare(self, chosen: Sequence[Step]) -> None:
-        """Make the experiment undisturbed as far as it is needed; keep what steps start from and what they leave."""
-        if {"benchmark", "pipeline"} & {step.stage for step in chosen}:  # measured once, and kept by each fork
-            benchmarking.gemm_peak("fp32", "cpu")
-            benchmarking.peak_in_fresh_process = lambda job: 0.0
-        self.work.mkdir(parents=True)
-        write_genomes(self.work / "genomes", self.rng)
-        (self.work / "model_registry").mkdir()
-        shutil.copy(PROJECT_POLICY, self.work / "model_registry")
-        for step in STEPS[: STEPS.index(chosen[-1]) + 1]:
-            if step.stage == "benchmark" and step not in chosen:  # nothing here needs it
-                continue
-            shutil.copytree(self.work, self.before(step), symlinks=True)
-            outcomes = []
-            for _ in range(2 if step in chosen else 1):
-                self.restore(step)
-                self.codes[step], self.processor[step] = self.ended(self.start(step, self._note_modules))
-                outcomes.append(self.outcome(step))
-                self._import_noted()
-            if self.codes[step] not in (0, GateRefusal.exit_code if step.stage in ("compare", "pipeline") else 0):
-                raise SystemExit(f"{step.stage} fails undisturbed:\n{self.said()}")
-            print(f"{step.stage}: {self.processor[step]:.1f} s of processor time undisturbed", file=sys.stderr)
-            self.expected[step] = dict(set.intersection(*(set(one.items()) for one in outcomes)))
+        """Make the experiment undisturbed as far as it is needed; keep what steps start from and what they leave.
+
+        A directory where an earlier campaign did so is taken as it is.
+        """
+        benchmarking.gemm_peak = lambda *machine: 1e11  # measuring takes long, and gives another value each time
+        benchmarking.peak_in_fresh_process = lambda job: 0.0
+        if not self._resume(chosen):
+            self.work.mkdir(parents=True)
+            write_genomes(self.work / "genomes", self.rng)
+            (self.work / "model_registry").mkdir()
+            shutil.copy(PROJECT_POLICY, self.work / "model_registry")
+            for step in STEPS[: STEPS.index(chosen[-1]) + 1]:
+                if step.stage != "benchmark" or step in chosen:  # nothing here needs it
+                    shutil.copytree(self.work, self.before(step), symlinks=True)
+                    self._run_undisturbed(step, 2 if step in chosen else 1)
+            found = [(STEPS.index(one), self.codes[one], self.processor[one], self.expected[one]) for one in chosen]
+            (self.home / "found.json").write_text(json.dumps(found), encoding="utf-8")
+        self._import_noted()
+
+    def _resume(self, chosen: Sequence[Step]) -> bool:
+        """Take over what is known of these steps; return False, and empty the directory, if it is not all known."""
+        path = self.home / "found.json"
+        for number, *known in json.loads(path.read_text(encoding="utf-8")) if path.exists() else ():
+            self.codes[STEPS[number]], self.processor[STEPS[number]], self.expected[STEPS[number]] = known
+        if set(chosen) <= self.codes.keys():
+            return True
+        shutil.rmtree(self.home)
+        self.home.mkdir()
+        return False
+
+    def _run_undisturbed(self, step: Step, times: int) -> None:
+        """Run a step so many times, and keep what does not differ between them."""
+        outcomes = []
+        for _ in range(times):
+            self.restore(step)
+            self.codes[step], self.processor[step] = self.ended(self.start(step, self._note_modules))
+            outcomes.append(self.outcome(step))
+            self._import_noted()
+        if self.codes[step] not in (0, GateRefusal.exit_code if step.stage in ("compare", "pipeline") else 0):
+            raise SystemExit(f"{step.stage} fails undisturbed:\n{self.said()}")
+        print(f"{step.stage}: {self.processor[step]:.1f} s of processor time undisturbed", file=sys.stderr)
+        self.expected[step] = dict(set.intersection(*(set(one.items()) for one in outcomes)))
 
     def _note_modules(self) -> None:
         """Let this process note at its end what it has imported."""
-        atexit.register(lambda: (self.home / "modules.txt").write_text("\n".join(sys.modules), encoding="utf-8"))
+
+        def note() -> None:
+            with (self.home / "modules.txt").open("a", encoding="utf-8") as stream:
+                stream.write("\n".join([*sys.modules, ""]))
+
+        atexit.register(note)
 
     def _import_noted(self) -> None:
         """Import what a stage imported, and let MLflow learn what is installed: the next stage need not do it again."""
-        for name in (self.home / "modules.txt").read_text(encoding="utf-8").split("\n"):
+        noted = set((self.home / "modules.txt").read_text(encoding="utf-8").split("\n"))
+        for name in sorted(noted - self.tried):
             if name.split(".")[0].isidentifier() and not name.startswith(("_", "model_registry.")):
                 with suppress(ImportError):
                     importlib.import_module(name)
+        self.tried.update(noted)
         if "sqlalchemy.orm" in sys.modules:
             sys.modules["sqlalchemy.orm"].configure_mappers()
             importlib.import_module("mlflow.utils.requirements_utils")._init_modules_to_packages_map()
@@ -171,9 +200,12 @@ class Campaign:
         """What the last process printed."""
         return (self.home / "said.txt").read_text(encoding="utf-8")
 
-    def moment(self, step: Step, pid: int) -> None:
-        """Let a random part of a step's work go by, by its processor time: a busy machine does not change that."""
-        wanted = self.rng.uniform(0, self.processor[step])
+    def moment(self, step: Step, pid: int, share: float = 1) -> None:
+        """Let a random part of a step's work go by, by its processor time: a busy machine does not change that.
+
+        `share` is how much of it the process itself does.
+        """
+        wanted = self.rng.uniform(0, share * self.processor[step])
         while True:
             stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].split()
             if stat[0] == "Z" or (int(stat[11]) + int(stat[12])) / _TICKS >= wanted:

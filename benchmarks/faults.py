@@ -43,6 +43,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ |= {"OMP_NUM_THREADS": "1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "HF_HUB_OFFLINE": "1"}
+os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # which takes eight processes more
 
 import numpy as np
 import torch
@@ -52,6 +53,8 @@ import entrypoints.command  # its settings of MLflow
 import model_registry
 import virnuc
 from benchmarks.disturbed import BAD, STEPS, Campaign, Step, database, runs
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")  # bytes
 
 
 def kill(campaign: Campaign, step: Step, fault: str = "kill", child: Callable[[], object] = lambda: None) -> None:
@@ -125,15 +128,20 @@ def refused(campaign: Campaign, pid: int, words: str, within: float = 60) -> tup
 
 
 @contextmanager
-def own_disk(place: Path, size: int) -> Iterator[Callable[[str], object]]:
-    """Mount a tmpfs at a directory; yield a function that mounts it again with other options."""
+def own_disk(place: Path, room: int) -> Iterator[Callable[[str], object]]:
+    """Put a directory on a tmpfs with room for so many bytes more; yield a function that mounts it otherwise."""
+    kept = place.with_name(f"{place.name}.kept")
+    place.mkdir(parents=True, exist_ok=True)
+    place.rename(kept)
+    place.mkdir()
+    room += sum(-(-path.stat().st_size // _PAGE) * _PAGE for path in kept.rglob("*") if path.is_file())
 
     def mount(*options: str) -> None:
         subprocess.run(["mount", "-t", "tmpfs", "-o", *options, "tmpfs", str(place)], check=True)
 
-    place.mkdir(parents=True, exist_ok=True)
-    mount(f"size={size}")
+    mount(f"size={room}")
     try:
+        shutil.copytree(kept, place, symlinks=True, dirs_exist_ok=True)
         yield lambda options: mount(f"remount,{options}")
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
@@ -141,9 +149,7 @@ def own_disk(place: Path, size: int) -> Iterator[Callable[[str], object]]:
 
 def full(campaign: Campaign, step: Step) -> None:
     """Let the output's disk be too small at first."""
-    kept = sum(path.stat().st_size for path in (campaign.work / step.out).rglob("*") if path.is_file())
-    assert not kept, f"{step.out} is not empty before {step.stage}"
-    with own_disk(campaign.work / step.out, 8192) as remount:
+    with own_disk(campaign.work / step.out, 2 * _PAGE) as remount:
         _, trouble = refused(campaign, campaign.start(step), "the disk is full; make room")
         remount("size=100m")
         campaign.finish(step, "full", True, trouble)
@@ -178,7 +184,7 @@ def server(campaign: Campaign, step: Step) -> None:
 
     with serving(campaign.work):
         pid = campaign.start(step, through_it)
-        campaign.moment(step, pid)
+        campaign.moment(step, pid, 0.4)  # the store's part of the work is the server's
     code = campaign.wait(pid)
     fine = code == campaign.codes[step] or "the store's server does not answer; start it" in campaign.said()
     with serving(campaign.work):
@@ -229,6 +235,7 @@ def main() -> None:
     parser.add_argument(
         "--log", type=Path, help="file that keeps all trials; what is in it is counted and not tried again"
     )
+    parser.add_argument("--home", type=Path, help="directory that keeps the experiment for the next start")
     given = parser.parse_args()
     if os.geteuid() and {"full", "readonly"} & set(given.faults.split(",")):
         parser.error("full and readonly need the right to mount; leave them out with --faults")
@@ -239,13 +246,15 @@ def main() -> None:
             if module.name != "model_registry.scoring_model":
                 importlib.import_module(module.name)
     in_memory = Path("/dev/shm")  # where it is: a kill is the same there, and nothing waits for a disk
-    home = Path(tempfile.mkdtemp(dir=in_memory if in_memory.is_dir() else None))
+    home = given.home or Path(tempfile.mkdtemp(dir=in_memory if in_memory.is_dir() else None))
+    home.mkdir(exist_ok=True)
     try:
         campaign = Campaign(home, np.random.default_rng(given.seed), given.log or home / "trials.jsonl")
+        done = Counter((trial["stage"], trial["fault"]) for trial in campaign.trials())
+        campaign.rng = np.random.default_rng([given.seed, done.total()])  # other moments than at the last start
         steps = [step for step in STEPS if step.disturbed and step.stage in given.stages.split(",")]
         campaign.prepare(steps)
         started = time.monotonic()
-        done = Counter((trial["stage"], trial["fault"]) for trial in campaign.trials())
         for step, fault in plan(steps, given.faults.split(","), given.kills, done):
             if time.monotonic() - started > 60 * given.minutes:
                 break
@@ -253,7 +262,8 @@ def main() -> None:
             FAULTS[fault][0](campaign, step)
         trials = campaign.trials()
     finally:
-        shutil.rmtree(home)
+        if not given.home:
+            shutil.rmtree(home)
     report(campaign, trials, time.monotonic() - started)
 
 

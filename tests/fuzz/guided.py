@@ -1,11 +1,12 @@
 """The readers under a coverage-guided fuzzer, atheris (`pip install '.[fuzz]'`), each in a process of its own.
 
-    python -m tests.fuzz.guided --corpus DIRECTORY --inputs 1000 --readers fasta,manifest
+    python -m tests.fuzz.guided --corpus DIRECTORY --inputs 1000000 --minutes 60 --readers fasta,manifest
 
+Readers take turns: first those with too few inputs, then whichever had the least time, so that quick ones get most.
 What reached new code stays in the corpus, where the next start goes on. An input that a reader does not take and does
 not refuse with an error of virnuc's, that takes 20 s or 4 GB, ends its process; it is in the corpus below `failed/`.
-Once the reader is repaired it belongs into `inputs/`, which the tests read. A line of JSON a reader is added to
-`counts.jsonl` in the corpus, and the table is of all of them.
+Once the reader is repaired it belongs into `inputs/`, which the tests read. A line of JSON a turn is added to
+`counts.jsonl` in the corpus, and the table is of all of them; what is only read again is not counted.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -51,41 +53,62 @@ def run(name, corpus, inputs, seconds):
     own.mkdir(parents=True, exist_ok=True)
     failed.mkdir(parents=True, exist_ok=True)
     (own / "good").write_bytes(good_file(name, Path(mkdtemp())))
-    kept = [str(path) for path in [INPUTS / own.name] if path.is_dir()]
-    limits = [f"-runs={inputs}", f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=4096", "-max_len=20000"]
-    options = [str(own), *kept, *limits, f"-artifact_prefix={failed}/", "-print_final_stats=1"]
+    kept = [path for path in (own, INPUTS / own.name) if path.is_dir()]
+    known = sum(len(list(path.iterdir())) for path in kept)
+    limits = [f"-runs={known + inputs}", f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=4096"]
+    options = [*map(str, kept), *limits, "-max_len=20000", f"-artifact_prefix={failed}/", "-print_final_stats=1"]
     command = [sys.executable, "-m", "tests.fuzz.guided", "--reader", name, "--", *options]
+    started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     counted = re.search(r"number_of_executed_units:\s*(\d+)", done.stderr)
     if done.returncode:
         print(f"{name}: {done.stdout[-1500:]}{done.stderr[-1500:]}", file=sys.stderr)
-    return {"reader": name, "inputs": int(counted[1]) if counted else 0, "failed": int(done.returncode != 0)}
+    taken = {"seconds": round(time.monotonic() - started), "failed": int(done.returncode != 0)}
+    return {"reader": name, "inputs": max(0, int(counted[1]) - known) if counted else 0, **taken}
+
+
+def next_reader(readers, counts, least, inputs):
+    """Return whose turn it is, by what was done so far; None if all is done, or every reader failed."""
+    done = {name: Counter() for name in readers}
+    for count in counts:
+        done.get(count["reader"], Counter()).update({key: count.get(key, 0) for key in ("inputs", "seconds")})
+    behind = [name for name in readers if done[name]["inputs"] < least]
+    if not behind and sum(one["inputs"] for one in done.values()) >= inputs:
+        return None
+    return min(behind or readers, key=lambda name: done[name]["inputs" if behind else "seconds"], default=None)
 
 
 def main():
-    """Fuzz each reader in turn and print the table of all that was done in this corpus."""
+    """Fuzz the readers in turns and print the table of all that was done in this corpus."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--readers", default=",".join(READERS), help="which, joined by commas")
-    parser.add_argument("--inputs", type=int, default=2000, help="for each reader")
-    parser.add_argument("--seconds", type=int, default=60, help="for each reader, at most")
+    parser.add_argument("--inputs", type=int, default=1_000_000, help="in all, those of earlier starts too")
+    parser.add_argument("--least", type=int, default=10_000, help="inputs for each reader, likewise")
+    parser.add_argument("--seconds", type=int, default=60, help="of a turn")
+    parser.add_argument("--minutes", type=float, default=20, help="no turn begins later")
     parser.add_argument("--corpus", type=Path, default=Path("data/fuzz"))
     parser.add_argument("--reader", help=argparse.SUPPRESS)
     parser.add_argument("options", nargs="*", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.reader:
         fuzz(given.reader, given.options)
-    for name in given.readers.split(","):
-        count = run(name, given.corpus, given.inputs, given.seconds)
-        with (given.corpus / COUNTS).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(count) + "\n")
+    given.corpus.mkdir(parents=True, exist_ok=True)
+    path, end, readers = given.corpus / COUNTS, time.monotonic() + 60 * given.minutes, given.readers.split(",")
+    counts = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    while time.monotonic() < end and (name := next_reader(readers, counts, given.least, given.inputs)):
+        counts.append(run(name, given.corpus, given.inputs, given.seconds))
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(counts[-1]) + "\n")
+        if counts[-1]["failed"]:
+            readers.remove(name)  # it would fail again
     inputs, failed = Counter(), Counter()
-    for line in (given.corpus / COUNTS).read_text(encoding="utf-8").splitlines():
-        count = json.loads(line)
+    for count in counts:
         inputs[count["reader"]] += count["inputs"]
         failed[count["reader"]] += count["failed"]
-    print("| reader | inputs | of them failed |\n|---|---|---|")
-    for name in [*inputs, "all"]:
-        print(f"| {name} | {inputs[name] or inputs.total():,} | {failed[name] if name != 'all' else failed.total()} |")
+    print("| reader | inputs | findings |\n|---|---|---|")
+    for name in inputs:
+        print(f"| {name} | {inputs[name]:,} | {failed[name]} |")
+    print(f"| all | {inputs.total():,} | {failed.total()} |")
 
 
 if __name__ == "__main__":
