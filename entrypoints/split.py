@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def split(settings: SplitSettings, tracker: Tracker) -> Split:
     """Decide once which frames are for training, validation and testing.
 
-    Whole genomes stay together by default. What the test frames share with training is measured for any unit.
+    Whole genomes stay together by default. For any unit, what the test frames share with training is measured.
     """
     from virnuc.splits.assignment import split as split_frames
 

@@ -226,7 +226,9 @@ REFSEQ_DIVISIONS = (
 chunk_size = partial(option, minimum=MIN_CHUNK_SIZE)
 seed = partial(option, 42, minimum=0, below=2**63)
 out = partial(option, decisive=False)
-device = partial(option, "auto", help="Device to compute on: auto, cpu, cuda or cuda:N; the first of several.")
+device = partial(
+    option, "auto", help="Device to compute on: auto, cpu, cuda or cuda:N. If several are named, the first is used."
+)
 engine = partial(
     option,
     "local",
