@@ -46,9 +46,10 @@ def test_each_device_and_type_is_tried_once(monkeypatch):
     tried = []
     monkeypatch.setattr(Fused, "_try", lambda self, values: tried.append(values.device) or double)
     with FakeTensorMode():
-        one, two = torch.ones(1, device="cuda:0"), torch.ones(1, device="cuda:1")
+        one, two = torch.ones(3, 2, 1024, device="cuda:0"), torch.ones(3, 2, 1024, device="cuda:1")
+        narrow = torch.ones(3, 2, 160, device="cuda:0")
         steps = Fused(double, double)
-        for values in (one, two, one):
+        for values in (narrow, one, two, one):
             assert steps(values).device == values.device
     assert tried == [one.device, two.device]
 

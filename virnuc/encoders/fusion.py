@@ -2,7 +2,7 @@
 
 torch compiles them, for any number of tokens at once, and the result is compared with the plain steps when it is first
 used. Where there is no compiler, or the result differs, the plain steps are taken, and it is said. A CPU always takes
-them.
+them, and so do narrow networks.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from virnuc.encoders.batching import is_out_of_memory
 
 Steps = Callable[..., Tensor]
+_WIDE = 1536  # values a token; with fewer, of encoders below 650M, compiling takes longer than it saves
 _ROUNDING = 0.02  # of the largest value: plain steps round to bf16 in between, a fused kernel once
 _log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class Fused:
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         """Return the result of the form that is right and fast on the tensors' device."""
-        if tensors[0].device.type != "cuda":
+        if tensors[0].device.type != "cuda" or tensors[0].shape[1:].numel() < _WIDE:
             return self._plain(*tensors)
         kind = tensors[0].device, tensors[0].dtype
         if kind not in self._chosen:
