@@ -89,7 +89,9 @@ def _connected() -> ModuleType:
         try:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
-            raise UsageError(f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}") from error
+            raise UsageError(
+                f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}; is RAY_AUTH_MODE=token needed?"
+            ) from error
     return ray
 
 
