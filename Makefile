@@ -2,6 +2,7 @@
 # make ui      look at its runs in the browser
 # make test    every test; make test-fast leaves out those that run the whole demo, make coverage counts branches (slower)
 # make test-scale   the tests of Ray, of an S3 server and of Spark, which the others skip: their packages are large
+# make test-fresh   the Containerfile's steps and the demo in a bare Debian tree: root, debootstrap, the network, a quarter of an hour
 # make check   linters, types, import contracts, and whether the pages of docs/ can be built
 # make docs    the pages of docs/ as a site, in site/
 # make screenshots   the pictures of docs/, taken anew of the demo's own store and report (needs Chromium)
@@ -25,7 +26,7 @@ MINUTES ?= 10
 FAULTS ?= kill,term,twice,clock,full,readonly,step,locked,server
 STAGES ?= prepare,extract,split,train,evaluate,benchmark,compare,promote,predict
 
-.PHONY: demo unirep ui test test-fast test-scale coverage check docs screenshots rehearse format clean lock audit sbom faults fuzz
+.PHONY: demo unirep ui test test-fast test-scale test-fresh coverage check docs screenshots rehearse format clean lock audit sbom faults fuzz
 
 demo: .venv/.installed
 	@$(RUN) mlflow run . --env-manager local --experiment-name virnuc --run-name main
@@ -57,6 +58,9 @@ test-fast: .venv/.installed-test
 test-scale: .venv/.installed-test
 	$(BIN)/pip install --quiet --editable '.[scale]'
 	@$(RUN) pytest tests/storage/test_workers.py tests/storage/test_remote.py tests/model_registry/test_spark.py
+
+test-fresh: .venv/.installed-test
+	@$(RUN) pytest --log-cli-level=INFO --log-cli-format='%(asctime)s %(message)s' tests/fresh_machine.py
 
 check: .venv/.installed-test
 	@$(RUN) ruff check .

@@ -1,0 +1,130 @@
+"""A fresh machine: a bare Debian tree, in it the build steps of the Containerfile, then `make demo`.
+
+`make test-fresh` runs it, no other target does: it takes a quarter of an hour, needs root and debootstrap, and reads
+Debian's packages (`DEBIAN_MIRROR`) and Python's, with pip set up as it is here. Mounts are made in a namespace that
+ends with each step.
+"""
+
+import ast
+import logging
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.shared import PROJECT
+
+log = logging.getLogger(__name__)
+MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
+# $1 the tree, $2 where to work in it, $3 the command, the rest: files and directories of this machine that pip needs
+ENTER = """
+tree=$1 where=$2 command=$3; shift 3
+mount --rbind /dev "$tree/dev"; mount -t proc proc "$tree/proc"
+for path; do
+    if [ -d "$path" ]; then mkdir -p "$tree$path"; else mkdir -p "$tree${path%/*}"; touch "$tree$path"; fi
+    mount --bind "$path" "$tree$path"
+done
+exec chroot "$tree" /bin/sh -ec 'mkdir -p "$1"; cd "$1"; eval "$2"' sh "$where" "$command"
+"""
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A Debian of the release that the image is made of, with Python as the image has it, and make."""
+    if os.geteuid() or not shutil.which("debootstrap") or not shutil.which("unshare"):
+        pytest.skip("needs root, debootstrap and unshare")
+    suite = re.search(r"^FROM \S*-slim-(\w+)$", (PROJECT / "Containerfile").read_text(), re.M)[1]
+    try:
+        urllib.request.urlopen(f"{MIRROR}/dists/{suite}/Release", timeout=20).close()
+    except OSError as error:
+        pytest.skip(f"{MIRROR} cannot be reached ({error})")
+    log.info("debootstrap %s", suite)
+    root = tmp_path / "debian"
+    command = ["debootstrap", "--variant=minbase", "--include=python3-venv,ca-certificates,make", suite, root, MIRROR]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    shutil.copy("/etc/resolv.conf", root / "etc" / "resolv.conf")
+    enter(root, "/", "python3 -m venv /usr/local", {})
+    yield root
+    shutil.rmtree(root)
+
+
+def enter(root, where, command, environment):
+    """Run a shell command in the tree and return what it printed."""
+    settings, paths = pip_settings()
+    known = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
+    unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-ec", ENTER, "sh"]
+    done = subprocess.run(
+        [*unshare, root, where, command, *paths], env=known | settings | environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout + done.stderr
+
+
+def pip_settings():
+    """Return this machine's settings of pip as environment variables, and the paths that they name."""
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
+    settings = {}
+    for scoped, _, value in (line.partition("=") for line in listed.stdout.splitlines()):
+        name = f"PIP_{scoped.rpartition('.')[2].upper().replace('-', '_')}"
+        settings.setdefault(name, ast.literal_eval(value))  # what variables say comes first
+    words = [word for value in settings.values() for word in value.split()]
+    # an index in files links to packages beside it
+    paths = [str(Path(word[7:]).parent) if word.startswith("file:///") else word for word in words]
+    return settings, sorted({path for path in paths if path.startswith("/") and Path(path).exists()})
+
+
+def instructions():
+    """Yield the instructions of the Containerfile: word and argument."""
+    text = re.sub(r"^#.*\n", "", (PROJECT / "Containerfile").read_text(), flags=re.M).replace("\\\n", " ")
+    for line in filter(None, map(str.strip, text.splitlines())):
+        word, _, argument = line.partition(" ")
+        yield word, argument.strip()
+
+
+def copy(source, target):
+    """Copy a file or directory of the project as a build does, without what .dockerignore names."""
+    patterns = (PROJECT / ".dockerignore").read_text().split()
+
+    def ignored(directory, names):
+        here = [name.removeprefix("**/") for name in patterns if "**/" in name or Path(directory) == PROJECT]
+        return shutil.ignore_patterns(*here)(directory, names)
+
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=ignored, dirs_exist_ok=True)
+    else:
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+
+
+def test_from_nothing_to_the_demos_verdict(tree):
+    environment, where = {}, "/"
+    for word, argument in instructions():
+        if word == "ARG":
+            name, _, default = argument.partition("=")
+            environment[name] = os.environ.get(name, default)
+        elif word == "ENV":
+            environment |= dict(pair.split("=", 1) for pair in shlex.split(argument))
+        elif word == "WORKDIR":
+            where = argument
+        elif word == "COPY":
+            source, target = argument.split()
+            copy(PROJECT / source, tree / where.lstrip("/") / target)
+        elif word in ("RUN", "CMD"):
+            command = shlex.join(ast.literal_eval(argument)) if word == "CMD" else argument
+            log.info("%s %s", word, command)
+            printed = enter(tree, where, command, environment)
+        else:
+            assert word == "FROM"
+    assert "Usage: virnuc" in printed
+    log.info("make demo")
+    printed = enter(tree, "/opt/virnuc", "make demo", {})
+    verdict = re.search(r"^PASS: .*$", printed, re.M)
+    assert verdict, printed[-3000:]
+    log.info(verdict[0])
+    assert (tree / "opt/virnuc/data/reports/latest/validation_report.html").is_file()
