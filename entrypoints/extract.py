@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +27,9 @@ def extract(settings: ExtractSettings, tracker: Tracker) -> Manifest:
     from virnuc.storage.manifest import read_manifest
 
     frames = read_manifest(Path(settings.frames), "frames", "chunks")
-    begun = partial(tracker.dataset, "frames", Path(settings.frames), frames.digest, "input")
+    begun = cache(partial(tracker.dataset, "frames", Path(settings.frames), frames.digest, "input"))  # at most one call
     manifest = extract_together(settings, bars("frame", begun=begun))
+    begun()  # there was no progress if everything was finished
     out = Path(settings.out) / f"{manifest.details['dna']['name']}+{manifest.details['protein']['name']}"
     tracker.dataset("features", out, manifest.digest, "output")
     encoders = {kind: manifest.details[kind] for kind in ("dna", "protein")}

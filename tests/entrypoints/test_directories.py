@@ -19,6 +19,7 @@ from entrypoints.download import download
 from entrypoints.evaluate import evaluate
 from entrypoints.extract import extract
 from entrypoints.pipeline import pipeline
+from model_registry.origins import runs_before
 from tests.shared import PROJECT
 from tests.shared.figures import undrawn
 from tests.shared.golden import CASES
@@ -124,6 +125,20 @@ def test_the_parent_run_carries_what_a_person_wants(experiment):
     assert {"validation_report.html", "validation_report.md", "verdict.json"} <= logged
     (version,) = MlflowClient().search_model_versions("name = 'virnuc-esm2_8m'")
     assert version.tags["virnuc.verdict"] == compared.data.tags["virnuc.verdict"]
+
+
+def test_provenance_goes_back_to_the_frames_when_an_extraction_is_given_again(experiment, tmp_path, monkeypatch):
+    uri = f"sqlite:///{shutil.copy(experiment / 'mlflow.db', tmp_path / 'mlflow.db')}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    mlflow.set_tracking_uri(uri)
+    training = next(run for run in runs_of("train") if run.data.tags["virnuc.model"] == "esm2_8m")
+    stages = lambda: [run.data.tags["virnuc.stage"] for run in runs_before(training)]  # noqa: E731
+    before = stages()
+    assert before[:3] == ["prepare", "split", "extract"]
+    place = f"{FIRST}/features"
+    chosen = {"dna_encoder": DNA.encoder, "protein_encoder": "esm2_8m", "revisions": {"esm2_8m": OTHER}, "out": place}
+    extract.run(ExtractSettings(frames=f"{FIRST}/frames", **chosen))
+    assert stages() == before
 
 
 def test_every_model_has_its_control_of_shuffled_sequences(experiment):
