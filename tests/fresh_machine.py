@@ -127,4 +127,4 @@ def test_from_nothing_to_the_demos_verdict(tree):
     verdict = re.search(r"^PASS: .*$", printed, re.M)
     assert verdict, printed[-3000:]
     log.info(verdict[0])
-    assert (tree / "opt/virnuc/data/reports/latest/validation_report.html").is_file()
+    assert (tree / "opt/virnuc/data/latest/reports/latest/validation_report.html").is_file()
