@@ -68,7 +68,7 @@ def store(tmp_path, monkeypatch, empty_store):
     uri = f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     mlflow.set_tracking_uri(uri)
-    mlflow.set_experiment(experiment_id=mlflow.create_experiment("tests", artifact_location=str(tmp_path / "files")))
+    mlflow.set_experiment(experiment_id=mlflow.create_experiment("virnuc", artifact_location=str(tmp_path / "files")))
     yield uri
     mlflow.set_tracking_uri(None)
 

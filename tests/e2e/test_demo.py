@@ -146,7 +146,7 @@ def test_the_terminal_ends_with_a_summary(demo):
     for shown in (
         "esm2_tiny_deep (baseline)",
         "esm2_tiny (candidate)",
-        "virnuc-dipeptide v1 (control)",
+        "dipeptide (control)",
         "Accuracy",
         "make ui",
     ):

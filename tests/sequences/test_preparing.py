@@ -116,7 +116,7 @@ def test_the_frames_identity_does_not_depend_on_the_chunks_beside_them(small, tm
     whole = run(small, tmp_path / "frames")
     assert all(CHUNKS not in shard.path for shard in whole.shards)
     (tmp_path / "frames" / CHUNKS).rename(tmp_path / "elsewhere")
-    with pytest.raises(DataError, match="chunks/ is gone"):
+    with pytest.raises(DataError, match="chunks/ is missing"):
         run(small, tmp_path / "frames")
     run(small, tmp_path / "open", evidence="open")
     (tmp_path / "open" / CHUNKS).rename(tmp_path / "frames" / CHUNKS)

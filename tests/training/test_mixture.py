@@ -88,5 +88,5 @@ def test_what_does_not_belong_together(sample, short, tmp_path):
 
 def test_split_must_keep_genomes_together(sample, short, tmp_path):
     by_frame = split(SplitSettings(source=str(sample.features.directory), out=str(tmp_path / "s"), unit="frame"))
-    with pytest.raises(DataError, match="does not keep genomes together"):
+    with pytest.raises(DataError, match="needs a split that keeps genomes together"):
         train(mixture(sample, short), by_frame, quick(), tmp_path / "m")

@@ -185,7 +185,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise DataError(f"{path}: not a scorer of virnuc (it has no format_version)")
     if version not in READABLE_VERSIONS:
         raise DataError(
-            f"{path}: format version {version}; this virnuc reads {FORMAT_VERSION}, and a newer version a newer one"
+            f"{path}: format version {version}; this virnuc reads {FORMAT_VERSION}, newer models need a newer virnuc"
         )
     return config
 
