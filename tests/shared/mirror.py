@@ -32,19 +32,19 @@ class Answer(BaseHTTPRequestHandler):
         begin = int(asked) if mirror.ranges and self.headers.get("If-Range", version) == version else 0
         if begin and begin >= len(whole):
             return self.send_error(416)
+        body = whole[begin:]
+        if fault == "wrong":
+            body = bytes(len(body))
+        if fault in ("break", "change"):
+            body = body[:BREAK]
+        mirror.sent[name] = mirror.sent.get(name, 0) + len(body)  # before an answer that a client may not wait for
         self.send_response(206 if begin else 200)
         self.send_header("ETag", version)
         self.send_header("Content-Length", str(len(whole) - begin))
         if begin:
             self.send_header("Content-Range", f"bytes {begin}-{len(whole) - 1}/{len(whole)}")
         self.end_headers()
-        body = whole[begin:]
-        if fault == "wrong":
-            body = bytes(len(body))
-        if fault in ("break", "change"):
-            body = body[:BREAK]
         self.wfile.write(body)
-        mirror.sent[name] = mirror.sent.get(name, 0) + len(body)
         if fault == "change":
             mirror.files[name], mirror.versions[name] = mirror.changed, "2"
 
