@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from virnuc.encoders import timing
-from virnuc.encoders.batching import Arriving
+from virnuc.encoders.batching import HostCopy
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def recorded(monkeypatch):
 
 def test_a_copy_is_waited_for_on_its_own_device_whichever_is_current(recorded):
     with FakeTensorMode():
-        Arriving(torch.ones(3, device="cuda:1")).wait()
+        HostCopy(torch.ones(3, device="cuda:1")).wait()
     assert recorded == ["cuda:1"]
 
 

@@ -1,4 +1,4 @@
-"""What a batch may hold, and its copies between host and device: the only code of an encoder that differs on a GPU."""
+"""How large a batch may be where memory is limited, and its copies between host and device."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import torch
 from torch import Tensor
 
 _PATIENCE = 64  # batches that must fit before a larger one is tried
-_FULL_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")  # of oneDNN, and of cuBLAS for its workspace
+_FULL_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")  # from oneDNN; from cuBLAS for its workspace
 
 
 @dataclass
 class TokenBudget:
-    """How many tokens fit into a batch, as learned from batches that did not.
+    """The maximum number of tokens in a batch, learned from batches that did not fit into memory.
 
-    After a failure it is half of what failed. It grows halfway to the smallest failure after every `_PATIENCE` batches
-    that fit, until an eighth is left: a search that ends, so that failures stay few.
+    The limit becomes half of a batch that failed. After `_PATIENCE` batches that fit it moves halfway towards the
+    smallest batch that failed, until the gap is an eighth of that: a bisection that ends after few failures.
     """
 
-    limit: int | None = None  # None: nothing failed yet
+    limit: int | None = None  # None: no batch has failed
     failed: int = 0  # tokens of the smallest batch that did not fit
-    fitted: int = 0  # batches that fit since the limit last changed
+    fitted: int = 0  # number of batches that fitted since the limit last changed
 
     def allowed(self, asked: int) -> int:
-        """Return how many tokens the next batch may have where `asked` are wanted."""
+        """Return the maximum tokens of the next batch when `asked` are wanted."""
         return asked if self.limit is None else min(asked, self.limit)
 
     def overflow(self, tokens: int) -> None:
-        """Record that a batch of `tokens` did not fit."""
+        """Record that a batch of `tokens` tokens did not fit."""
         self.failed = min(tokens, self.failed or tokens)
         self.limit, self.fitted = max(1, min(self.limit or tokens, tokens // 2)), 0
 
@@ -41,32 +41,32 @@ class TokenBudget:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether an error says that a device's or the host's memory is full."""
+    """Return whether `error` means that the memory of a device or of the host is full."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _FULL_MEMORY)
 
 
-class Arriving:
-    """A tensor on its way to the host."""
+class HostCopy:
+    """A copy of a tensor to the host that may still be under way."""
 
     def __init__(self, computed: Tensor) -> None:
-        """Queue the copy right behind the computation, so that it does not wait for what is queued later."""
+        """Queue the copy right after the computation, so that it does not wait for later work on the device."""
         self._event: torch.cuda.Event | None = None
         self._host = computed
         if computed.device.type == "cuda":
             self._host = torch.empty(computed.shape, dtype=computed.dtype, pin_memory=True)
             self._host.copy_(computed, non_blocking=True)
             self._event = torch.cuda.Event()
-            # Of the tensor's device: in another thread than the one that chose it, cuda:0 is current again.
+            # The tensor's device must be named: the current device is set per thread and is cuda:0 in a new one.
             self._event.record(torch.cuda.current_stream(computed.device))
 
     def wait(self) -> Tensor:
-        """Return the tensor on the host when it is there."""
+        """Wait for the copy and return it."""
         if self._event is not None:
             self._event.synchronize()
         return self._host
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """Return an array as a tensor on `device`, copied without waiting for what the device is doing."""
+    """Return an array as a tensor on `device`, copied without waiting for the work queued there."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,4 +1,4 @@
-"""DNABERT's byte-pair tokenizer, from its tokenizer.json, or trained on the embedded genomes for random weights."""
+"""DNABERT's byte-pair tokenizer: read from tokenizer.json or, for random weights, trained on the example genomes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from virnuc.sequences.reading import read_records
 SPECIAL_TOKENS = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]  # ids 0 to 4
 _BASES = letter_table(IUPAC_BASES, range(len(IUPAC_BASES)))
 _TRAINING_BASES = 1_000_000
-_PIECE = 500  # bp; pairs are learnt within pieces
+_PIECE = 500  # bp; length of the sequences that a tokenizer is trained on
 
 
 class BytePairTokeniser:
-    """DNA to `[CLS] tokens [SEP]`; callable like every tokeniser of a language model."""
+    """Turns DNA into `[CLS] tokens [SEP]`; called like every tokeniser of a language model."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Use `tokenizer` without the truncation and padding that its file may ask for."""
@@ -32,20 +32,20 @@ class BytePairTokeniser:
         """Read a tokenizer.json.
 
         Raises:
-            EncoderError: the file is missing or no tokenizer.
+            EncoderError: the file is missing or is not a tokenizer.
         """
         if not path.is_file():
             raise EncoderError(f"{path}: no such file; a DNABERT directory needs its tokenizer.json")
         try:
             return cls(Tokenizer.from_file(str(path)))
-        except Exception as error:  # the library raises nothing narrower
+        except Exception as error:  # the library raises no narrower class
             raise EncoderError(f"{path}: not a readable tokenizer ({error}); get the file again") from error
 
     def __call__(self, sequences: Sequence[str], ids: Sequence[str] | None) -> Tokens:
-        """Tokenise upper-cased DNA; N and other IUPAC codes become what the tokenizer makes of them.
+        """Return the token ids of DNA, upper-cased first; N and other IUPAC codes are left to the tokenizer.
 
         Raises:
-            DataError: a sequence is empty or holds something other than IUPAC codes.
+            DataError: a sequence is empty or contains a letter that is no IUPAC code.
         """
         names = name_sequences(sequences, ids)
         upper = [sequence.upper() for sequence in sequences]
@@ -54,10 +54,10 @@ class BytePairTokeniser:
 
 
 def train_byte_pairs(genomes: Path, vocabulary: int) -> BytePairTokeniser:
-    """Train a tokenizer on the start of each GenBank file of `genomes`: for timing with random weights.
+    """Train a tokenizer on the start of each GenBank file in `genomes`, for timing with random weights.
 
     Raises:
-        UsageError: there are no such files.
+        UsageError: the directory has no GenBank files.
     """
     files = sorted(genomes.glob("*.gbff.gz"))
     if not files:
@@ -74,8 +74,8 @@ def train_byte_pairs(genomes: Path, vocabulary: int) -> BytePairTokeniser:
 def _pieces(files: Sequence[Path]) -> Iterator[str]:
     for file in files:
         remaining = _TRAINING_BASES // len(files)
-        for genome in read_records(file):
-            sequence = genome.sequence[:remaining]
+        for record in read_records(file):
+            sequence = record.sequence[:remaining]
             yield from (sequence[start : start + _PIECE] for start in range(0, len(sequence), _PIECE))
             remaining -= len(sequence)
             if not remaining:

@@ -1,14 +1,14 @@
-"""Composition encoders: what a classifier can do without a language model, and the DNA side of the default.
+"""Composition encoders, which count k-mers: the controls that show what a classifier can do without a language model.
 
-A k-mer over an alphabet of a letters is expected in 1 / a^k of the places. A vector holds, for each k-mer,
-`a^k * count / places - 1`: the relative surplus over what chance would give. Its values are around 1 in
-size, like a language model's output, where bare frequencies would be around 0.003 and the published learning
-rate could not move a classifier. K-mers with a letter outside the alphabet (N, X) count neither as a k-mer nor as a
-place; a sequence without any place, one too short or all N, gives zeros: nothing is known of it.
+By chance, a k-mer over an alphabet of `a` letters is found at 1 / a^k of the positions. A vector holds
+`a^k * count / positions - 1` for each k-mer: its relative excess over chance. These values are of the order of 1, like
+a language model's output; with plain frequencies, around 0.003, a classifier would hardly learn at the published
+learning rate. Positions whose k-mer contains a letter outside the alphabet (N, X) are not counted. A sequence without
+any other position, too short or all N, gives zeros.
 
-With three phases, k-mers that start at a codon's first, second and third base are counted apart, and each phase has its
-own places: the first 64 of 192 values are a frame's codon usage. The phase is counted from the sequence's first base,
-so the DNA must begin with a codon, as a frame's does; a whole chunk is read in a frame that the caller chooses.
+With three phases, k-mers that start at a codon's first, second and third base are counted separately, each phase over
+its own positions, so that the first 64 of 192 values are a frame's codon usage. The phase is counted from the first
+base, so the DNA must begin with a codon, as that of a frame does; for a whole chunk the caller chooses the frame.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from virnuc.encoders.tokens import ESM_VOCABULARY, IUPAC_BASES, encode_letters, 
 from virnuc.runtime import Progress, silent
 
 BASES, RESIDUES = "ACGT", "ACDEFGHIKLMNPQRSTVWY"
-_OUTSIDE = 255  # code of a letter that is allowed but not counted: N, X and other IUPAC codes
+_OUTSIDE = 255  # code of letters that are allowed but not counted: X, N and other IUPAC codes
 _PROTEIN_LETTERS = "".join(token for token in ESM_VOCABULARY if len(token) == 1)
 
 
 class CompositionEncoder(Encoder):
-    """Counts k-mers of `alphabet`; the module's docstring has the formula."""
+    """Counts k-mers over `alphabet`; the module's docstring has the formula."""
 
     def __init__(self, name: str, kind: str, alphabet: str, k: int, phases: int = 1) -> None:
-        """Make the encoder `name`, which has one value for each phase and each of `len(alphabet) ** k` k-mers."""
+        """Make an encoder with one value for each phase and each of the `len(alphabet) ** k` k-mers."""
         self.alphabet, self.k, self.phases = alphabet, k, phases
         allowed = sorted(set(IUPAC_BASES if kind == "dna" else _PROTEIN_LETTERS))
         codes = [alphabet.index(letter) if letter in alphabet else _OUTSIDE for letter in allowed]
@@ -61,7 +61,7 @@ class CompositionEncoder(Encoder):
     def embed_tokens(
         self, tokens: Tokens, *, batch_tokens: int = DEFAULT_BATCH_TOKENS, progress: Progress = silent
     ) -> Tensor:
-        """Return the scaled counts, [n, dimension] float32; a fixed number of rows at a time bounds memory."""
+        """Return the scaled counts, [n, dimension] float32, computed 1,000 rows at a time to bound memory."""
         vectors = torch.empty(len(tokens), self.dimension)
         for first in range(0, len(tokens), 1000):
             last = min(first + 1000, len(tokens))
@@ -70,6 +70,7 @@ class CompositionEncoder(Encoder):
         return vectors
 
     def _scaled_counts(self, tokens: Tokens, first: int, last: int) -> np.ndarray:
+        """Return the vectors of the sequences `first` to `last`, [last - first, dimension] float32."""
         starts = tokens.starts[first : last + 1] - tokens.starts[first]
         letters = tokens.flat[tokens.starts[first] : tokens.starts[last]].astype(np.int64)
         rows = np.repeat(np.arange(last - first), np.diff(starts))

@@ -1,8 +1,8 @@
-"""The ESM-2 family: pre-norm transformer with rotary positions, run on packed batches.
+"""The ESM-2 family (Lin et al. 2023): a pre-norm transformer with rotary positions, run on packed batches.
 
-The keys are those of transformers' EsmModel without the prefix `esm.`; FastESM2 publishes the same ones. The rotary
-frequencies come from the file: published values are float16-rounded, and computing them again moves the phase by
-0.16 rad at position 1000.
+The keys are those of transformers' EsmModel without the prefix `esm.`; FastESM2 is published with the same ones. Rotary
+frequencies are read from the file: published values are rounded to float16, and computing them anew would shift the
+phase by 0.16 rad at position 1000.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from virnuc.encoders.weights import EncoderWeights
 from virnuc.errors import EncoderError
 
 PREFIX = "esm."
-SHARED_ROTARY = "rotary_embeddings.inv_freq"  # where transformers >= 5 saves the one that all layers share
-TRAINED_MASKING = 0.15 * 0.8  # share of <mask> among the tokens in training
+SHARED_ROTARY = "rotary_embeddings.inv_freq"  # key in files of transformers >= 5, where all layers share one tensor
+TRAINED_MASKING = 0.15 * 0.8  # share of <mask> tokens in training: 15 % of tokens are chosen, 80 % of these masked
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 
 def is_ignored(key: str) -> bool:
-    """Return whether an encoder does not need this key: the heads and the positions that rotary ones replace."""
+    """Return whether embedding does not need a key: those of the heads, and absolute positions, which are not used."""
     return key.startswith(("lm_head.", "contact_head.regression.")) or key in (
         "embeddings.position_embeddings.weight",
         "embeddings.position_ids",
@@ -50,10 +50,10 @@ class EsmShape:
 
     @classmethod
     def from_config(cls, config: dict[str, Any], origin: str) -> EsmShape:
-        """Read and check a config.json.
+        """Read and check a config.json; `origin` is its name in messages.
 
         Raises:
-            EncoderError: it is not of an ESM-2 model.
+            EncoderError: it is not that of an ESM-2 model.
         """
         vocabulary, width, layers, heads, inner = positive_integers(config, _SIZES, origin)
         wanted = {
@@ -72,9 +72,9 @@ class EsmShape:
 
 
 class _Rotary(nn.Module):
-    """Turns queries and keys by angles that grow with the position; one row of frequencies a layer."""
+    """Rotary positions (Su et al. 2021): pairs of values are rotated by angles in proportion to the position."""
 
-    inv_freq: Tensor  # [layers, half of the head's width] float32
+    inv_freq: Tensor  # [layers, half] float32; half of a head's width
 
     def __init__(self, layers: int, half: int) -> None:
         super().__init__()
@@ -82,12 +82,12 @@ class _Rotary(nn.Module):
 
     @cached_property
     def _distinct(self) -> tuple[Tensor, list[int]]:
-        """The rows that differ, and which of them is each layer's: found once, as it waits for the device."""
+        """The distinct rows, and the index of each layer's row among them; cached, as this waits for the device."""
         distinct, index = torch.unique(self.inv_freq, dim=0, return_inverse=True)
         return distinct, index.tolist()
 
     def tables(self, positions: Tensor, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
-        """Return cosine and sine for each layer, [tokens, 1, 1, half]; layers with equal frequencies share them."""
+        """Return cosine and sine for each layer, [tokens, 1, 1, half] of `dtype`; equal layers share tensors."""
         distinct, layers = self._distinct
         angles = [(positions[:, None] * row)[:, None, None] for row in distinct]
         made = [(angle.cos().to(dtype), angle.sin().to(dtype)) for angle in angles]
@@ -95,7 +95,7 @@ class _Rotary(nn.Module):
 
 
 def _rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotate [tokens, 2, heads, head_width]: queries and keys at once."""
+    """Rotate queries and keys together, [tokens, 2, heads, head_width], with the fewest copies."""
     first, second = states.chunk(2, dim=-1)
     rotated = torch.empty_like(states, memory_format=torch.contiguous_format)
     low, high = rotated.chunk(2, dim=-1)
@@ -105,6 +105,7 @@ def _rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 def _rotation(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """The formula of `_rotate`, for the compiler."""
     first, second = states.chunk(2, dim=-1)
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
 
@@ -131,15 +132,15 @@ class _Layer(nn.Module):
 
 
 class EsmNetwork(Network):
-    """An ESM-2 encoder; the final norm belongs to its output, as in `last_hidden_state`."""
+    """An ESM-2 encoder; its output includes the final layer norm, as `last_hidden_state` does."""
 
     def __init__(self, shape: EsmShape, token_scale: float, rotary: str) -> None:
         """Lay out the network.
 
         Args:
             shape: its architecture.
-            token_scale: factor on the token embeddings; 0.88 where token dropout was on in training.
-            rotary: where the frequencies are: `layers`, `shared`, or `computed` where the file has none.
+            token_scale: factor on the token embeddings; 0.88 if the model was trained with token dropout.
+            rotary: where the file has the rotary frequencies, see `rotary_source`.
         """
         super().__init__()
         self.shape, self.token_scale, self.rotary_source = shape, token_scale, rotary
@@ -150,7 +151,7 @@ class EsmNetwork(Network):
         self.last_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
 
     def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
-        """Map token ids [tokens] to the mean over residues, [sequences, width] float32."""
+        """Map token ids [tokens] int64 to the mean over residues, [sequences, width] float32."""
         states = self.words(tokens) * self.token_scale
         tables = self.rotary.tables(packing.positions, states.dtype)
         for layer, (cosine, sine) in zip(self.layer, tables, strict=True):
@@ -158,13 +159,13 @@ class EsmNetwork(Network):
         return mean_of_sequences(self.last_norm(states), packing, skip_ends=True)
 
     def flops(self, lengths: np.ndarray) -> int:
-        """Return the floating-point operations of sequences of `lengths` tokens, a multiply-add counted as two."""
+        """Return the number of floating-point operations, a multiply-add counted as two; see `Network.flops`."""
         width, tokens = self.shape.width, int(lengths.sum())
         linear = 2 * tokens * (4 * width * width + 2 * width * self.shape.inner)
         return self.shape.layers * (linear + 4 * width * int((lengths**2).sum()))
 
     def slots(self) -> dict[str, Slot]:
-        """Return the place of each tensor of the checkpoint; query, key and value become one matrix."""
+        """Return the slot of each tensor of the checkpoint; query, key and value are merged into one matrix."""
         width, inner = self.shape.width, self.shape.inner
         half = self.rotary.inv_freq.shape[1]
         slots = {"embeddings.word_embeddings.weight": Slot("words", "weight", (self.vocabulary, width))}
@@ -172,23 +173,23 @@ class EsmNetwork(Network):
         if self.rotary_source == "shared":
             slots[SHARED_ROTARY] = Slot("rotary", "inv_freq", (half,))
         for index in range(self.shape.layers):
-            there, here = f"encoder.layer.{index}", f"layer.{index}"
+            source, target = f"encoder.layer.{index}", f"layer.{index}"
             for number, name in enumerate(("query", "key", "value")):
-                part = slice(number * width, (number + 1) * width)
-                slots |= linear_slots(f"{there}.attention.self.{name}", f"{here}.qkv", width, width, part)
-            slots |= linear_slots(f"{there}.attention.output.dense", f"{here}.out", width, width)
-            slots |= linear_slots(f"{there}.intermediate.dense", f"{here}.up", inner, width)
-            slots |= linear_slots(f"{there}.output.dense", f"{here}.down", width, inner)
-            slots |= norm_slots(f"{there}.attention.LayerNorm", f"{here}.attention_norm", width)
-            slots |= norm_slots(f"{there}.LayerNorm", f"{here}.norm", width)
+                rows = slice(number * width, (number + 1) * width)
+                slots |= linear_slots(f"{source}.attention.self.{name}", f"{target}.qkv", width, width, rows)
+            slots |= linear_slots(f"{source}.attention.output.dense", f"{target}.out", width, width)
+            slots |= linear_slots(f"{source}.intermediate.dense", f"{target}.up", inner, width)
+            slots |= linear_slots(f"{source}.output.dense", f"{target}.down", width, inner)
+            slots |= norm_slots(f"{source}.attention.LayerNorm", f"{target}.attention_norm", width)
+            slots |= norm_slots(f"{source}.LayerNorm", f"{target}.norm", width)
             if self.rotary_source == "layers":
-                key = f"{there}.attention.self.rotary_embeddings.inv_freq"
+                key = f"{source}.attention.self.rotary_embeddings.inv_freq"
                 slots[key] = Slot("rotary", "inv_freq", (half,), slice(index, index + 1))
         return slots
 
 
 def rotary_source(checkpoint: EncoderWeights) -> str:
-    """Return where a checkpoint keeps its rotary frequencies: `layers`, `shared`, or `computed` without any."""
+    """Return where a checkpoint has rotary frequencies: in its `layers`, `shared` by them, or nowhere: `computed`."""
     if not any(key.endswith("inv_freq") for key in checkpoint.shapes):
         return "computed"
     return "shared" if SHARED_ROTARY in checkpoint.shapes else "layers"

@@ -1,11 +1,11 @@
-"""Learned composition: the mean of an embedding of DNA's in-phase hexamers, then a small feed-forward network.
+"""Learned composition: the mean of the embeddings of DNA's hexamers, then a small feed-forward network.
 
-Composition encoders count k-mers; this one learns what each hexamer says, as fastText does with words (Joulin et al.
-2017), for each of the three places that its first base can have in a codon. Hexamer usage in phase is an old and strong
-sign of coding DNA (Fickett & Tung 1992). A lookup and a sum for each base, and some 100,000 products for each sequence:
-next to nothing beside a transformer.
+Composition encoders count k-mers; this one learns an embedding of each hexamer, as fastText does of words (Joulin et
+al. 2017), one for each of the three codon positions of its first base. In-phase hexamer usage is among the best known
+measures of coding DNA (Fickett & Tung 1992). The cost is a lookup and a sum for each base and some 100,000
+multiplications for each sequence, next to nothing compared with a transformer.
 
-The phase is counted from the sequence's first base, so the DNA should begin with a codon, as a frame's does.
+The phase is counted from the sequence's first base, so the DNA should begin with a codon, as that of a frame does.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ from virnuc.errors import EncoderError
 
 K = 6
 PHASES = 3
-UNKNOWN = (
-    PHASES * 4**K
-)  # of a hexamer with N or another IUPAC code, and of a sequence too short for one; its row is zeros
+# Token of a hexamer with N or another IUPAC code, and of a sequence too short for a hexamer; its embedding is zeros.
+UNKNOWN = PHASES * 4**K
 MODEL_TYPE = "hexamer"
 SIZES = ("embedding_size", "num_hidden_layers", "intermediate_size", "hidden_size")
 _OTHER = len(BASES)
@@ -39,10 +38,12 @@ _TABLE = letter_table(IUPAC_BASES, [BASES.index(base) if base in BASES else _OTH
 
 
 def tokenise(sequences: Sequence[str], ids: Sequence[str] | None) -> Tokens:
-    """Return the hexamer that starts at each base: 4096 * phase + its bases as digits, A 0 to T 3, first base highest.
+    """Return the hexamers of each sequence; `ids` are the names in error messages.
+
+    A token is 4096 * phase + the bases as digits to base 4 (A 0, C 1, G 2, T 3), the first base highest.
 
     Raises:
-        DataError: a sequence is empty or holds something other than IUPAC codes.
+        DataError: a sequence is empty or contains a letter that is no IUPAC code.
     """
     names = name_sequences(sequences, ids)
     letters = encode_letters([sequence.upper() for sequence in sequences], names, _TABLE, "a base or IUPAC code")
@@ -50,10 +51,10 @@ def tokenise(sequences: Sequence[str], ids: Sequence[str] | None) -> Tokens:
 
 
 def hexamers(bases: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the hexamers of sequences that lie end to end, [tokens] int32, and where each sequence's begin, [n + 1].
+    """Return the hexamers of n concatenated sequences, [tokens] int32, and where those of each begin, [n + 1] int64.
 
     Args:
-        bases: [bases] of 0 to 3, or 4 for any other letter.
+        bases: [bases] integers, 0 to 3 for A, C, G, T, and 4 for any other letter.
         starts: [n + 1] int64, where each sequence begins in `bases`.
     """
     lengths = np.diff(starts)
@@ -75,17 +76,17 @@ def hexamers(bases: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndar
 class HexamerShape:
     """The architecture as config.json gives it."""
 
-    embedded: int  # values of a hexamer
-    layers: int  # hidden ones
-    inner: int  # width of each
-    width: int  # values of a sequence's vector
+    embedded: int  # width of a hexamer's embedding
+    layers: int  # number of hidden layers
+    inner: int  # width of a hidden layer
+    width: int  # of a sequence's vector
 
     @classmethod
     def from_config(cls, config: dict[str, Any], origin: str) -> HexamerShape:
-        """Read and check a config.json.
+        """Read and check a config.json; `origin` is its name in messages.
 
         Raises:
-            EncoderError: it is not of a hexamer model.
+            EncoderError: it is not that of a hexamer model.
         """
         if config.get("model_type") != MODEL_TYPE:
             raise EncoderError(f"{origin}: not of a hexamer model (model_type {MODEL_TYPE})")
@@ -93,9 +94,9 @@ class HexamerShape:
 
 
 class HexamerNetwork(Network):
-    """The mean of the hexamers' embeddings, normed; hidden layers with GELU; a projection, normed."""
+    """Mean of the hexamers' embeddings, layer norm, hidden layers with GELU, projection, layer norm."""
 
-    cpu_batch_tokens = 65_536  # a batch keeps nothing but its sums
+    cpu_batch_tokens = 65_536  # `embedding_bag` keeps only the sums, so that large batches need little memory
 
     def __init__(self, shape: HexamerShape) -> None:
         """Lay out the network of `shape`."""
@@ -109,7 +110,7 @@ class HexamerNetwork(Network):
         self.last_norm = nn.LayerNorm(shape.width)
 
     def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
-        """Map hexamers [tokens] to one vector for each sequence, [sequences, width] float32."""
+        """Map hexamers [tokens] int64 to one vector for each sequence, [sequences, width] float32."""
         offsets = (packing.positions == 0).nonzero().squeeze(1)
         states = self.norm(functional.embedding_bag(tokens, self.words.weight, offsets, mode="mean"))
         for layer in self.hidden:
@@ -117,13 +118,13 @@ class HexamerNetwork(Network):
         return self.last_norm(self.down(states))
 
     def flops(self, lengths: np.ndarray) -> int:
-        """Return the floating-point operations of sequences of `lengths` tokens, a multiply-add counted as two."""
+        """Return the number of floating-point operations, a multiply-add counted as two; see `Network.flops`."""
         embedded, inner, width = self.shape.embedded, self.shape.inner, self.shape.width
         products = inner * (embedded + (self.shape.layers - 1) * inner + width)
         return int(lengths.sum()) * embedded + 2 * len(lengths) * products
 
     def slots(self) -> dict[str, Slot]:
-        """Return the place of each tensor of the checkpoint."""
+        """Return the slot of each tensor of the checkpoint."""
         embedded, inner, width = self.shape.embedded, self.shape.inner, self.shape.width
         slots = {
             "hexamers.weight": Slot("words", "weight", (self.vocabulary, embedded)),

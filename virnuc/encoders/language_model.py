@@ -1,4 +1,4 @@
-"""A network and its tokenizer as an encoder: batches, order, memory, and a check that vectors are finite."""
+"""A network and its tokenizer as an encoder: batches, their order, full memory, and a check of the vectors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from virnuc.encoders.batching import Arriving, TokenBudget, is_out_of_memory, to_device
+from virnuc.encoders.batching import HostCopy, TokenBudget, is_out_of_memory, to_device
 from virnuc.encoders.interface import DEFAULT_BATCH_TOKENS, Encoder, EncoderProvenance, Tokens
 from virnuc.encoders.network import Network
 from virnuc.encoders.packing import Packing
@@ -17,6 +17,7 @@ from virnuc.encoders.tokens import plan_batches
 from virnuc.errors import EncoderError, MemoryShortageError
 from virnuc.runtime import Progress, silent
 
+# By kind, the sequence whose embedding is recorded in the provenance.
 PROBES = {
     "protein": "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQVKVKALPDAQFEVV",
     "dna": "ATGAAAACCGCGTATATTGCGAAACAGCGCCAGATTAGCTTTGTGAAAAGCCATTTTAGCCGCCAGCTGGAAGAACGCCTGGGC",
@@ -27,7 +28,7 @@ Tokeniser = Callable[[Sequence[str], Sequence[str] | None], Tokens]
 
 
 class LanguageModelEncoder(Encoder):
-    """An encoder made from a loaded network, by the loaders of the table."""
+    """An encoder that consists of a tokenizer and a loaded network."""
 
     def __init__(self, network: Network, tokeniser: Tokeniser, provenance: EncoderProvenance, device: str) -> None:
         """Take a filled network and embed the probe sequence with it.
@@ -42,38 +43,43 @@ class LanguageModelEncoder(Encoder):
         self.provenance = replace(provenance, probe=tuple(round(value, 4) for value in vector.tolist()))
 
     def tokenise(self, sequences: Sequence[str], ids: Sequence[str] | None = None) -> Tokens:
-        """Return the token ids of `sequences`, special tokens included."""
+        """Return the token ids of `sequences`, special tokens included.
+
+        Raises:
+            DataError: a sequence is empty or contains a letter that the tokenizer does not know.
+            EncoderError: a token id is beyond the network's vocabulary.
+        """
         tokens = self._tokeniser(sequences, ids)
         if tokens.flat.size and int(tokens.flat.max()) >= self.network.vocabulary:
             raise EncoderError(f"{self.name}: its tokenizer makes ids that its network does not have; get both again")
         return tokens
 
     def flops(self, tokens: Tokens) -> int:
-        """Return the floating-point operations that embedding `tokens` takes, a multiply-add counted as two."""
+        """Return the number of floating-point operations to embed `tokens`, a multiply-add counted as two."""
         return self.network.flops(tokens.lengths)
 
     @property
     def products(self) -> tuple[tuple[int, int], ...]:
-        """Inputs and outputs of its linear layers, each size once."""
+        """Input and output widths of the linear layers, each pair once."""
         return tuple(sorted(self.network.products))
 
     @torch.inference_mode()
     def embed_tokens(
         self, tokens: Tokens, *, batch_tokens: int = DEFAULT_BATCH_TOKENS, progress: Progress = silent
     ) -> Tensor:
-        """Return the vectors of tokenised sequences, [n, dimension] float32 on the CPU, in their order.
+        """Return the vectors of tokenised sequences, [n, dimension] float32 on the CPU, in the order of `tokens`.
 
         On a GPU the next batch is prepared and queued while the previous one is computed and copied back.
 
         Raises:
-            EncoderError: an embedding is not finite.
+            EncoderError: a vector is not finite.
             MemoryShortageError: a single sequence does not fit into memory.
         """
         vectors = torch.empty(len(tokens), self.dimension)
-        waiting: tuple[np.ndarray, Arriving] | None = None
+        waiting: tuple[np.ndarray, HostCopy] | None = None
         done, wanted = 0, self.tokens_at_once(batch_tokens)
         for rows in plan_batches(tokens.lengths, lambda: self._budget.allowed(wanted)):
-            computed = Arriving(self._compute(tokens, rows))
+            computed = HostCopy(self._compute(tokens, rows))
             if waiting is not None:
                 self._store(vectors, tokens, *waiting)
                 done += len(waiting[0])
@@ -85,11 +91,11 @@ class LanguageModelEncoder(Encoder):
         return vectors
 
     def tokens_at_once(self, batch_tokens: int) -> int:
-        """Return the maximum number of tokens in a batch: a CPU has its own limit."""
+        """Return the maximum tokens of a batch; on a CPU the network has its own, lower limit."""
         return min(batch_tokens, self.network.cpu_batch_tokens) if self.device.type == "cpu" else batch_tokens
 
     def _compute(self, tokens: Tokens, rows: np.ndarray) -> Tensor:
-        """Embed one batch; when memory is full, its halves one after the other, and later ones are smaller."""
+        """Embed the sequences `rows` as one batch, or in halves if memory is full; later batches are then smaller."""
         try:
             computed = self._forward(tokens, rows)
             self._budget.fit()
@@ -103,7 +109,7 @@ class LanguageModelEncoder(Encoder):
                     f"sequence {tokens.ids[row]} ({tokens.lengths[row]} tokens) does not fit into the memory of "
                     f"{self.device} alone; cut it into shorter chunks or use another device"
                 ) from error
-        # Outside the handler, so that the failed attempt's tensors are gone.
+        # Outside the handler, whose traceback would keep the tensors of the failed attempt in memory.
         self._budget.overflow(int(tokens.lengths[rows].sum()))
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -115,8 +121,9 @@ class LanguageModelEncoder(Encoder):
         packing = Packing.of_lengths(batch.lengths, self.device)
         return self.network(to_device(batch.flat.astype(np.int64), self.device), packing)
 
-    def _store(self, vectors: Tensor, tokens: Tokens, rows: np.ndarray, arriving: Arriving) -> None:
-        computed = arriving.wait()
+    def _store(self, vectors: Tensor, tokens: Tokens, rows: np.ndarray, copy: HostCopy) -> None:
+        """Write a batch's vectors into the rows `rows` of `vectors`; raise an EncoderError if one is not finite."""
+        computed = copy.wait()
         finite = torch.isfinite(computed).all(dim=1)
         if not bool(finite.all()):
             row = int(rows[int(torch.nonzero(~finite)[0])])

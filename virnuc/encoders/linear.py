@@ -1,7 +1,7 @@
-"""Linear layers for inference: plain, packed for oneDNN, or int8, each with GELU or a residual fused where it can be.
+"""Linear layers for inference: plain, for oneDNN, or in int8, each with an optional GELU or residual.
 
-On a CPU in float32, oneDNN with weights reordered once is 10 to 25 % faster than the BLAS behind torch's own
-linear layer, and its fused GELU costs nothing. The reordered copy replaces the weight.
+On a CPU in float32, oneDNN with weights that were reordered once is 10 to 25 % faster than the BLAS that torch's linear
+layer calls, and its fused GELU costs nothing. The reordered copy replaces the weight.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Without VNNI sums of two products saturate at 16 bits; activations of seven bits cannot reach that.
+# Without VNNI instructions, sums of two int8 products saturate at 16 bits; with 7-bit activations they cannot.
 _SEVEN_BITS = not torch.cpu._is_vnni_supported()
 
-# oneDNN keeps some 0.2 MB of code for each shape that it met, and torch's layer above it keeps that alive in a cache of
-# its own. Packed batches have hundreds of lengths; with the 1,024 shapes that are the default of both, memory grows for
-# hundreds of thousands of sequences. 128 cost a tiny network few percent.
+# oneDNN caches some 0.2 MB of generated code for each shape of its operands, and torch a second time. Packed batches
+# have hundreds of lengths, so with the default of 1,024 shapes for both caches memory grows over hundreds of thousands
+# of sequences. A limit of 128 makes a tiny network a few percent slower.
 for _capacity in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(_capacity, "128")
 
 
 class Linear(nn.Module):
-    """`y = x W^T + b`, then GELU (erf) or plus a residual when asked for."""
+    """`y = x W^T + b`, followed on request by GELU (erf) or the addition of a residual."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         """Make the layer with weight [outputs, inputs] and, unless `bias` is false, bias [outputs]."""
@@ -33,7 +33,7 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs), requires_grad=False) if bias else None
 
     def forward(self, states: Tensor, *, gelu: bool = False, residual: Tensor | None = None) -> Tensor:
-        """Map [tokens, inputs] to [tokens, outputs]."""
+        """Map [tokens, inputs] to [tokens, outputs], with `gelu` or a `residual` [tokens, outputs], not both."""
         output = functional.linear(states, self.weight, self.bias)
         if gelu:
             return functional.gelu(output)
@@ -41,7 +41,7 @@ class Linear(nn.Module):
 
 
 class OneDnnLinear(nn.Module):
-    """The same in float32, or in bf16 where the processor has it, on a CPU: by oneDNN with a reordered weight."""
+    """`Linear` on a CPU, by oneDNN with a reordered weight: in float32, or in bf16 where the processor supports it."""
 
     def __init__(self, linear: Linear) -> None:
         """Take over the weights of `linear`."""
@@ -58,17 +58,17 @@ class OneDnnLinear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """The same with int8 weights (symmetric, per output) and activations quantised as they come (per tensor)."""
+    """`Linear` in int8: symmetric weights, one scale per output; dynamically quantised activations, one per tensor."""
 
     def __init__(self, linear: Linear) -> None:
-        """Quantise the weights of `linear` and pack them for oneDNN, three times as fast here as torch's default."""
+        """Quantise the weights of `linear` and pack them for oneDNN, three times as fast as torch's default engine."""
         super().__init__()
         weight = linear.weight.detach()
         scales = weight.abs().amax(dim=1).clamp_min(1e-12) / 127
         zeros = torch.zeros(len(weight), dtype=torch.long)
         engine = torch.backends.quantized.engine
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # quantised tensors will go; the pinned torch has them
+            warnings.simplefilter("ignore", UserWarning)  # they are deprecated; the pinned torch still has them
             quantised = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
         torch.backends.quantized.engine = "onednn"
         try:
@@ -85,7 +85,7 @@ class Int8Linear(nn.Module):
 
 
 def for_inference(linear: Linear, precision: str) -> nn.Module:
-    """Return the fastest form of a loaded layer for its device and `precision`."""
+    """Return the fastest equivalent of a loaded layer on its device in `precision`."""
     if precision == "int8":
         return Int8Linear(linear)
     reordered = {torch.float32: torch.backends.mkldnn.is_available()}

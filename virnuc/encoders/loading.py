@@ -1,4 +1,4 @@
-"""The loaders of the table: from files to a network that is checked against the table."""
+"""The loaders that the table names: they read an encoder's files and check them against its row."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from virnuc.storage.files import read_json, sha256_file
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 _RANDOM_SEED = 0
-NAME_DIGITS = 12  # of the weights' digest in the name of an encoder from a directory
+NAME_DIGITS = 12  # of the weights' digest, in the name of an encoder from a directory
 
 
 def load_composition(spec: EncoderSpec, request: LoadRequest) -> Encoder:
     """Make a composition encoder.
 
     Raises:
-        UsageError: weights were given for it.
+        UsageError: weights were given, but it has none.
     """
     if request.source is not None:
         raise UsageError(f"--weights {spec.name}=...: {spec.name} counts k-mers and has no weights")
@@ -46,7 +46,8 @@ def load_esm(spec: EncoderSpec, request: LoadRequest) -> Encoder:
     """Load an ESM-2 model.
 
     Raises:
-        EncoderError: files that are missing, damaged, or of another model.
+        UsageError: see `locate`.
+        EncoderError: its files are missing, damaged or those of another model.
     """
     directory, weights = locate(spec, request)
     config, origin = _config(spec, directory)
@@ -78,7 +79,8 @@ def load_mosaicbert(spec: EncoderSpec, request: LoadRequest) -> Encoder:
     """Load a MosaicBERT model with its byte-pair tokenizer.
 
     Raises:
-        EncoderError: files that are missing, damaged, or of another model.
+        UsageError: see `locate`.
+        EncoderError: its files are missing, damaged or those of another model.
     """
     directory, weights = locate(spec, request, extra_files=("tokenizer.json",))
     config, origin = _config(spec, directory)
@@ -97,10 +99,11 @@ def load_mosaicbert(spec: EncoderSpec, request: LoadRequest) -> Encoder:
 
 
 def load_hexamer(spec: EncoderSpec, request: LoadRequest) -> Encoder:
-    """Load a hexamer model, in float32 whatever is asked for: it takes no time that another precision could save.
+    """Load a hexamer model, always in float32, as it is too fast for another precision to save time.
 
     Raises:
-        EncoderError: files that are missing, damaged, or of another model.
+        UsageError: see `locate`.
+        EncoderError: its files are missing, damaged or those of another model.
     """
     request = replace(request, precision="fp32")
     directory, weights = locate(spec, request)
@@ -116,7 +119,8 @@ def load_unirep(spec: EncoderSpec, request: LoadRequest) -> Encoder:
     """Load a UniRep model.
 
     Raises:
-        EncoderError: a file that is missing, damaged, or of another model.
+        UsageError: see `locate`.
+        EncoderError: its file is missing, damaged or that of another model.
     """
     directory, weights = locate(spec, request)
     checkpoint = unirep.UniRepWeights(directory) if directory else None
@@ -132,6 +136,7 @@ def load_unirep(spec: EncoderSpec, request: LoadRequest) -> Encoder:
 
 
 def _config(spec: EncoderSpec, directory: Path | None) -> tuple[dict[str, Any], str]:
+    """Return an encoder's config.json and its name in messages; `directory` is None for random weights."""
     if directory is not None:
         return read_json(directory / "config.json", EncoderError), str(directory / "config.json")
     if spec.architecture:
@@ -142,11 +147,12 @@ def _config(spec: EncoderSpec, directory: Path | None) -> tuple[dict[str, Any], 
 
 
 def _hidden_values(shape: esm.EsmShape | mosaicbert.MosaicBertShape) -> dict[str, float]:
-    """Return what changes the vectors but not the shape of any tensor."""
+    """Return the values of config.json that change the vectors but no tensor's shape."""
     return {"heads": shape.heads, "epsilon": shape.epsilon}
 
 
 def _fill(network: Network, checkpoint: EncoderWeights | None, spec: EncoderSpec, request: LoadRequest) -> str:
+    """Load `checkpoint`, or random weights if it is None, into `network`; return the digest of the weights."""
     if spec.dimension is not None and network.dimension != spec.dimension:
         raise EncoderError(
             f"{spec.name}: its config.json says {network.dimension} dimensions, but {spec.name} has {spec.dimension}; "
@@ -160,8 +166,8 @@ def _fill(network: Network, checkpoint: EncoderWeights | None, spec: EncoderSpec
 
 
 def _check_memory(network: Network, spec: EncoderSpec, request: LoadRequest) -> None:
-    """Raise an error before anything is allocated if a model cannot fit: with full memory the process is killed."""
-    needed, available = _weights(network) * WEIGHT_BYTES[request.precision], available_memory(request.device)
+    """Raise a MemoryShortageError if the weights cannot fit, before the system kills the process for it."""
+    needed, available = _count_weights(network) * WEIGHT_BYTES[request.precision], available_memory(request.device)
     if needed > available:
         raise MemoryShortageError(
             f"{spec.name} needs {needed / 2**30:.1f} GiB for its weights in {request.precision}, but {request.device} "
@@ -169,7 +175,7 @@ def _check_memory(network: Network, spec: EncoderSpec, request: LoadRequest) -> 
         )
 
 
-def _weights(network: Network) -> int:
+def _count_weights(network: Network) -> int:
     return sum(math.prod(slot.shape) for slot in network.slots().values())
 
 
@@ -177,14 +183,14 @@ def _origin(spec: EncoderSpec, directory: Path | None, weights: str, digest: str
     """Return the encoder's name, the kind and digest of its weights, and their commit on the hub.
 
     Raises:
-        EncoderError: the name belongs to other weights.
+        EncoderError: the directory's weights are not those that the name stands for.
     """
     name = spec.name
-    if spec.family:  # a directory: the weights are its identity, wherever it lies
+    if spec.family:  # from a directory, which is identified by its weights, not by its path
         name = f"{spec.family}-{digest[:NAME_DIGITS]}"
         if ":" not in spec.name and name != spec.name:
             raise EncoderError(f"{directory}: holds {name}, not {spec.name}; give --weights {spec.name}=DIR")
-    # The hub's cache has a directory for each commit, also where a branch was asked for.
+    # A directory of the hub's cache is named after its commit, even if a branch was asked for.
     revision = directory.name if directory and weights == "hub" else None
     return {"name": name, "weights": weights, "weight_digest": digest, "revision": revision}
 
@@ -197,6 +203,6 @@ def _provenance(spec: EncoderSpec, request: LoadRequest, network: Network, facts
         licence=spec.licence,
         hub_id=spec.hub_id,
         max_residues=spec.max_residues,
-        parameters=_weights(network),
+        parameters=_count_weights(network),
         **facts,
     )

@@ -1,7 +1,7 @@
-"""The MosaicBERT family (DNABERT-2, DNABERT-S): post-norm, gated feed-forward, ALiBi instead of positions.
+"""The MosaicBERT family (Portes et al. 2023; DNABERT-2, DNABERT-S): post-norm, gated feed-forward, ALiBi.
 
-The published code takes a Triton path in float16 that fails on CPUs and on newer Triton; this is the plain
-mathematics of it with torch's own attention.
+The published code uses a Triton kernel in float16 that fails on CPUs and with newer versions of Triton; this is the
+same network with torch's own attention.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SIZES = (
 
 
 def is_ignored(key: str) -> bool:
-    """Return whether an encoder does not need this key: the heads and the pooler."""
+    """Return whether embedding does not need a key: those of the heads and the pooler."""
     return key.startswith(("cls.", "pooler."))
 
 
@@ -46,15 +46,15 @@ class MosaicBertShape:
     layers: int
     heads: int
     inner: int  # width of the feed-forward layer
-    types: int  # rows of the token-type table, of which the first is used
+    types: int  # rows of the token-type table; only the first is used
     epsilon: float  # of the layer norms
 
     @classmethod
     def from_config(cls, config: dict[str, Any], origin: str) -> MosaicBertShape:
-        """Read and check a config.json.
+        """Read and check a config.json; `origin` is its name in messages.
 
         Raises:
-            EncoderError: it is not of a MosaicBERT model.
+            EncoderError: it is not that of a MosaicBERT model.
         """
         vocabulary, width, layers, heads, inner, types = positive_integers(config, _SIZES, origin)
         if config.get("model_type", "bert") != "bert" or config.get("hidden_act", "gelu") != "gelu" or width % heads:
@@ -63,7 +63,10 @@ class MosaicBertShape:
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """Return the slope of each head: a geometric series, filled up from the next finer one (Press et al. 2022)."""
+    """Return ALiBi's slope of each head (Press et al. 2022).
+
+    A geometric series for the largest power of two; further heads take every second value of the next finer series.
+    """
     power = 2 ** math.floor(math.log2(heads))
     slopes = [2 ** (-8 * (head + 1) / power) for head in range(power)]
     finer = [2 ** (-4 * (head + 1) / power) for head in range(0, 2 * power, 2)]
@@ -89,6 +92,7 @@ class _Layer(nn.Module):
 
 
 def _gate(gate: Tensor, inner: Tensor) -> Tensor:
+    """The formula of the gated activation, for the compiler."""
     return functional.gelu(gate) * inner
 
 
@@ -106,10 +110,10 @@ class MosaicBertNetwork(Network):
         self.types = Embedding(shape.types, shape.width)
         self.first_norm = nn.LayerNorm(shape.width, eps=shape.epsilon)
         self.layer = nn.ModuleList(_Layer(shape) for _ in range(shape.layers))
-        self._slopes: Tensor | None = None  # on the device, from the first batch on
+        self._slopes: Tensor | None = None  # [heads] float32 on the device, made with the first batch
 
     def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
-        """Map token ids [tokens] to the mean over tokens, [sequences, width] float32."""
+        """Map token ids [tokens] int64 to the mean over tokens, [sequences, width] float32."""
         states = self.first_norm(self.words(tokens) + self.types.weight[0])
         if self._slopes is None:
             self._slopes = torch.tensor(alibi_slopes(self.shape.heads), device=states.device)
@@ -118,13 +122,13 @@ class MosaicBertNetwork(Network):
         return mean_of_sequences(states, packing, skip_ends=False)
 
     def flops(self, lengths: np.ndarray) -> int:
-        """Return the floating-point operations of sequences of `lengths` tokens, a multiply-add counted as two."""
+        """Return the number of floating-point operations, a multiply-add counted as two; see `Network.flops`."""
         width, tokens = self.shape.width, int(lengths.sum())
         linear = 2 * tokens * (4 * width * width + 3 * width * self.shape.inner)
         return self.shape.layers * (linear + 4 * width * int((lengths**2).sum()))
 
     def slots(self) -> dict[str, Slot]:
-        """Return the place of each tensor of the checkpoint."""
+        """Return the slot of each tensor of the checkpoint."""
         width, inner = self.shape.width, self.shape.inner
         slots = {
             "embeddings.word_embeddings.weight": Slot("words", "weight", (self.vocabulary, width)),
@@ -132,11 +136,11 @@ class MosaicBertNetwork(Network):
             **norm_slots("embeddings.LayerNorm", "first_norm", width),
         }
         for index in range(self.shape.layers):
-            there, here = f"encoder.layer.{index}", f"layer.{index}"
-            slots |= linear_slots(f"{there}.attention.self.Wqkv", f"{here}.qkv", 3 * width, width)
-            slots |= linear_slots(f"{there}.attention.output.dense", f"{here}.out", width, width)
-            slots |= norm_slots(f"{there}.attention.output.LayerNorm", f"{here}.attention_norm", width)
-            slots[f"{there}.mlp.gated_layers.weight"] = Slot(f"{here}.gated", "weight", (2 * inner, width))
-            slots |= linear_slots(f"{there}.mlp.wo", f"{here}.down", width, inner)
-            slots |= norm_slots(f"{there}.mlp.layernorm", f"{here}.norm", width)
+            source, target = f"encoder.layer.{index}", f"layer.{index}"
+            slots |= linear_slots(f"{source}.attention.self.Wqkv", f"{target}.qkv", 3 * width, width)
+            slots |= linear_slots(f"{source}.attention.output.dense", f"{target}.out", width, width)
+            slots |= norm_slots(f"{source}.attention.output.LayerNorm", f"{target}.attention_norm", width)
+            slots[f"{source}.mlp.gated_layers.weight"] = Slot(f"{target}.gated", "weight", (2 * inner, width))
+            slots |= linear_slots(f"{source}.mlp.wo", f"{target}.down", width, inner)
+            slots |= norm_slots(f"{source}.mlp.layernorm", f"{target}.norm", width)
         return slots

@@ -1,7 +1,7 @@
-"""What both families of networks share: how a checkpoint's tensors map onto one, and how it is filled.
+"""What all networks share: the mapping from a checkpoint's tensors to their parameters, and how these are filled.
 
-A network is built without memory, compared with the names and shapes in the file, and then filled module by
-module, straight into the wanted precision: at no time are there two copies of the weights.
+A network is built on torch's meta device, without memory; its names and shapes are compared with those in the file, and
+it is then filled module by module, directly in the wanted precision, so that there are never two copies of the weights.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from virnuc.runtime import DTYPES
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a checkpoint's tensor goes: rows `part` of `parameter` of the submodule `module`."""
+    """Where a checkpoint's tensor goes: into the rows `rows` of `parameter` of the submodule `module`."""
 
     module: str
     parameter: str
-    shape: tuple[int, ...]
-    part: slice | None = None  # None: all
+    shape: tuple[int, ...]  # of the checkpoint's tensor
+    rows: slice | None = None  # None: all
 
 
 class Network(nn.Module):
-    """A packed encoder network, for inference only."""
+    """An encoder network that takes packed batches, for inference only."""
 
     dimension: int
     vocabulary: int  # number of token ids
-    products: frozenset[tuple[int, int]] = frozenset()  # inputs and outputs of its linear layers, once filled
+    products: frozenset[tuple[int, int]] = frozenset()  # widths of its linear layers (input, output), once filled
     # A CPU is fastest while a batch's activations stay in its cache; more tokens at once gain nothing there.
     cpu_batch_tokens = 1024
 
     @abstractmethod
     def slots(self) -> dict[str, Slot]:
-        """Return the place of each tensor that the checkpoint must hold, by its key."""
+        """Return the slot of each tensor that the checkpoint must hold, by its key."""
 
     @abstractmethod
     def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
@@ -53,13 +53,17 @@ class Network(nn.Module):
 
     @abstractmethod
     def flops(self, lengths: np.ndarray) -> int:
-        """Return the floating-point operations of sequences of `lengths` tokens, a multiply-add counted as two."""
+        """Return the number of floating-point operations for sequences of `lengths` tokens, [n] integers.
+
+        A multiply-add counts as two.
+        """
 
 
 class Embedding(nn.Module):
     """One vector for each token id.
 
-    torch's own draws its weights even where they have no memory, and imports its compiler for that, which takes 2 s.
+    `torch.nn.Embedding` draws initial weights even on the meta device and imports torch's compiler for it, which takes
+    2 s.
     """
 
     def __init__(self, count: int, width: int) -> None:
@@ -68,28 +72,28 @@ class Embedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(count, width), requires_grad=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map ids [tokens] to vectors, [tokens, width]."""
+        """Map ids [tokens] int64 to vectors, [tokens, width]."""
         return functional.embedding(tokens, self.weight)
 
 
-def linear_slots(there: str, here: str, outputs: int, inputs: int, part: slice | None = None) -> dict[str, Slot]:
-    """Return the slots of a linear layer: keys `there`, module `here`."""
+def linear_slots(key: str, module: str, outputs: int, inputs: int, rows: slice | None = None) -> dict[str, Slot]:
+    """Return the slots of a linear layer, whose keys in the checkpoint begin with `key`."""
     return {
-        f"{there}.weight": Slot(here, "weight", (outputs, inputs), part),
-        f"{there}.bias": Slot(here, "bias", (outputs,), part),
+        f"{key}.weight": Slot(module, "weight", (outputs, inputs), rows),
+        f"{key}.bias": Slot(module, "bias", (outputs,), rows),
     }
 
 
-def norm_slots(there: str, here: str, width: int) -> dict[str, Slot]:
-    """Return the slots of a layer norm: keys `there`, module `here`."""
-    return {f"{there}.{name}": Slot(here, name, (width,)) for name in ("weight", "bias")}
+def norm_slots(key: str, module: str, width: int) -> dict[str, Slot]:
+    """Return the slots of a layer norm, whose keys in the checkpoint begin with `key`."""
+    return {f"{key}.{name}": Slot(module, name, (width,)) for name in ("weight", "bias")}
 
 
 def positive_integers(config: dict[str, Any], names: Sequence[str], origin: str) -> list[int]:
-    """Return the sizes that a config.json must give.
+    """Return the sizes `names` of a config.json, which `origin` names in messages.
 
     Raises:
-        EncoderError: one is missing, not an integer, or larger than that of any existing model.
+        EncoderError: one is missing, not a positive integer, or larger than in any existing model.
     """
     for name in names:
         value = config.get(name)
@@ -99,7 +103,7 @@ def positive_integers(config: dict[str, Any], names: Sequence[str], origin: str)
 
 
 def fill(network: Network, checkpoint: EncoderWeights, precision: str, device: str) -> str:
-    """Load `checkpoint` into `network`, which is still on the meta device; return the digest of what was used.
+    """Load `checkpoint` into `network`, which is on the meta device; return the SHA-256 of the weights.
 
     Raises:
         EncoderError: a key is missing or unexpected, a shape differs, or a value is not finite.
@@ -107,7 +111,8 @@ def fill(network: Network, checkpoint: EncoderWeights, precision: str, device: s
     slots = network.slots()
     _compare(slots, checkpoint)
     digest = hashlib.sha256()
-    for name in [name for name, _ in network.named_modules()]:  # names only: a list of modules would keep all weights
+    names = [name for name, _ in network.named_modules()]  # names only: modules in a list would stay in memory
+    for name in names:
         module = network.get_submodule(name)
         own = {key: slot for key, slot in slots.items() if slot.module == name}
         if not own:
@@ -119,7 +124,7 @@ def fill(network: Network, checkpoint: EncoderWeights, precision: str, device: s
             _check_finite(key, tensor, checkpoint)
             digest.update(f"{key} {list(tensor.shape)} ".encode())
             digest.update(checkpoint.fingerprint(key, tensor))
-            getattr(module, slot.parameter).data[slot.part or ...].copy_(tensor)
+            getattr(module, slot.parameter).data[slot.rows or ...].copy_(tensor)
         if isinstance(module, Linear):
             outputs, inputs = module.weight.shape
             network.products |= {(inputs, outputs)}
@@ -128,6 +133,7 @@ def fill(network: Network, checkpoint: EncoderWeights, precision: str, device: s
 
 
 def _compare(slots: dict[str, Slot], checkpoint: EncoderWeights) -> None:
+    """Raise an EncoderError unless the checkpoint has exactly the keys and shapes of `slots`."""
     missing = sorted(slots.keys() - checkpoint.shapes.keys())
     unexpected = sorted(checkpoint.shapes.keys() - slots.keys())
     if missing or unexpected:

@@ -1,8 +1,8 @@
-"""Batches without padding: sequences end to end, attention within each.
+"""Batches without padding: sequences are concatenated, and attention is computed within each.
 
-Linear layers, norms and activations see [tokens, width] and never a padding token. Only attention needs the
-sequences apart. On a GPU torch's kernels for sequences of any lengths take the whole batch in one call. Elsewhere it is
-computed for each run of equally long sequences at once, without a mask: a batch is sorted by length.
+Linear layers, norms and activations work on [tokens, width] without any padding. Only attention has to know where
+sequences begin. On a GPU torch's kernels for sequences of different lengths take the whole batch in one call. Elsewhere
+each run of equally long sequences, which are adjacent as batches are sorted by length, is one call without a mask.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from torch.nn import functional
 
 from virnuc.encoders.batching import to_device
 
-_MAX_BIASES = 2**26  # values of ALiBi at a time: bounds the memory of one very long sequence
-_TRIED = np.array([130, 130, 66, 33, 1])  # tokens of the sequences that a kernel is tried on
-_ROUNDING = 0.02  # of the largest value, in bf16; another mask or other slopes give 0.1 and more
+_MAX_BIASES = 2**26  # values of an ALiBi mask; bounds the memory that a very long sequence takes
+_TEST_LENGTHS = np.array([130, 130, 66, 33, 1])  # tokens of the sequences that a kernel is tested on
+_TOLERANCE = 0.02  # share of the largest value, for bf16; a wrong mask or wrong slopes give 0.1 or more
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Run:
-    """`count` sequences of `length` tokens each, the first token at `start`."""
+    """`count` adjacent sequences of `length` tokens each; the first begins at token `start` of the batch."""
 
     start: int
     count: int
@@ -35,26 +35,26 @@ class Run:
 
     @property
     def tokens(self) -> slice:
-        """Where the run's tokens are in the batch."""
+        """The run's tokens in the batch."""
         return slice(self.start, self.start + self.count * self.length)
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Which tokens of a batch belong together."""
+    """Which tokens of a batch form a sequence."""
 
     runs: tuple[Run, ...]
-    positions: Tensor  # [tokens] int64, place of each token in its sequence, on the device
-    bounds: Tensor  # [sequences + 1] int32, where each sequence begins and the last one ends, on the device
+    positions: Tensor  # [tokens] int64 on the device, each token's position in its sequence, from 0
+    bounds: Tensor  # [sequences + 1] int32 on the device, where each sequence begins and the last one ends
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest sequence."""
+        """Number of tokens of the longest sequence."""
         return max(run.length for run in self.runs)
 
     @classmethod
     def of_lengths(cls, lengths: np.ndarray, device: torch.device) -> Packing:
-        """Describe a batch of sequences of `lengths` tokens, equal ones beside each other."""
+        """Describe a batch of sequences of `lengths` tokens, [sequences] integers, equal ones adjacent."""
         starts = np.concatenate([[0], np.cumsum(lengths)])
         changes = [0, *(np.flatnonzero(np.diff(lengths)) + 1).tolist(), len(lengths)]
         runs = tuple(Run(int(starts[first]), last - first, int(lengths[first])) for first, last in pairwise(changes))
@@ -70,10 +70,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, slopes: 
         key: see `query`.
         value: see `query`.
         packing: which tokens form a sequence.
-        slopes: [heads] float32; each score loses slope * distance (symmetric ALiBi).
+        slopes: [heads] float32, for symmetric ALiBi: slope * distance is subtracted from each score.
 
     Returns:
-        [tokens, heads * head_width].
+        [tokens, heads * head_width], of the dtype of `query`.
     """
     if varlen_is_right(query.device, query.dtype, query.shape[-1], slopes is not None):
         return _attend_at_once(query, key, value, packing, slopes).flatten(1)
@@ -82,22 +82,23 @@ def attend(query: Tensor, key: Tensor, value: Tensor, packing: Packing, slopes: 
 
 @cache
 def varlen_is_right(device: torch.device, dtype: torch.dtype, head_width: int, alibi: bool) -> bool:
-    """Return whether one call for all sequences gives on this device what a call for each run gives: tried once."""
+    """Return whether one call for all sequences agrees with one call for each run on this device; tested once."""
     if device.type != "cuda":
-        return False  # torch has no such kernel for a CPU
+        return False  # torch has these kernels for GPUs only
     return _agrees(device, dtype, head_width, alibi)
 
 
 def _agrees(device: torch.device, dtype: torch.dtype, head_width: int, alibi: bool) -> bool:
-    packing = Packing.of_lengths(_TRIED, device)
+    """Compare both ways on random tensors; log a warning where they differ."""
+    packing = Packing.of_lengths(_TEST_LENGTHS, device)
     generator = torch.Generator().manual_seed(0)
-    query, key, value = torch.randn(3, int(_TRIED.sum()), 2, head_width, generator=generator).to(device, dtype)
+    query, key, value = torch.randn(3, int(_TEST_LENGTHS.sum()), 2, head_width, generator=generator).to(device, dtype)
     slopes = torch.tensor([0.5, 0.01], device=device) if alibi else None
     expected = _attend_by_runs(query.float(), key.float(), value.float(), packing, slopes)
     try:
         found = _attend_at_once(query, key, value, packing, slopes)
         distance = float((found - expected).abs().max() / expected.abs().max())
-        right = distance <= _ROUNDING
+        right = distance <= _TOLERANCE
         reason = f"differs by {distance:.1e}"
     except RuntimeError as error:
         right, reason = False, str(error).partition("\n")[0]
@@ -108,10 +109,10 @@ def _agrees(device: torch.device, dtype: torch.dtype, head_width: int, alibi: bo
 
 
 def _attend_at_once(query: Tensor, key: Tensor, value: Tensor, packing: Packing, slopes: Tensor | None) -> Tensor:
-    """Return [tokens, heads, head_width] by the kernels below torch's `varlen_attn`, which passes on no slopes.
+    """Return [tokens, heads, head_width] by the kernels under torch's `varlen_attn`, which itself takes no slopes.
 
-    Flash attention takes fp16 and bf16, and ALiBi (-slope * |i - j| where attention is not causal, as in its alibi.h);
-    the memory-efficient kernel takes fp32. Both take query, key and value as views of one tensor.
+    Flash attention takes fp16 and bf16, with ALiBi if wanted (-slope * |i - j| where attention is not causal, see its
+    alibi.h); the memory-efficient kernel takes fp32. Both accept query, key and value as views of one tensor.
     """
     bounds, longest = packing.bounds, packing.longest
     if query.dtype is torch.float32 and slopes is None:
@@ -125,7 +126,7 @@ def _attend_at_once(query: Tensor, key: Tensor, value: Tensor, packing: Packing,
 
 
 def _attend_by_runs(query: Tensor, key: Tensor, value: Tensor, packing: Packing, slopes: Tensor | None) -> Tensor:
-    """Return [tokens, heads, head_width] by a call for each run of equally long sequences."""
+    """Return [tokens, heads, head_width] by one call for each run of equally long sequences."""
     attended = torch.empty_like(query, memory_format=torch.contiguous_format)
     for run in packing.runs:
         shape = (run.count, run.length, *query.shape[1:])
@@ -140,7 +141,7 @@ def _attend_by_runs(query: Tensor, key: Tensor, value: Tensor, packing: Packing,
 
 
 def _alibi(slopes: Tensor, rows: slice, length: int, dtype: torch.dtype) -> Tensor:
-    """Return -slope * |i - j| for the queries `rows`, [1, heads, rows, length]."""
+    """Return -slope * |i - j| for the queries `rows` and all keys, [1, heads, rows, length]."""
     places = torch.arange(length, device=slopes.device)
     distances = (places[rows, None] - places[None, :]).abs()
     return (slopes[:, None, None] * -distances).to(dtype)[None]
@@ -149,7 +150,7 @@ def _alibi(slopes: Tensor, rows: slice, length: int, dtype: torch.dtype) -> Tens
 def mean_of_sequences(states: Tensor, packing: Packing, skip_ends: bool) -> Tensor:
     """Return the mean over each sequence's tokens, [sequences, width] float32, accumulated in float32.
 
-    `skip_ends` leaves out the first and last token, ESM's <cls> and <eos>.
+    `skip_ends` leaves out the first and last token, which are <cls> and <eos> in ESM.
     """
     means = []
     for run in packing.runs:

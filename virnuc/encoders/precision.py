@@ -1,4 +1,4 @@
-"""The precision to embed in: what was asked for, or what the device computes fast, measured where that is not known."""
+"""The precision to embed in: the one asked for, or one that the device computes fast, which is measured on a CPU."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from virnuc.errors import UsageError
 from virnuc.runtime import DTYPES, Choice
 from virnuc.settings.options import PRECISIONS
 
-_WORTH_ROUNDING = 1.5  # speed of bf16 over fp32 from which a CPU embeds in it
-_BF16_CAPABILITY = (8, 0)  # Ampere; torch also reports older GPUs, which emulate bf16 slowly, as supporting it
-_FEW, _MANY = 16, 128  # tokens in a product
+_MIN_SPEEDUP = 1.5  # of bf16 over fp32, for a CPU to embed in bf16
+_BF16_CAPABILITY = (8, 0)  # Ampere; torch says that older GPUs support bf16, too, but they emulate it slowly
+_FEW, _MANY = 16, 128  # tokens in a matrix product
 
 
 def choose_precision(wanted: str, device: str) -> Choice:
-    """Return the precision to embed with; `auto` takes what the device computes fast.
+    """Return the precision to embed in, and why; `auto` chooses one that `device` computes fast.
 
-    Without AVX-512 or AMX a CPU computes bf16 and fp16 four to ten times slower than fp32 (measured on AVX2), with AMX
-    bf16 several times faster: on a CPU `auto` measures. It never takes int8, which is said for those who want it.
+    A CPU without AVX-512 or AMX computes bf16 and fp16 four to ten times slower than fp32 (measured with AVX2), and one
+    with AMX computes bf16 several times faster, so on a CPU `auto` measures. It reports the speed of int8 but never
+    chooses it.
 
     Raises:
-        UsageError: the precision is unknown, or the device does not have it.
+        UsageError: the precision is unknown, or not available on the device.
     """
     kind = torch.device(device).type
     if wanted not in PRECISIONS:
@@ -40,16 +41,16 @@ def choose_precision(wanted: str, device: str) -> Choice:
 
 @cache
 def cpu_products() -> dict[str, float]:
-    """Return the GFLOP/s of a 650M encoder's largest layer on this CPU, by precision, in about half a second.
+    """Return the GFLOP/s of a 650M encoder's largest layer on this CPU, by precision; takes about half a second.
 
-    The layers are those that encoders use. A precision that is slow on few tokens is not tried on many.
+    The layers are those that encoders use. A precision that is slow on few tokens is not measured on many.
     """
     measured: dict[str, float] = {}
     for name in ("fp32", "bf16", "fp16", "int8"):
         linear = Linear(1280, 5120, bias=False)
         torch.nn.init.uniform_(linear.weight, -0.03, 0.03)
         layer = for_inference(linear.to(DTYPES[name]), name)
-        _gflops(layer, 1, name)  # the first product of a kind prepares it
+        _gflops(layer, 1, name)  # the first product of a kind also prepares its kernel
         measured[name] = _gflops(layer, _FEW, name)
         if measured[name] >= measured["fp32"] / 4:
             measured[name] = max(_gflops(layer, _MANY, name) for _ in range(2))
@@ -66,6 +67,6 @@ def _gflops(layer: torch.nn.Module, rows: int, precision: str) -> float:
 
 def _fast_on_cpu() -> Choice:
     measured = cpu_products()
-    chosen = "bf16" if measured["bf16"] >= _WORTH_ROUNDING * measured["fp32"] else "fp32"
+    chosen = "bf16" if measured["bf16"] >= _MIN_SPEEDUP * measured["fp32"] else "fp32"
     figures = ", ".join(f"{name} {speed:.0f}" for name, speed in measured.items())
-    return Choice(chosen, f"auto: products here run at {figures} GFLOP/s; bf16 from {_WORTH_ROUNDING:g} times fp32 on")
+    return Choice(chosen, f"auto: products here run at {figures} GFLOP/s; bf16 from {_MIN_SPEEDUP:g} times fp32 on")

@@ -1,9 +1,8 @@
-"""Slow second implementations that read the same files: what the native encoders are verified against.
+"""Slow reference implementations that read the same files, which the native encoders are verified against.
 
-ESM-2 is read and run by transformers' own `EsmModel`. MosaicBERT has no implementation that runs everywhere, so its
-formulas are written out here in float64, one sequence at a time, attention as
-softmax(q k / sqrt(d) - slope |i - j|).
-Neither shares code with the native networks beyond the reading of single tensors.
+For ESM-2 it is transformers' own `EsmModel`. MosaicBERT has no implementation that runs everywhere, so its formulas are
+written out here in float64, for one sequence at a time, with attention as softmax(q k / sqrt(d) - slope |i - j|).
+Neither shares code with the native networks, except for reading single tensors.
 """
 
 from __future__ import annotations
@@ -23,19 +22,20 @@ from virnuc.encoders.tokens import ESM_VOCABULARY
 from virnuc.encoders.weights import WeightFiles, read_json, rotary_frequencies
 from virnuc.errors import EncoderError
 
-EPSILON = {"protein": 1e-5, "dna": 1e-12}  # of the layer norms of every published ESM-2 and MosaicBERT model
-_NOT_IN_FILES = ("contact_head.", "rotary_embeddings.inv_freq")  # of EsmModel: not used, and set here
+EPSILON = {"protein": 1e-5, "dna": 1e-12}  # of the layer norms of all published ESM-2 and MosaicBERT models
+_NOT_IN_FILES = ("contact_head.", "rotary_embeddings.inv_freq")  # parts of EsmModel that are not used, or set below
 
 Reference = Callable[[str], Tensor]  # the embedding of one sequence, [dimension] float32
 
 
 def esm_reference(directory: Path) -> tuple[str, Reference]:
-    """Return what computes it, and transformers' EsmModel of a directory.
+    """Return the reference's name and a function that embeds a protein by it, for an ESM-2 model in `directory`.
 
-    `from_pretrained` drops the rotary frequencies of `fast_esm` files and computes them again, so they are put back.
+    `from_pretrained` drops the rotary frequencies of `fast_esm` files and computes them anew, so the stored ones are
+    copied into the model afterwards.
 
     Raises:
-        EncoderError: weights of the model are not in the files.
+        EncoderError: the files lack weights of the model.
     """
     from transformers import EsmConfig, EsmModel
     from transformers.utils import logging
@@ -65,7 +65,7 @@ def esm_reference(directory: Path) -> tuple[str, Reference]:
 
 
 def mosaicbert_reference(directory: Path) -> tuple[str, Reference]:
-    """Return what computes it, and MosaicBERT's formulas over the tensors of a directory."""
+    """Return the reference's name and a function that embeds DNA by it, for a MosaicBERT model in `directory`."""
     config = read_json(directory / "config.json")
     heads, layers = int(config["num_attention_heads"]), int(config["num_hidden_layers"])
     files = WeightFiles(directory, mosaicbert.PREFIX, mosaicbert.is_ignored)
@@ -87,12 +87,12 @@ def mosaicbert_reference(directory: Path) -> tuple[str, Reference]:
     def attention(states: Tensor, key: str) -> Tensor:
         places = torch.arange(len(states), dtype=torch.float64)
         distance = (places[:, None] - places[None, :]).abs()
-        query, key_, value = linear(states, f"{key}.Wqkv").chunk(3, dim=1)
+        query, keys, value = linear(states, f"{key}.Wqkv").chunk(3, dim=1)
         width = states.shape[1] // heads
         found = []
         for head in range(heads):
             own = slice(head * width, (head + 1) * width)
-            scores = query[:, own] @ key_[:, own].T / math.sqrt(width) - _slope(head, heads) * distance
+            scores = query[:, own] @ keys[:, own].T / math.sqrt(width) - _slope(head, heads) * distance
             found.append(scores.softmax(-1) @ value[:, own])
         return torch.cat(found, dim=1)
 
@@ -113,14 +113,14 @@ def mosaicbert_reference(directory: Path) -> tuple[str, Reference]:
 
 
 def _slope(head: int, heads: int) -> float:
-    """Return ALiBi's slope of a head: of 12, 2^-1 to 2^-8 for the first 8, then 2^-0.5, 2^-1.5, ..."""
+    """Return ALiBi's slope of a head: with 12 heads 2^-1 to 2^-8 for the first 8, then 2^-0.5, 2^-1.5, ..."""
     power = 2 ** int(math.log2(heads))
     return float(2 ** (-8 * (head + 1) / power if head < power else -4 * (2 * (head - power) + 1) / power))
 
 
 def odd_frequencies(inv_freq: Tensor) -> list[int]:
-    """Return the layers whose rotary frequencies `[layers, half]` are not ESM-2's, as such or rounded to float16."""
+    """Return the layers whose rotary frequencies, [layers, half], are not ESM-2's, exact or rounded to float16."""
     defined = rotary_frequencies(inv_freq.shape[1])
-    allowed = (inv_freq - defined).abs() <= defined * 2**-11  # half a unit in the last place of float16
+    allowed = (inv_freq - defined).abs() <= defined * 2**-11  # half a unit in the last place of a float16
     alike = (inv_freq == inv_freq.mode(dim=0).values).all(dim=1)
     return torch.nonzero(~(allowed.all(dim=1) & alike)).flatten().tolist()

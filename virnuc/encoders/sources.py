@@ -1,4 +1,4 @@
-"""Where an encoder's files are: shipped, in a given directory, in a package, in the hub's cache, or on the hub."""
+"""Where an encoder's files are: in this project, a given directory, a package, the hub's cache, or on the hub."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def locate(spec: EncoderSpec, request: LoadRequest, extra_files: tuple[str, ...]
 
     Args:
         spec: the encoder.
-        request: its `source` and `revision` are used.
-        extra_files: files besides config.json and the weights that the family needs.
+        request: only its `source` and `revision` are used.
+        extra_files: files that the encoder needs besides config.json and the weights.
 
     Returns:
         The directory (None for random weights) and `hub`, `local`, `package`, `shipped` or `random`.
 
     Raises:
-        UsageError: the directory does not exist, or was not given for an encoder that is known by its digest alone.
-        EncoderError: the weights are neither cached nor reachable, or not in the package that is installed.
+        UsageError: the directory does not exist, or none was given for an encoder that is known by its digest only.
+        EncoderError: the weights are neither cached nor reachable, or not in the installed package.
     """
     if request.source == RANDOM:
         return None, RANDOM
@@ -46,8 +46,8 @@ def locate(spec: EncoderSpec, request: LoadRequest, extra_files: tuple[str, ...]
     return _hub_directory(spec, request.revision or spec.revision, extra_files), "hub"
 
 
-def at_hand(spec: EncoderSpec, request: LoadRequest) -> Path | None:
-    """Return where an encoder's files are on this machine, without asking the network; None if nowhere."""
+def local_directory(spec: EncoderSpec, request: LoadRequest) -> Path | None:
+    """Return the directory of an encoder's files on this machine, without using the network; None if there is none."""
     try:
         if request.source is None and spec.hub_id is not None:
             return _fetch(spec, request.revision or spec.revision, (), cached_only=True)
@@ -57,12 +57,14 @@ def at_hand(spec: EncoderSpec, request: LoadRequest) -> Path | None:
 
 
 def _existing(directory: Path, what: str) -> Path:
+    """Return `directory`; raise a UsageError, which names `what` asked for it, if it does not exist."""
     if not directory.is_dir():
         raise UsageError(f"{what}: {directory} is not a directory; it needs config.json and the weights of a model")
     return directory
 
 
 def _packaged_directory(name: str, weights: PackagedWeights) -> Path:
+    """Return the directory of a package's weights; raise an EncoderError unless it is the published file."""
     found = "the package is not installed"
     try:
         installed = metadata.distribution(weights.package)
@@ -81,6 +83,7 @@ def _packaged_directory(name: str, weights: PackagedWeights) -> Path:
 
 
 def _hub_directory(spec: EncoderSpec, revision: str | None, extra_files: tuple[str, ...]) -> Path:
+    """Return the directory in the hub's cache, after a download if need be; raise an EncoderError if that fails."""
     try:
         return _fetch(spec, revision, extra_files, cached_only=True)
     except _UNREACHABLE:

@@ -1,7 +1,6 @@
-"""The table of encoders: the only place that knows any of them by name.
+"""The table of encoders, the only code that names any of them, and the functions that find and load them.
 
-It is longer than other files because the entries, a third of it, are easiest to read next to the functions that find
-and load them.
+It is longer than other files because the entries, a third of it, are easiest to read next to these functions.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ from virnuc.encoders.loading import (
     load_unirep,
 )
 from virnuc.encoders.precision import choose_precision
-from virnuc.encoders.sources import RANDOM, at_hand, locate
+from virnuc.encoders.sources import RANDOM, local_directory, locate
 from virnuc.encoders.spec import EncoderSpec, Loader, LoadRequest, PackagedWeights
 from virnuc.errors import EncoderError, UsageError, unknown_name
 from virnuc.runtime import choose_device
 
 MAX_RESIDUES = 1024
-_NOT_INT8 = ("fp32", "bf16", "fp16")  # cosine 0.992 in int8, where 0.999 is wanted
+_NOT_INT8 = ("fp32", "bf16", "fp16")  # in int8 the cosine with fp32 is 0.992; 0.999 is required
 _UNKNOWN_LICENCE = "that of the directory's model; not known here"
 
-# Commits of the hub repositories. That of FastESM2_650 is one that the hub's pages list with its config.json and its
-# weights of December 2024; later ones up to August 2025 list the same two.
+# Commits of the hub repositories. For FastESM2_650, the hub's pages list the same config.json and weights, of December
+# 2024, for this commit and for all later ones up to August 2025.
 _REVISIONS = {
     "facebook/esm2_t36_3B_UR50D": "476b639933c8baad5ad09a60ac1a87f987b656fc",
     "facebook/esm2_t33_650M_UR50D": "08e4846e537177426273712802403f7ba8261b6c",
@@ -153,11 +152,11 @@ def find_encoder(name: str) -> EncoderSpec:
     """Return the row of an encoder.
 
     Args:
-        name: one of the table; `esm:DIR`, `mosaicbert:DIR`, `hexamer:DIR` or `unirep:DIR`; or the name that such a
-            directory is recorded by, `esm-<digest>`, whose weights are then to be given.
+        name: a name of the table; `esm:DIR`, `mosaicbert:DIR`, `hexamer:DIR` or `unirep:DIR`; or the name under which
+            such a directory was recorded, `esm-<digest>`; its weights must then be given.
 
     Raises:
-        UsageError: there is no such encoder or directory; the message names the nearest right one.
+        UsageError: there is no such encoder or directory; the message suggests the most similar name.
     """
     family, separator, directory = name.partition(":")
     if separator and family in _DIRECTORY_FAMILIES:
@@ -179,7 +178,7 @@ def _from_directory(name: str, family: str, directory: Path | None) -> EncoderSp
 
 
 def _check_weight_sources(weights: Mapping[str, str], revisions: Mapping[str, str]) -> None:
-    """Refuse weights and revisions, by encoder name, that cannot be used.
+    """Check weights and revisions, both by encoder name.
 
     Raises:
         UsageError: an unknown encoder, or a revision for one whose weights do not come from the hub.
@@ -193,16 +192,17 @@ def _check_weight_sources(weights: Mapping[str, str], revisions: Mapping[str, st
 
 
 def check_encoders(kinds: Mapping[str, str], weights: Mapping[str, str], revisions: Mapping[str, str]) -> None:
-    """Refuse encoders that cannot be loaded, before hours are spent; fetch weights that only the hub has.
+    """Check that encoders can be loaded, before hours of work; download weights that are not cached.
 
     Args:
-        kinds: by encoder name, what it is to read: dna or protein.
+        kinds: by encoder name, the kind that is needed: dna or protein.
         weights: see `load_encoder`.
         revisions: see `load_encoder`.
 
     Raises:
-        UsageError: an unknown encoder, one of the other kind, or as `locate`.
-        EncoderError: the weights are neither here nor reachable.
+        UsageError: an encoder is unknown or of the other kind, a directory does not exist, or a revision is given for
+            weights that do not come from the hub.
+        EncoderError: weights are neither on this machine nor reachable.
     """
     _check_weight_sources(weights, revisions)
     for name, kind in kinds.items():
@@ -213,11 +213,12 @@ def check_encoders(kinds: Mapping[str, str], weights: Mapping[str, str], revisio
 
 
 def fetch_encoder(name: str, revisions: Mapping[str, str]) -> Path:
-    """Return where an encoder's files are, after they were fetched from the hub if need be.
+    """Return the directory of an encoder's files, downloaded from the hub if they are not cached.
 
     Raises:
-        UsageError: an unknown encoder, or a revision where the weights are not the hub's.
-        EncoderError: the weights are neither here nor reachable.
+        UsageError: the encoder is unknown or has no weights, or a revision is given for weights that do not come from
+            the hub.
+        EncoderError: the weights are neither on this machine nor reachable.
     """
     _check_weight_sources({}, {name: revisions[name]} if name in revisions else {})
     directory = _weights_of(name, {}, revisions)
@@ -227,7 +228,7 @@ def fetch_encoder(name: str, revisions: Mapping[str, str]) -> Path:
 
 
 def _weights_of(name: str, weights: Mapping[str, str], revisions: Mapping[str, str]) -> Path | None:
-    """Return where an encoder's files are; None if it has none, or random weights."""
+    """Return the directory of an encoder's files; None if it has no weights, or random ones."""
     spec = find_encoder(name)
     if spec.loader is load_composition:
         return None
@@ -243,19 +244,20 @@ def load_encoder(
     precision: str = "fp32",
     revisions: Mapping[str, str] | None = None,
 ) -> Encoder:
-    """Load an encoder and check it.
+    """Load an encoder and check its weights.
 
     Args:
-        name: as `find_encoder` takes it.
-        weights: by encoder name, a directory in the hub's layout, or `random`; others come from the hub's cache.
+        name: see `find_encoder`.
+        weights: by encoder name, a directory in the hub's layout, or `random`; otherwise as the table says.
         device: `auto` or a device that torch knows.
         precision: `auto`, `fp32`, `bf16`, `fp16` or `int8`.
-        revisions: by encoder name, a commit, branch or tag of the hub repository, instead of the table's.
+        revisions: by encoder name, a commit, branch or tag of the hub repository; otherwise the table's.
 
     Raises:
-        UsageError: an unknown encoder, device or precision, a directory that is not there, or a revision where the
-            weights are not the hub's.
-        EncoderError: weights that are missing, incomplete, damaged or of another model.
+        UsageError: the encoder, device or precision is unknown, a directory does not exist, or a revision is given for
+            weights that do not come from the hub.
+        EncoderError: the weights are missing, incomplete, damaged or those of another model.
+        MemoryShortageError: the weights do not fit into memory.
     """
     spec = find_encoder(name)
     sources, pinned = weights or {}, revisions or {}
@@ -269,29 +271,29 @@ def load_encoder(
 
 
 def recorded_directory(recorded: Mapping[str, Any], weights: Mapping[str, str]) -> Path | None:
-    """Return where the weights of a recorded encoder are on this machine; None if it has none, or they are elsewhere.
+    """Return the directory with a recorded encoder's weights; None if it has none, or they are not on this machine.
 
     Args:
         recorded: see `load_recorded`.
-        weights: by encoder name, a directory.
+        weights: see `load_recorded`.
     """
     if recorded["weights"] in (RANDOM, "none"):
         return None
     request = LoadRequest(weights.get(recorded["name"]), revision=recorded.get("revision"))
-    return at_hand(find_encoder(recorded["name"]), request)
+    return local_directory(find_encoder(recorded["name"]), request)
 
 
 def load_recorded(recorded: Mapping[str, Any], *, weights: Mapping[str, str], device: str) -> Encoder:
-    """Load the encoder that a provenance describes, with the weights that it had.
+    """Load the encoder that a provenance describes, with the same weights.
 
     Args:
-        recorded: the provenance, as a manifest, a checkpoint or a scorer has it.
-        weights: by encoder name, a directory in the hub's layout; others come from where they were then.
+        recorded: the provenance in a manifest, a checkpoint or a scorer.
+        weights: by encoder name, a directory in the hub's layout; otherwise the recorded source is used.
         device: see `load_encoder`.
 
     Raises:
-        UsageError: its weights came from a directory that is not given, or not there.
-        EncoderError: weights that are missing, damaged or not those that it had.
+        UsageError: its weights came from a directory that is not given or does not exist.
+        EncoderError: the weights are missing, damaged or not the recorded ones.
     """
     name, revision = recorded["name"], recorded.get("revision")
     source = weights.get(name, RANDOM if recorded["weights"] == RANDOM else None)
@@ -303,7 +305,7 @@ def load_recorded(recorded: Mapping[str, Any], *, weights: Mapping[str, str], de
         revisions={name: revision} if revision and not source else None,
     )
     used = encoder.provenance.asdict()
-    for key in ("config", "token_dropout_scale", "rotary"):  # not all of them in records of earlier versions
+    for key in ("config", "token_dropout_scale", "rotary"):  # earlier versions do not record all of them
         if recorded.get(key, used[key]) != used[key]:
             raise EncoderError(
                 f"{name}: its {key} is {used[key]}, but was {recorded[key]} in training; get its config.json again"

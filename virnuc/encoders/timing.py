@@ -1,4 +1,4 @@
-"""Timing, and the peak speed of matrix products that figures are compared with."""
+"""Timing, and the peak speed of matrix products, which encoders' speeds are compared with."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import torch
 from virnuc.encoders.linear import Linear, for_inference
 from virnuc.runtime import DTYPES
 
-Products = tuple[tuple[int, int], ...]  # inputs and outputs of layers
+Products = tuple[tuple[int, int], ...]  # input and output widths of layers
 _USUAL: Products = ((1280, 5120), (5120, 1280), (2560, 2560))
 _ROWS = {"cpu": 512, "cuda": 16384}  # tokens in a product
-_LAUNCHES = 50  # of a product on a GPU, timed as one: a launch costs as much as a small product
+_LAUNCHES = 50  # products timed together on a GPU, where a launch takes as long as a small product
 
 
-@cache  # it is the machine's, and both sides of a benchmark are held against it
+@cache  # the machine's own; both sides of a benchmark are compared with the same value
 def gemm_peak(precision: str, device: str, products: Products = _USUAL) -> float:
-    """Return the highest FLOP/s of matrix products of the encoders' sizes, by torch's layer or the encoders' own."""
+    """Return the highest FLOP/s of layers with the widths `products`, each as torch's layer or the encoders' own."""
     rows = _ROWS[torch.device(device).type]
     return max(2 * rows * ins * outs / product_seconds(precision, device, ins, outs, rows) for ins, outs in products)
 
 
 @torch.inference_mode()
 def product_seconds(precision: str, device: str, inputs: int, outputs: int, rows: int) -> float:
-    """Return the seconds that a layer takes for `rows` tokens, by torch's layer or the encoders' own."""
+    """Return the seconds that a layer takes for `rows` tokens: the faster of torch's layer and the encoders' own."""
     states = torch.randn(rows, inputs, device=device, dtype=DTYPES[precision])
     linear = Linear(inputs, outputs, bias=False).to(device, DTYPES[precision])
     torch.nn.init.normal_(linear.weight, std=0.02)
@@ -39,12 +39,13 @@ def product_seconds(precision: str, device: str, inputs: int, outputs: int, rows
 
 
 def _fastest(work: Callable[[], Any], device: str) -> float:
-    """Return the seconds of one call, the best of three: of single calls on a CPU, of many in a row on a GPU."""
+    """Return the seconds of one call, the best of three measurements: of one call on a CPU, of many on a GPU."""
     timed = seconds if torch.device(device).type == "cpu" else _seconds_of_launch
     return min(timed(work, device) for _ in range(3))
 
 
 def _seconds_of_launch(work: Callable[[], Any], device: str) -> float:
+    """Return the mean seconds of `_LAUNCHES` calls queued one after the other, by the GPU's own clock."""
     begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     stream = torch.cuda.current_stream(device)
     begun.record(stream)
@@ -56,7 +57,7 @@ def _seconds_of_launch(work: Callable[[], Any], device: str) -> float:
 
 
 def seconds(work: Callable[[], Any], device: str) -> float:
-    """Return the wall time of `work`, with the device idle before and after."""
+    """Return the wall-clock seconds of `work`, with the device idle before and after."""
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
         torch.cuda.synchronize(device)

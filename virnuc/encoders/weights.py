@@ -1,8 +1,8 @@
-"""Weights on disk in the hub's layouts, read without pickle, one tensor at a time.
+"""Weights on disk in the hub's layouts, read one tensor at a time without running a pickle.
 
-`model.safetensors` or its shards with an index, else `pytorch_model.bin` or its shards, which torch reads with
-`weights_only` and memory-mapped. Names are brought to one form: the prefix of the full model taken off, the heads
-that an encoder does not need dropped.
+They are in `model.safetensors` or its shards with an index, else in `pytorch_model.bin` or its shards, which torch
+reads memory-mapped and with `weights_only`. Keys lose the prefix of the full model; those that an encoder does not
+need, of its heads for example, are left out.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ WEIGHT_FILES = (
 
 
 class EncoderWeights(ABC):
-    """Tensors by key, with their shapes known before any is read."""
+    """Tensors by key; their shapes are known before any is read."""
 
-    origin: str  # for messages
+    origin: str  # name in messages
     shapes: dict[str, tuple[int, ...]]
 
     @abstractmethod
@@ -54,11 +54,11 @@ class WeightFiles(EncoderWeights):
 
         Args:
             directory: holds one of `WEIGHT_FILES`.
-            prefix: taken off each key that begins with it.
-            is_ignored: says of a key without prefix that an encoder does not need it.
+            prefix: removed from each key that begins with it.
+            is_ignored: whether an encoder does not need a key, given without prefix.
 
         Raises:
-            EncoderError: no weights, or files that cannot be read without running code.
+            EncoderError: there are no weights, or they cannot be read without running code.
         """
         self.origin = str(directory)
         self._tensors: dict[str, Callable[[], Tensor]] = {}
@@ -73,7 +73,11 @@ class WeightFiles(EncoderWeights):
                 self.shapes[name], self._tensors[name] = shape, read
 
     def read(self, key: str) -> Tensor:
-        """Return one tensor on the CPU, in the dtype of the file."""
+        """Return one tensor on the CPU, in the dtype of the file.
+
+        Raises:
+            EncoderError: the file is damaged.
+        """
         try:
             return self._tensors[key]()
         except (SafetensorError, OSError, RuntimeError) as error:
@@ -81,14 +85,14 @@ class WeightFiles(EncoderWeights):
 
 
 class RandomWeights(EncoderWeights):
-    """Seeded random weights of a given architecture: for timing and tests, tagged as such everywhere."""
+    """Seeded random weights of a given architecture, for timing and tests; they are marked as such everywhere."""
 
     def __init__(self, name: str, shapes: Mapping[str, tuple[int, ...]], seed: int) -> None:
-        """Stand in for the checkpoint of encoder `name`; each tensor is a function of `seed` and its key."""
+        """Take the place of the checkpoint of encoder `name`; `seed` and its key decide each tensor."""
         self.origin, self.shapes, self._seed = f"{name} (random weights)", dict(shapes), seed
 
     def read(self, key: str) -> Tensor:
-        """Return norms as the identity, biases as 0, the rotary frequencies as defined, the rest as N(0, 0.02)."""
+        """Return a tensor: norms are the identity, biases 0, rotary frequencies as defined, all others N(0, 0.02)."""
         shape = self.shapes[key]
         if key.endswith("inv_freq"):
             return rotary_frequencies(shape[0])
@@ -100,16 +104,17 @@ class RandomWeights(EncoderWeights):
         return torch.empty(shape).normal_(0, 0.02, generator=generator)
 
     def fingerprint(self, key: str, tensor: Tensor) -> bytes:
-        """Return what the tensor is made from."""
+        """Return what the tensor is made from, instead of its digest."""
         return f"random {self._seed}".encode()
 
 
 def rotary_frequencies(count: int, base: float = 10000.0) -> Tensor:
-    """Return the rotary embedding's inverse frequencies as ESM-2 defines them, [count] float32."""
+    """Return the inverse frequencies of rotary positions as ESM-2 defines them, [count] float32."""
     return 1.0 / base ** (torch.arange(count, dtype=torch.float32) / count)
 
 
 def _weight_files(directory: Path) -> list[Path]:
+    """Return the files with a directory's weights; raise an EncoderError if one is missing."""
     found = next((directory / name for name in WEIGHT_FILES if (directory / name).is_file()), None)
     if found is None:
         raise EncoderError(f"{directory}: no weights; it needs one of {', '.join(WEIGHT_FILES)}")
@@ -126,6 +131,7 @@ def _weight_files(directory: Path) -> list[Path]:
 
 
 def _open(file: Path) -> Iterable[tuple[str, tuple[int, ...], Callable[[], Tensor]]]:
+    """Return key, shape and a function that reads it for each tensor of a file."""
     try:
         if file.suffix == ".safetensors":
             return _open_safetensors(file)
@@ -147,7 +153,7 @@ def _open_pickled(file: Path) -> list[tuple[str, tuple[int, ...], Callable[[], T
         raise EncoderError(str(error)) from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise EncoderError(f"{file}: not a dict of tensors")
-    for key, tensor in state.items():  # a stride of 0 would let a small file claim any number of values
+    for key, tensor in state.items():  # with a stride of 0, a small file can claim any number of values
         if tensor.is_meta or tensor.layout is not torch.strided or tensor.untyped_storage().nbytes() < tensor.nbytes:
             raise EncoderError(f"{file}: {key} claims more values than the file holds")
     return [(key, tuple(tensor.shape), lambda tensor=tensor: tensor) for key, tensor in state.items()]  # type: ignore[misc]
