@@ -36,13 +36,13 @@ def train(settings: TrainSettings) -> ModelVersion | None:
     from virnuc.splits.assignment import Split
     from virnuc.tracking import run_status
     from virnuc.training.checkpoint import model_name
-    from virnuc.training.earlier import find_earlier, training_directory
+    from virnuc.training.state import find_resumed, training_directory
 
     features = open_features(settings.features, bars("file"))
     split = Split.open(Path(settings.split))
     name = model_name(features.encoders, settings.modality)
     directory = training_directory(settings, features, split)
-    known = find_earlier(settings, directory)
+    known = find_resumed(settings, directory)
     if known and known.finished and run_status(known.run_id) == "FINISHED":
         version = find_registered(name, known.run_id, directory.name)
         if version or not settings.register:

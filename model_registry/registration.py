@@ -20,7 +20,7 @@ from virnuc.tracking import TRAINING_TAG, Tracker, model_version, tag_version, v
 from virnuc.training import TrainingResult
 from virnuc.training.checkpoint import load_checkpoint
 from virnuc.training.data import chunk_size_of
-from virnuc.training.earlier import training_directory
+from virnuc.training.state import training_directory
 
 _REGISTERING = ".registering.lock"
 

@@ -1,8 +1,8 @@
-"""`train`: features and a split to a classifier, every epoch accounted for.
+"""`train`: from features and a split to a classifier.
 
-`data` matches features with the split, `batches` orders and reads them, `epochs` makes the steps and the metrics,
-`stack` trains several replicates in one pass, `state` keeps a training that may be killed at any moment, and `run`
-holds them together.
+`data` matches features with the split, `batches` orders and reads them, `epochs` makes the steps and computes metrics,
+`stack` trains several replicates in one pass, `state` saves what a training needs to resume, and `run` puts all of
+them together.
 """
 
 from virnuc.training.run import TrainingResult, train

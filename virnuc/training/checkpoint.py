@@ -1,4 +1,4 @@
-"""The checkpoint of a classifier, which can only be used with vectors of the encoders that it was trained on."""
+"""The checkpoint of a classifier; it is used only with vectors of the encoders that it was trained on."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from virnuc.storage.tensors import load_plain, save_plain
 from virnuc.training.classifier import Classifier
 
 CHECKPOINT_VERSION = "2.0.0"
-READABLE_VERSIONS = ("1.0.0", CHECKPOINT_VERSION)  # 1: converted from VirNucPro's pickled modules, see `virnucpro`
-REPLICATES = "replicates"  # folder in a checkpoint's directory, with a folder for each other seed
+READABLE_VERSIONS = ("1.0.0", CHECKPOINT_VERSION)  # 1.0.0: converted from VirNucPro's pickled modules, see `virnucpro`
+REPLICATES = "replicates"  # folder beside a checkpoint, with a folder for each of the other seeds
 _SIZES = ("dna_dim", "protein_dim", "merged_dim", "input_dim", "hidden_dim", "num_class")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A classifier on disk with its origin."""
+    """A classifier with the record of its training."""
 
     model_state: dict[str, Tensor]
     metadata: dict[str, Any]  # plain values, see `describe_training`
-    epoch: int = 0  # the epoch that the weights are of, from 1
+    epoch: int = 0  # after which the weights were taken, from 1
     best_loss: float = float("nan")  # lowest validation loss of the training
     optimizer_state: dict[str, Any] = field(default_factory=dict)
 
@@ -42,19 +42,19 @@ class Checkpoint:
         return model.requires_grad_(False).eval()
 
     def columns(self) -> slice:
-        """Return which columns of a merged vector the classifier takes."""
+        """Return the columns of a merged vector that the classifier takes."""
         dna, merged = self.metadata["dna_dim"], self.metadata["merged_dim"]
         parts = {"merged": slice(0, merged), "dna": slice(0, dna), "protein": slice(dna, merged)}
         return parts[self.metadata.get("modality", "merged")]
 
     def check_compatible(self, features: FeatureSet, split: Split | None = None) -> None:
-        """Raise unless `features` (and `split`, if given) are those that this checkpoint was trained on.
+        """Check that `features` (and `split`, if given) are those that this checkpoint was trained on.
 
-        A property that is not recorded on both sides, as in VirNucPro's files, is not compared. For a
-        classifier that reads the DNA alone, which comes first in a vector, only that half is compared.
+        Properties that are not recorded on both sides, as in VirNucPro's files, are not compared. For a classifier of
+        the DNA half, which comes first in a vector, only that half is compared.
 
         Raises:
-            DimensionError: the widths differ.
+            DimensionError: the dimensions differ.
             IncompatibleCheckpointError: an encoder, its weights or the split differ.
         """
         dna_alone = self.metadata.get("modality") == "dna"
@@ -81,6 +81,7 @@ class Checkpoint:
             )
 
     def _check_encoder(self, kind: str, found: Mapping[str, Any], directory: Path) -> None:
+        """Raise an IncompatibleCheckpointError if the encoder `found` in `directory` is not the recorded one."""
         own = self.metadata.get("encoders", {}).get(kind) or {}
         own = {"name": self.metadata["model_type"]} | own if kind == "protein" else own
         for key in ("name", "weight_digest", "config", "token_dropout_scale"):
@@ -93,7 +94,7 @@ class Checkpoint:
 
 
 def model_name(encoders: Mapping[str, Mapping[str, Any]], modality: str) -> str:
-    """Return a model's name: that of its protein encoder, or one made from the half that it uses."""
+    """Return a model's name: that of its protein encoder, or `<encoder>_<modality>` if it uses one half of a vector."""
     if modality == "merged":
         return str(encoders["protein"]["name"])
     of_chunks = encoders["protein"]["name"] == NO_PROTEIN
@@ -101,7 +102,7 @@ def model_name(encoders: Mapping[str, Mapping[str, Any]], modality: str) -> str:
 
 
 def describe_training(features: FeatureSet, split: Split, modality: str, model: Classifier) -> dict[str, Any]:
-    """Return a checkpoint's metadata: plain values that describe the model and its training data."""
+    """Return a checkpoint's metadata, plain values that describe the model and its training data."""
     dna, protein = features.encoders["dna"], features.encoders["protein"]
     return {
         "checkpoint_version": CHECKPOINT_VERSION,
@@ -142,8 +143,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         UsageError: there is no such file.
-        DataError: it is damaged or not a checkpoint.
-        IncompatibleCheckpointError: its version is unknown, or its weights do not have the sizes that it states.
+        DataError: it is damaged or not a checkpoint, or its weights are not finite.
+        IncompatibleCheckpointError: its version is unknown, or weights are missing or unexpected.
+        DimensionError: its weights have other sizes than its metadata says.
     """
     document = load_plain(path)
     try:
@@ -161,7 +163,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def check_weights(path: Path, state: Any, metadata: Any) -> None:
-    """Raise unless `state` holds finite weights of exactly the sizes in `metadata`, of a version known here."""
+    """Check that `state` has finite weights of the sizes in `metadata`, and that its version is known.
+
+    Raises:
+        DataError: one of the two is not what a checkpoint has, or values are not possible.
+        IncompatibleCheckpointError: the version is unknown, or weights are missing or unexpected.
+        DimensionError: a tensor has another shape.
+    """
     if not isinstance(metadata, dict) or not isinstance(state, dict):
         raise DataError(f"{path}: not a checkpoint of a classifier")
     version = metadata.get("checkpoint_version")

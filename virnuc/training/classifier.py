@@ -1,7 +1,6 @@
 """The classifier that both sides of the experiment share.
 
-Source of the architecture and of the attribute names: VirNucPro (Li et al.), whose version 2.0.0 checkpoints can be
-read here.
+Architecture and attribute names are those of VirNucPro (Li et al.), whose version 2.0.0 checkpoints can be read.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from torch import Tensor, nn
 
 from virnuc.errors import DimensionError
 
-AT_ONCE = 4096  # vectors classified together
+AT_ONCE = 4096  # vectors classified in one batch
 
 
 class Classifier(nn.Module):
-    """Linear, batch normalisation, ReLU, dropout, linear: a frame's vector to two logits, non-viral and viral."""
+    """Linear, batch norm, ReLU, dropout, linear: maps a frame's vector to two logits, non-viral and viral."""
 
     def __init__(self, input_dim: int, hidden_dim: int = 512, num_class: int = 2, dropout: float = 0.5) -> None:
-        """Draw Xavier-uniform weights from torch's global generator."""
+        """Make the layers, with Xavier-uniform weights drawn by torch's global generator."""
         super().__init__()
         self.input_dim = input_dim
         self.hidden_layer = nn.Linear(input_dim, hidden_dim)
@@ -46,10 +45,10 @@ class Classifier(nn.Module):
 def classify(
     classifier: Callable[[Tensor], Tensor], batches: Iterable[Tensor], rows: int, device: str | torch.device = "cpu"
 ) -> Tensor:
-    """Return the logits of `rows` vectors that come in batches, `[rows, ...]` float64 on the CPU, in their order.
+    """Return the logits of `rows` vectors, which come in `batches` `[m, d]`, as `[rows, ...]` float64 on the CPU.
 
-    Memory for all logits is allocated first: batches kept between freed hidden layers fragmented the heap by 350 MB at
-    200,000 frames, though not in every run.
+    Memory for all of them is allocated first: lists of small results between freed hidden layers fragmented the heap by
+    350 MB at 200,000 frames in some runs.
     """
     logits, done = torch.empty(0, 2, dtype=torch.float64), 0
     for vectors in batches:

@@ -1,7 +1,7 @@
-"""The learning curve: the same training on a growing share of the training genomes.
+"""The learning curve: the same training on growing shares of the training genomes.
 
-It shows whether more genomes would help. A smaller share is part of a larger one, every share is validated on the same
-frames, and each is a training that can be interrupted like any other.
+It shows whether more genomes would help. A smaller share is a subset of a larger one, all are validated on the same
+frames, and each training can be interrupted and resumed like any other.
 """
 
 from __future__ import annotations
@@ -28,19 +28,22 @@ def learning_curve(
     directory: Path,
     progress: Progress,
 ) -> pd.DataFrame:
-    """Train on each share in a folder of `directory`.
+    """Train on each share, each in a folder of its own below `directory`.
 
     Args:
         features: as in `train`.
         split: as in `train`.
         settings: as in `train`.
         whole: the training on all genomes.
-        directory: of that training.
+        directory: the directory of that training.
         progress: told how many shares are done.
 
     Returns:
-        A row for each share and replicate: `share`, `genomes` and `frames` trained on, `seed`, and the validation's
-        `loss`, `accuracy` and `roc_auc`.
+        A row for each share and replicate: `share`; `genomes` and `frames`, the numbers trained on; `seed`; and
+        `loss`, `accuracy` and `roc_auc` of validation.
+
+    Raises:
+        DataError: see `train`.
     """
     rows = []
     for share in counted((*SHARES, 1.0), len(SHARES) + 1, "curve", progress):

@@ -1,4 +1,4 @@
-"""The frames of a split's parts, found in a feature set and checked against it before the first step."""
+"""The frames of training and validation, located in a feature set and checked before the first step."""
 
 from __future__ import annotations
 
@@ -16,49 +16,47 @@ from virnuc.features.feature_set import FeatureSet
 from virnuc.runtime import available_memory, derived_seed
 from virnuc.splits.assignment import Split
 
-_COPIED_AT_ONCE = 16_384  # frames
+_COPIED_AT_ONCE = 16_384  # frames in one copy to a GPU
 _DEVICE_SHARE = 0.8  # of the GPU's free memory that features may take
-ASSUMED_CHUNK_SIZE = 300  # bp, VirNucPro's, whose files have no record of it
+ASSUMED_CHUNK_SIZE = 300  # bp, as in VirNucPro, whose files do not record it
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Subset:
-    """The frames of one part, in the order of the split, whatever the order of the shards."""
+    """The n frames of one part of a split, in the order of the split, which need not be that of the shards."""
 
     features: FeatureSet
     columns: slice  # of the vectors
     rows: np.ndarray  # [n] int64, in the feature set
     labels: Tensor  # [n] int64
-    sizes: tuple[
-        tuple[int, int], ...
-    ] = ()  # chunk size in bp and number of frames of each member, in the order of rows
+    sizes: tuple[tuple[int, int], ...] = ()  # chunk size (bp) and number of frames of each member, as in `rows`
     genomes: int = 0  # number of genomes of the split's frames
-    resident: Tensor | None = None  # [n, width] float32, all vectors on a device, if they fit
+    resident: Tensor | None = None  # [n, width] float32, all vectors on a device; None: read from disk
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def by_size(self, values: Tensor) -> list[tuple[int, Tensor]]:
-        """Split `values`, one a frame, by the frames' chunk size."""
+        """Split `values`, `[n, ...]`, by the frames' chunk size in bp."""
         return list(
             zip([size for size, _ in self.sizes], values.split([count for _, count in self.sizes]), strict=True)
         )
 
     @property
     def width(self) -> int:
-        """Values a frame."""
+        """Number of values of a frame's vector."""
         return int(self.columns.stop - self.columns.start)
 
     def read(self, positions: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return vectors `[m, width]` float32 and labels `[m]` int64 of some positions, int64."""
+        """Return vectors `[m, width]` float32 and labels `[m]` int64 of the frames at `positions`, `[m]` int64."""
         if self.resident is not None:
             chosen = torch.from_numpy(positions).to(self.resident.device)
             return self.resident[chosen], self.labels[chosen]
         return self.features.gather(self.rows[positions], self.columns), self.labels[torch.from_numpy(positions)]
 
     def place(self, device: torch.device) -> Subset:
-        """Return this part with all its vectors on `device`."""
+        """Return this part with all vectors and labels copied to `device`."""
         resident = torch.empty(len(self), self.width, device=device)
         for start in range(0, len(self), _COPIED_AT_ONCE):
             chosen = slice(start, start + _COPIED_AT_ONCE)
@@ -68,27 +66,28 @@ class Subset:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The frames that a training reads, without those for testing."""
+    """The frames that a training reads; test frames are not among them."""
 
     train: Subset
     val: Subset
-    left_out: int = 0  # frames of a mixture whose genomes the split does not have
+    left_out: int = 0  # number of frames of a mixture whose genomes are not in the split
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all vectors."""
+        """Size of all vectors in bytes."""
         return sum(len(part) * part.width * 4 for part in (self.train, self.val))
 
 
 def match(features: FeatureSet, split: Split, modality: str, share: float = 1.0, seed: int = 0) -> TrainingData:
-    """Return the frames for training and validation, found in the features.
+    """Return the frames for training and validation, located in the features.
 
-    The first member of a mixture must hold exactly the frames of the split; those of the others, and chunks, follow
-    their genomes. With a `share` below 1 only so many of the training genomes of each class are kept, drawn by `seed`:
-    a smaller share is part of a larger one.
+    The first member of a mixture must hold exactly the frames of the split; frames of other members, and whole chunks,
+    go to the part of their genome. With a `share` below 1, only that share of the training genomes of each class is
+    kept, drawn by `seed`, so that a smaller share is a subset of a larger one.
 
     Raises:
-        DataError: features and split do not hold the same frames, their labels differ, or a class is missing.
+        DataError: features and split have different frames or labels, a class is missing, or the features have no
+            columns for `modality`.
     """
     columns = features.columns(modality)
     if columns.start == columns.stop:
@@ -108,14 +107,14 @@ def match(features: FeatureSet, split: Split, modality: str, share: float = 1.0,
 
 
 def follow(features: FeatureSet, split: Split) -> pd.DataFrame:
-    """Assign the frames of a feature set by their records' parts in a split that was made from other chunks.
+    """Assign frames to the parts of their records in a split that was made from other chunks of the same genomes.
 
     Returns:
-        A row for each frame whose record the split has, in the order of their ids: `frame_id`, `label`, `row` (in the
-        features), `record`, `genome`, `part`.
+        A row for each frame whose record is in the split, ordered by id: `frame_id`, `label`, `row` (in the features),
+        `record`, `genome`, `part`.
 
     Raises:
-        DataError: the split does not keep genomes together, or has none of these.
+        DataError: the split does not keep records together, or has none of these.
     """
     records = split.table[["record", "genome", "part"]].drop_duplicates().set_index("record")
     if not records.index.is_unique:
@@ -134,7 +133,10 @@ def follow(features: FeatureSet, split: Split) -> pd.DataFrame:
 def _part(
     features: FeatureSet, columns: slice, split: Split, tables: list[pd.DataFrame], starts: list[int], name: str
 ) -> Subset:
-    """Return one part of all members of a feature set, whose tables have a `part` and a `row` for each frame."""
+    """Return the part `name` of all members of a feature set.
+
+    `tables` have `part`, `row` and `genome` of each member's frames, `starts` the members' first rows in the features.
+    """
     found = [table.loc[table["part"] == name, "row"].to_numpy() for table in tables]
     rows = np.concatenate([own + start for own, start in zip(found, starts, strict=False)])
     sizes = tuple((member.chunk_size, len(own)) for member, own in zip(features.members, found, strict=True))
@@ -148,7 +150,7 @@ def _part(
 
 
 def _same_frames(features: FeatureSet, split: Split) -> pd.DataFrame:
-    """Return `part` and `row` of each frame of the split, which must be the features' frames."""
+    """Return `part`, `row` and `genome` of each frame of the split; raise a DataError if the features have others."""
     if len(features) != len(split.table):
         raise DataError(
             f"{features.directory} has {len(features)} frames, but the split {split.directory} has {len(split.table)}; "
@@ -160,7 +162,7 @@ def _same_frames(features: FeatureSet, split: Split) -> pd.DataFrame:
 
 
 def _draw_genomes(split: Split, share: float, seed: int) -> set[str]:
-    """Return a share of the training genomes of each class, at least one."""
+    """Return a share of the training genomes of each class, at least one: those whose hashes with `seed` are lowest."""
     genomes = split.table[split.table["part"] == "train"].drop_duplicates("genome")[["genome", "label"]]
     ranks = [derived_seed(seed, "share", genome) for genome in genomes["genome"]]
     by_label = genomes.iloc[np.argsort(ranks)].groupby("label")["genome"]
@@ -168,18 +170,18 @@ def _draw_genomes(split: Split, share: float, seed: int) -> set[str]:
 
 
 def chunk_size_of(features: FeatureSet, split: Split) -> tuple[int, bool]:
-    """Return the length in bp of the chunks to train for, and whether it is recorded or only assumed."""
+    """Return the chunk size in bp, and whether it is recorded (or else assumed)."""
     recorded = features.chunk_size or int(split.table["length"].max())
     return recorded or ASSUMED_CHUNK_SIZE, bool(recorded)
 
 
 def fits_on(parts: TrainingData, device: torch.device) -> bool:
-    """Return whether a GPU has room for all vectors; never for a CPU, which reads them from disk through its cache."""
+    """Return whether a GPU has room for all vectors; false for a CPU, which reads them from disk as needed."""
     return device.type == "cuda" and parts.nbytes <= _DEVICE_SHARE * available_memory(str(device))
 
 
 def place_if_it_fits(parts: TrainingData, device: torch.device) -> TrainingData:
-    """Return the parts with their vectors on the GPU if it has room for them; else unchanged, to be streamed."""
+    """Return the parts with their vectors on the GPU if it has room for them; else unchanged, to be read in batches."""
     if device.type != "cuda":
         return parts
     free = available_memory(str(device))
@@ -190,6 +192,7 @@ def place_if_it_fits(parts: TrainingData, device: torch.device) -> TrainingData:
 
 
 def _check_labels(features: FeatureSet, split: Split, rows: np.ndarray) -> None:
+    """Raise a DataError if labels of the split's frames, `rows` of the features, differ between the two."""
     differing = np.flatnonzero(features.labels[rows] != split.table["label"].to_numpy())
     if len(differing):
         frame = split.table["frame_id"].iloc[int(differing[0])]

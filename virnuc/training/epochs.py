@@ -21,16 +21,16 @@ from virnuc.training.graphs import graphed_steps
 from virnuc.training.stack import Stack
 from virnuc.training.state import Replicate
 
-_SCORED_AT_ONCE = 1024  # frames
+_SCORED_AT_ONCE = 1024  # frames in one read of validation
 
 
 class Trainer:
-    """Makes the steps of an epoch, one for every batch, for all replicates at once."""
+    """Makes the steps of an epoch, one for each batch, for all replicates together."""
 
     def __init__(
         self, replicates: Sequence[Replicate], part: Subset, plan: Plan, readers: int, progress: Progress
     ) -> None:
-        """Prepare to train `replicates` on `part`; `progress` is told how many frames of an epoch are done."""
+        """Prepare to train `replicates` on `part`, read by `readers` threads; `progress` gets the frames done."""
         self.stack = Stack([own.model for own in replicates], [own.optimizer for own in replicates])
         self._replicates = replicates
         self._part = part
@@ -41,9 +41,12 @@ class Trainer:
         self._graph = graphed_steps(self.stack, part, plan) if on_gpu and len(part) >= plan.batch else None
 
     def run(self, seed: int, epoch: int) -> list[dict[str, float]]:
-        """Train one epoch in the order given by `seed`; return each replicate's mean loss over the frames, and speed.
+        """Train one epoch in the order given by `seed`; return each replicate's mean loss and the speed in frames/s.
 
-        Dropout is seeded anew for each epoch, so that an epoch does not depend on interruptions of earlier ones.
+        Dropout is seeded for each epoch, so that an epoch is the same whether or not training was resumed before it.
+
+        Raises:
+            UsageError: a loss is not finite.
         """
         order = self._plan.order(seed, epoch)
         started = time.perf_counter()
@@ -60,7 +63,7 @@ class Trainer:
         return [{"train/loss": mean, "frames_per_s": speed} for mean in means]
 
     def _stream(self, order: np.ndarray, losses: Tensor) -> Iterator[int]:
-        """Make the steps of an epoch on batches that are read ahead; add up losses, yield the rows of each."""
+        """Make the steps of an epoch on batches from disk; add up `losses` `[replicates]`, yield the rows of each."""
         for features, labels in read_ahead(self._part, order, self._plan.reads, self._readers):
             on_device = features.to(self.stack.device), labels.to(self.stack.device)
             for batch in self._plan.batches(len(labels)):
@@ -70,7 +73,7 @@ class Trainer:
 
 
 def part_logits(stack: Stack, part: Subset, readers: int) -> Tensor:
-    """Return the logits of a part's frames, `[replicates, n, 2]` float64 on the CPU, in the order of the part."""
+    """Return the logits of a part's frames, `[replicates, n, 2]` float64 on the CPU, in the part's order."""
     reads = [slice(start, start + _SCORED_AT_ONCE) for start in range(0, len(part), _SCORED_AT_ONCE)]
     vectors = (features for features, _ in read_ahead(part, np.arange(len(part)), reads, readers))
     logits = classify(lambda batch: stack.logits(batch).transpose(0, 1), vectors, len(part), stack.device)
@@ -78,7 +81,7 @@ def part_logits(stack: Stack, part: Subset, readers: int) -> Tensor:
 
 
 def validate(stack: Stack, part: Subset, readers: int) -> list[dict[str, float]]:
-    """Return each replicate's metrics of a part, over all its frames and, in a mixture, also for each chunk size."""
+    """Return each replicate's metrics on a part: over all frames and, for a mixture, for each chunk size too."""
     return [_validate(logits, part) for logits in part_logits(stack, part, readers)]
 
 
@@ -91,7 +94,10 @@ def _validate(logits: Tensor, part: Subset) -> dict[str, float]:
 
 
 def measure(logits: Tensor, labels: Tensor, prefix: str) -> dict[str, float]:
-    """Return the metrics of pooled logits `[n, 2]` float64 and labels `[n]` of both classes."""
+    """Return the metrics of logits `[n, 2]` float64 and labels `[n]` int64 of both classes, named `<prefix><metric>`.
+
+    Viral is the positive class. MCC is Matthews' correlation coefficient, 0 where it is not defined.
+    """
     truth, called = labels.numpy(force=True), logits.argmax(dim=1).numpy()
     viral = torch.softmax(logits, dim=1)[:, 1].numpy()
     (tn, fp), (fn, tp) = np.bincount(2 * truth + called, minlength=4).reshape(2, 2).tolist()
@@ -99,7 +105,7 @@ def measure(logits: Tensor, labels: Tensor, prefix: str) -> dict[str, float]:
     measured = {
         "loss": functional.cross_entropy(logits, torch.from_numpy(truth)),
         "accuracy": (tp + tn) / len(truth),
-        "precision": tp / max(tp + fp, 1),  # 0 without a viral call
+        "precision": tp / max(tp + fp, 1),  # 0 if nothing is called viral
         "recall": tp / (tp + fn),
         "f1": 2 * tp / (2 * tp + fp + fn),
         "roc_auc": roc_auc_score(truth, viral),

@@ -1,4 +1,4 @@
-"""A whole training, of all replicates: from the checks before the first step to the checkpoints."""
+"""A whole training of all replicates, from the checks before the first step to the checkpoints."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from virnuc.training.epochs import Trainer, validate
 from virnuc.training.state import EpochRecord, Replicate, Training, last_reported, mark_reported
 
 _log = logging.getLogger(__name__)
-_SUMMARISED = ("loss", "accuracy", "roc_auc")  # of each replicate's validation, in every checkpoint's metadata
+_SUMMARISED = ("loss", "accuracy", "roc_auc")  # validation metrics of all replicates in a checkpoint's metadata
 
 
 @dataclass(frozen=True)
 class TrainedReplicate:
-    """One finished training."""
+    """The finished training of one replicate."""
 
     seed: int
     model: Path  # the checkpoint that --checkpoint asked for
-    log: Path  # training_log_<name>.txt, a line an epoch
+    log: Path  # training_log_<name>.txt, one line for each epoch
     history: list[EpochRecord]
     best_epoch: int
     stopped_early: bool
-    metrics: dict[str, float]  # of the epoch that `model` is of
+    metrics: dict[str, float]  # after the epoch that `model` was taken from
 
     @property
     def epochs(self) -> int:
@@ -48,19 +48,19 @@ class TrainedReplicate:
 
 @dataclass(frozen=True)
 class TrainingResult(TrainedReplicate):
-    """All replicates; the values of its own are those of the replicate with the median validation loss."""
+    """All replicates; the inherited fields are those of the replicate with the median validation loss."""
 
     name: str  # of the model: the protein encoder's, with the modality if it is not merged
     last: Path  # checkpoint of the last epoch
     best: Path  # checkpoint of the epoch with the lowest validation loss
-    replicates: tuple[TrainedReplicate, ...]  # all of them, by seed
+    replicates: tuple[TrainedReplicate, ...]  # ordered by seed
     run_id: str
     shuffle: str  # full or block
-    resumed_from: int = 0  # the epoch after which an interrupted training resumed; 0 if it was not interrupted
-    left_out: int = 0  # frames of a mixture whose genomes the split does not have
+    resumed_from: int = 0  # last epoch before an interruption; 0 if there was none
+    left_out: int = 0  # number of frames of a mixture whose genomes are not in the split
 
     def described(self) -> dict[str, str | int]:
-        """Return this replicate's seed and facts about all replicates as tags: lists joined by commas, in one order."""
+        """Return tags: this replicate's seed and, as lists joined by commas, seeds and metrics of all replicates."""
         tags: dict[str, str | int] = {"seed": self.seed, "replicates": len(self.replicates)}
         tags["replicate_seeds"] = ",".join(str(own.seed) for own in self.replicates)
         for name in _SUMMARISED:
@@ -68,7 +68,7 @@ class TrainingResult(TrainedReplicate):
         return tags
 
     def spread(self) -> dict[str, float]:
-        """Return mean, standard deviation and range of each validation metric; nothing for a single training."""
+        """Return mean, standard deviation and range of validation metrics over replicates; empty for a single one."""
         found: dict[str, float] = {}
         for name in _SUMMARISED if len(self.replicates) > 1 else ():
             values = [own.metrics[f"val/{name}"] for own in self.replicates]
@@ -92,21 +92,24 @@ def train(
     """Train the classifiers in `directory`, or resume from the last finished epoch of the training there.
 
     The replicates have consecutive seeds, beginning with `settings.seed`. All see the same rows in the same order, that
-    of the first seed; initial weights and dropout follow each one's own seed. A replicate that stops early is dropped.
+    of the first seed; each draws initial weights and dropout by its own seed. One that stops early leaves the pass over
+    the rows, and the others go on.
 
     Args:
         features: the vectors.
-        split: which frames are for training and validation. Test frames are not read.
+        split: which frames are for training and validation; test frames are not read.
         settings: hyperparameters.
         directory: for state, checkpoints and logs.
-        on_epoch: called after each epoch, for each replicate. After an interruption an epoch that may not have been
-            reported is reported (again) with `in_doubt`.
+        on_epoch: called for each replicate after each epoch. After an interruption the last epoch is reported again,
+            with `in_doubt`, unless it is certain that it was reported before.
         progress: told how many frames of an epoch are done.
         run_id: kept with the state for the caller, see `find_training`.
-        share: of the training genomes of each class, to train on.
+        share: share of the training genomes of each class to train on.
 
     Raises:
-        DataError: features and split do not fit together, or the directory holds another training.
+        UsageError: the device is not there, or a loss became infinite.
+        DataError: features and split do not fit together, or the state in the directory is damaged.
+        IncompatibleCheckpointError: the directory holds another training.
     """
     parts = match(features, split, settings.modality, share, settings.seed)
     name = model_name(features.encoders, settings.modality)
@@ -151,7 +154,7 @@ def _run(
     report: Callable[[], None],
     directory: Path,
 ) -> None:
-    """Train until each replicate's last epoch or early stopping, saving everything after each epoch."""
+    """Train until the last epoch or early stopping of each replicate, saving everything after each epoch."""
     parts = place_if_it_fits(parts, training.device)
     plan = Plan.make(parts.train, settings.batch_size, training.shuffle)
     while active := training.active:
@@ -177,7 +180,7 @@ def _report(
     *,
     in_doubt: bool = False,
 ) -> None:
-    """Report the last finished epoch to the caller, unless it was reported before, and write the logs."""
+    """Report the last finished epoch to the caller, unless that was done before, and write the logs."""
     if last_reported(directory) < training.epoch:
         reported = [replicate for replicate in training.replicates if replicate.epoch == training.epoch]
         for own in reported:
@@ -188,7 +191,7 @@ def _report(
 
 
 def _folder(directory: Path, training: Training, replicate: Replicate) -> Path:
-    """Return where a replicate's files are; a single one has no folder of its own."""
+    """Return the folder of a replicate's files; a single replicate has none of its own."""
     return directory / REPLICATES / str(replicate.seed) if len(training.replicates) > 1 else directory
 
 
@@ -205,9 +208,9 @@ def _write_log(path: Path, replicate: Replicate) -> None:
 
 
 def _kept(replicate: Replicate, settings: TrainSettings) -> tuple[dict[str, Any], int]:
-    """Return the weights that the model is made of, and their epoch.
+    """Return the weights of the model, and their epoch.
 
-    `final` is what training ended with: early stopping puts the best weights back.
+    `final` stands for the weights at the end of training; after early stopping these are the best ones.
     """
     if settings.checkpoint == "best" or replicate.stopping.exhausted:
         return replicate.best, replicate.stopping.best_epoch
@@ -217,7 +220,7 @@ def _kept(replicate: Replicate, settings: TrainSettings) -> tuple[dict[str, Any]
 def _finish(
     training: Training, settings: TrainSettings, directory: Path, name: str, metadata: dict[str, Any]
 ) -> TrainingResult:
-    """Write the checkpoints: the median replicate's into `directory`, the others' into folders of their own."""
+    """Write the checkpoints: the median replicate's into `directory`, those of the others into their folders."""
     kept = {replicate.seed: _kept(replicate, settings) for replicate in training.replicates}
     metrics = {own.seed: own.history[kept[own.seed][1] - 1] for own in training.replicates}
     chosen = median_seed({seed: found["val/loss"] for seed, found in metrics.items()})
@@ -261,10 +264,11 @@ def _finish(
 
 
 def median_seed(losses: Mapping[int, float]) -> int:
-    """Return the seed with the median loss; of an even number that with the lower one of the two in the middle."""
+    """Return the seed with the median loss; of an even number, that with the lower of the two middle ones."""
     ranked = sorted(losses, key=lambda seed: (losses[seed], seed))
     return ranked[(len(ranked) - 1) // 2]
 
 
 def _summary(seed: int, epoch: int, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """Return a replicate's entry in the metadata of the checkpoints."""
     return {"seed": seed, "epoch": epoch} | {f"val_{name}": metrics[f"val/{name}"] for name in _SUMMARISED}

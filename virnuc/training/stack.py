@@ -1,10 +1,10 @@
-"""Several classifiers that differ in their seed alone, trained in one pass over the same rows.
+"""Several classifiers that differ only in their seed, trained in one pass over the same rows.
 
-Their weights lie side by side, so one product serves the hidden layers of all, and each operation is launched once. A
-classifier's own parameters are views of the stack: its own optimizer moves them, and its state dict is what it would
-be alone. Each draws its dropout from a generator of its own. One trained alone gives the same bits on the
-CPUs tried, but within rounding where a batch has fewer than 400 products (rows x hidden units x 2), for which torch has
-another kernel.
+Their weights are stacked, so that one matrix product computes the hidden layers of all and each operation is launched
+once. The parameters of each classifier are views of the stack, updated by its own optimizer, and its state dict is that
+of a classifier trained alone. Each draws dropout from a generator of its own. On the CPUs tried, a classifier gets the
+same bits as alone; for batches with fewer than 400 products (rows x hidden units x 2), for which torch has another
+kernel, it agrees within rounding.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Stack:
     """Classifiers of the same sizes whose parameters and statistics share storage, each with its optimizer."""
 
     def __init__(self, models: Sequence[Classifier], optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Lay the tensors of all `models` side by side and make those of each a view of its part."""
+        """Stack the tensors of all `models` and make those of each a view of its part."""
         self.models, self.optimizers = list(models), list(optimizers)
         self.device = next(models[0].parameters()).device
         self.generators = [torch.Generator(self.device) for _ in models]  # of dropout
         self._dropout = models[0].dropout.p
-        self._whole: dict[str, Tensor] = {}  # [replicates, ...] by name in a classifier's state dict
-        self._views: list[list[Tensor]] = []  # of each parameter, those of the classifiers
+        self._whole: dict[str, Tensor] = {}  # [replicates, ...], by name in the state dict
+        self._views: list[list[Tensor]] = []  # for each parameter, that of each classifier
         for name, first in models[0].state_dict(keep_vars=True).items():
             views = [model.state_dict(keep_vars=True)[name] for model in models]
             whole = torch.stack([view.detach() for view in views])
@@ -44,28 +44,31 @@ class Stack:
         return len(self.models)
 
     def release(self) -> None:
-        """Give each classifier tensors of its own again."""
+        """Give each classifier its own tensors again."""
         for model in self.models:
             for tensor in model.state_dict(keep_vars=True).values():
                 tensor.data = tensor.data.clone()
 
     def seed_dropout(self, seeds: Sequence[int]) -> None:
-        """Seed each classifier's dropout again."""
+        """Set the seed of each classifier's dropout."""
         for generator, seed in zip(self.generators, seeds, strict=True):
             generator.manual_seed(seed)
 
     def step(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Make one step of gradient descent on vectors `[n, d]` and labels `[n]`.
+        """Make one step of gradient descent on vectors `[n, d]` float32 and labels `[n]` int64.
 
         Returns:
-            Each classifier's mean loss over the batch, `[replicates]` float32, without waiting for it.
+            Each classifier's mean loss over the batch, `[replicates]` float32 on the device, which is not waited for.
+
+        Raises:
+            DimensionError: the vectors have another width.
         """
         self._whole["bn1.num_batches_tracked"].add_(1)
         logits = self._logits(features, training=True)
         losses = torch.stack([functional.cross_entropy(own, labels) for own in logits.unbind()])
         gradients = torch.autograd.grad(losses.sum(), [w for w in self._whole.values() if w.requires_grad])
         for views, gradient in zip(self._views, gradients, strict=True):
-            # A fused optimizer reads memory in the parameter's order, whatever the strides of the gradient say.
+            # A fused optimizer ignores the strides of a gradient and reads it in the order of the parameter.
             for view, own in zip(views, gradient.contiguous().unbind(), strict=True):
                 view.grad = own
         for optimizer in self.optimizers:
@@ -84,7 +87,7 @@ class Stack:
             raise DimensionError(f"the classifiers take {wanted} values a frame, not {given}")
         flat = {name: tensor.flatten(0, 1) for name, tensor in whole.items() if tensor.dim() > 1}
         hidden = functional.linear(features, flat["hidden_layer.weight"], flat["hidden_layer.bias"])
-        hidden = functional.batch_norm(  # every column is a unit of one classifier
+        hidden = functional.batch_norm(  # each column is a unit of one classifier
             hidden,
             flat["bn1.running_mean"],
             flat["bn1.running_var"],
@@ -102,10 +105,10 @@ class Stack:
         )
 
     def _noise(self, rows: int, width: int) -> Tensor:
-        """Return what dropout multiplies by, `[replicates, rows, width]`: 0, or 1 / (1 - dropout).
+        """Return dropout's factors, `[replicates, rows, width]` float32: 0, or 1 / (1 - dropout).
 
-        Each 64 bits drawn decide four values, six times as fast on a CPU as `bernoulli_`, so the probability is rounded
-        to 1 / 65,536.
+        Every 64 random bits decide four of them, which is six times as fast on a CPU as `bernoulli_` and rounds the
+        probability to multiples of 1 / 65,536.
         """
         bits = torch.empty(len(self), -(-rows * width // 4), dtype=torch.int64, device=self.device)
         for own, generator in zip(bits.unbind(), self.generators, strict=True):

@@ -1,7 +1,8 @@
-"""The state that a training needs to resume, saved as a whole in its directory after every epoch."""
+"""The directory of a training, and the state in it that a training needs to resume, saved after each epoch."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any
 
 import torch
 
-from virnuc.errors import DataError, IncompatibleCheckpointError
-from virnuc.runtime import derived_seed
+from virnuc.errors import DataError, IncompatibleCheckpointError, UsageError
+from virnuc.features.feature_set import FeatureSet
+from virnuc.runtime import choose_device, derived_seed
 from virnuc.settings import TrainSettings
+from virnuc.splits.assignment import Split
 from virnuc.storage.files import write_text
 from virnuc.storage.tensors import load_plain, save_plain
+from virnuc.training.checkpoint import model_name
 from virnuc.training.classifier import Classifier
 
 STATE, REPORTED = "training_state.pt", "reported_epoch.txt"
@@ -25,17 +29,17 @@ class EpochRecord:
     """A finished epoch."""
 
     epoch: int  # from 1
-    metrics: dict[str, float]  # by MLflow's keys
+    metrics: dict[str, float]  # by their keys in MLflow
     seed: int = 0  # of the replicate
-    in_doubt: bool = False  # it was finished before an interruption and may have been reported already
+    in_doubt: bool = False  # finished before an interruption; it may have been reported already
 
 
 @dataclass(frozen=True)
-class Unfinished:
-    """What `find_training` knows about a directory."""
+class TrainingStatus:
+    """How far the training in a directory has come."""
 
     run_id: str
-    epoch: int  # the last one finished
+    epoch: int  # the last finished one
     finished: bool
 
 
@@ -49,7 +53,7 @@ class EarlyStopping:
     waited: int = 0
 
     def improves(self, loss: float, epoch: int) -> bool:
-        """Record an epoch's loss; return whether it is the lowest so far."""
+        """Record the validation loss of an epoch; return whether it is the lowest so far."""
         better = loss < self.best_loss
         if better:
             self.best_loss, self.best_epoch, self.waited = loss, epoch, 0
@@ -65,25 +69,25 @@ class EarlyStopping:
 
 @dataclass
 class Replicate:
-    """One of several trainings that differ in the seed alone."""
+    """One of several trainings that differ only in the seed."""
 
     seed: int
     model: Classifier
     optimizer: torch.optim.SGD
     scheduler: torch.optim.lr_scheduler.StepLR
     stopping: EarlyStopping
-    epoch: int = 0  # the last one finished
+    epoch: int = 0  # the last finished one
     finished: bool = False
-    best: dict[str, Any] = field(default_factory=dict)  # copies of model and optimizer at the best epoch
+    best: dict[str, Any] = field(default_factory=dict)  # copies of model and optimizer after the best epoch
     history: list[dict[str, float]] = field(default_factory=list)  # metrics of each epoch
 
     @classmethod
     def begin(cls, seed: int, settings: TrainSettings, width: int, device: torch.device) -> Replicate:
-        """Return a training before its first epoch, its weights drawn by its seed."""
+        """Return a replicate before its first epoch, for vectors of `width` values, its weights drawn by `seed`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "weights"))
             model = Classifier(width, settings.hidden_dim, dropout=settings.dropout).to(device)
-        # A CUDA graph reads the learning rate from the device's memory.
+        # A CUDA graph needs the learning rate in the device's memory.
         rate = torch.tensor(settings.lr, device=device) if device.type == "cuda" else settings.lr
         optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=settings.momentum, fused=True)
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, settings.step_size, settings.gamma)
@@ -95,12 +99,12 @@ class Replicate:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def weights(self) -> dict[str, Any]:
-        """Return copies of model and optimizer as they are, on the CPU."""
-        # A state_dict is only a view of the weights, here even of all replicates' together: it must be copied.
+        """Return copies of the current states of model and optimizer, on the CPU."""
+        # They must be copied: a state_dict is only a view of the weights, here even of the stack of all replicates.
         return _copied({"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()})
 
     def conclude_epoch(self, metrics: dict[str, float], epochs: int) -> None:
-        """Record a finished epoch, keep its weights if they are the best, and decide whether it was the last."""
+        """Record an epoch, keep its weights if they are the best, and see whether it is the last of `epochs`."""
         self.epoch += 1
         self.scheduler.step()
         if self.stopping.improves(metrics["val/loss"], self.epoch):
@@ -110,7 +114,7 @@ class Replicate:
         self.finished = self.stopping.exhausted or self.epoch == epochs
 
     def state(self) -> dict[str, Any]:
-        """Return everything as plain values and tensors on the CPU; the best weights only where they are not these."""
+        """Return everything as plain values and tensors on the CPU; the best weights only if they are not current."""
         return {
             "seed": self.seed,
             "epoch": self.epoch,
@@ -126,7 +130,7 @@ class Replicate:
         """Restore what `state` returned."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:  # on a GPU the rate is a tensor there; loading leaves it on the CPU
+        for group in self.optimizer.param_groups:  # on a GPU the rate is a tensor, which was saved on the CPU
             if isinstance(group["lr"], torch.Tensor):
                 group["lr"] = group["lr"].to(group["params"][0].device)
         self.scheduler.load_state_dict(state["scheduler"])
@@ -138,26 +142,26 @@ class Replicate:
 
 @dataclass
 class Training:
-    """All that changes while training."""
+    """Everything that changes in the course of a training."""
 
     replicates: list[Replicate]
-    fingerprint: dict[str, Any]  # what decides the result: settings, digests of features and split, device
-    shuffle: str = ""  # full or block, as chosen at the start
-    run_id: str = ""  # the caller's, kept for it
+    fingerprint: dict[str, Any]  # what the result depends on: settings, digests of features and split, device
+    shuffle: str = ""  # full or block, chosen at the start
+    run_id: str = ""  # kept for the caller
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.replicates[0].model.parameters()).device
 
     @property
     def epoch(self) -> int:
-        """The last epoch finished by any replicate."""
+        """The last epoch that any replicate has finished."""
         return max(replicate.epoch for replicate in self.replicates)
 
     @property
     def active(self) -> list[Replicate]:
-        """The replicates that are not finished; all of them are at the same epoch."""
+        """The replicates that are not finished; they are all at the same epoch."""
         return [replicate for replicate in self.replicates if not replicate.finished]
 
     @property
@@ -179,10 +183,13 @@ class Training:
         save_plain(directory / STATE, document)
 
     def restore(self, directory: Path, shuffle: str) -> bool:
-        """Restore what was saved in `directory`, if `shuffle` (or auto) allows it; return whether there was anything.
+        """Restore what was saved in `directory`; return whether there was anything.
+
+        `shuffle` is the order that the caller wants, or `auto`.
 
         Raises:
-            DataError: the state there is damaged or from another training; the message names the first difference.
+            DataError: the state is damaged.
+            IncompatibleCheckpointError: it is of another training; the message names the first difference.
         """
         path = directory / STATE
         if not path.is_file():
@@ -199,7 +206,7 @@ class Training:
 
 
 def _copied(value: Any) -> Any:
-    """Return a copy of nested dicts and lists whose tensors are on the CPU and have storage of their own."""
+    """Return a copy of nested dicts and lists in which all tensors are copies on the CPU."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
@@ -207,8 +214,31 @@ def _copied(value: Any) -> Any:
     return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
-def find_training(directory: Path) -> Unfinished | None:
-    """Return what is known of the training in `directory`, None if there is none.
+def training_directory(settings: TrainSettings, features: FeatureSet, split: Split) -> Path:
+    """Return the directory of a training; trainings that can give different models have different ones."""
+    decisive = settings.decisive() | {"device": choose_device(settings.device).name, "split": split.digest}
+    decisive["features"] = features.digest_of(settings.modality)
+    key = hashlib.sha256(repr(sorted(decisive.items())).encode()).hexdigest()[:12]
+    name = model_name(features.encoders, settings.modality)
+    return Path(settings.out) / f"{features.encoders['dna']['name']}+{name}" / key
+
+
+def find_resumed(settings: TrainSettings, directory: Path) -> TrainingStatus | None:
+    """Return the status of the training in `directory`, None if there is none.
+
+    Raises:
+        UsageError: `--resume` names another run than that of this training.
+        DataError: its state is damaged.
+    """
+    known = find_training(directory)
+    if settings.resume and (known is None or known.run_id != settings.resume):
+        found = known.run_id if known else "none"
+        raise UsageError(f"--resume {settings.resume}: the training in {directory} is of run {found}")
+    return known
+
+
+def find_training(directory: Path) -> TrainingStatus | None:
+    """Return the status of the training in `directory`, None if there is none.
 
     Raises:
         DataError: its state is damaged.
@@ -217,7 +247,7 @@ def find_training(directory: Path) -> Unfinished | None:
     if not path.is_file():
         return None
     document = _load(path)
-    return Unfinished(document["run_id"], document["epoch"], document["finished"])
+    return TrainingStatus(document["run_id"], document["epoch"], document["finished"])
 
 
 def mark_reported(directory: Path, epoch: int) -> None:
@@ -226,7 +256,11 @@ def mark_reported(directory: Path, epoch: int) -> None:
 
 
 def last_reported(directory: Path) -> int:
-    """Return the last epoch that was certainly reported to the caller."""
+    """Return the last epoch that was certainly reported to the caller, 0 if none was.
+
+    Raises:
+        DataError: the record of it is damaged.
+    """
     path = directory / REPORTED
     text = path.read_text(encoding="utf-8").strip() if path.is_file() else "0"
     if not text.isdecimal():
@@ -242,6 +276,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _check_same(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raise an IncompatibleCheckpointError for the first difference between two fingerprints."""
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             raise _another(directory, key, old.get(key), new.get(key))

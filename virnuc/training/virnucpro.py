@@ -1,8 +1,8 @@
 """VirNucPro's own models, read without running their pickle.
 
-VirNucPro saves a whole pickled module, whose class was in `__main__` or `train`. Unpickling one runs whatever its
-author wrote. Here torch's restricted unpickler reads it, and the few classes that such a module is made of are
-replaced by an inert one, and only its attributes are read; a pickle that names anything else is refused.
+VirNucPro saves whole pickled modules, of a class in `__main__` or `train`, and unpickling a file may run any code. Here
+torch's restricted unpickler reads it with an inert class in place of the few that such a module consists of, and
+refuses a file that names any other; only attributes are read.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LAYERS = ("hidden_layer", "bn1", "output_layer")
 
 
 class _Inert:
-    """Stands for a class of the pickle: takes its attributes and does nothing."""
+    """Takes the place of a class in the pickle: holds its attributes and does nothing."""
 
 
 def read_model(path: Path) -> Checkpoint:
@@ -43,7 +43,9 @@ def read_model(path: Path) -> Checkpoint:
 
     Raises:
         UsageError: there is no such file.
-        DataError: it is damaged, is neither of the two, or contradicts itself.
+        DataError: it is damaged, is neither of the two, or has values that are not possible.
+        IncompatibleCheckpointError: its version or width is unknown, or its metadata contradicts itself.
+        DimensionError: its weights have other sizes than its metadata says.
     """
     if not isinstance(_load(path), dict):
         return convert_checkpoint(path)
@@ -56,8 +58,8 @@ def convert_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         UsageError: there is no such file.
-        DataError: the file is damaged, is not a model of VirNucPro's, or names what such a model does not need.
-        IncompatibleCheckpointError: its input is of neither of VirNucPro's widths.
+        DataError: the file is damaged, is not a model of VirNucPro, or names a class that such a model does not need.
+        IncompatibleCheckpointError: its input has none of the widths of VirNucPro's models.
     """
     module = _load(path)
     try:
@@ -94,13 +96,15 @@ def convert_checkpoint(path: Path) -> Checkpoint:
 def read_external_metrics(path: Path, known: Collection[str]) -> dict[str, float]:
     """Read metrics that were measured elsewhere: a JSON object of numbers from -1 to 1, such as `{"accuracy": 0.9}`.
 
-    `known` has the names that a metric may have.
+    As they were not measured on a split of this project, they are shown next to a model but never decide a comparison.
 
-    They were not measured on a split of this project: they can be shown next to a model but never decide a comparison.
+    Args:
+        path: the JSON file.
+        known: the names that a metric may have.
 
     Raises:
         UsageError: there is no such file.
-        DataError: it is something else.
+        DataError: it has other contents.
     """
     if not path.exists():
         raise UsageError(f"{path}: no such file")
@@ -116,7 +120,7 @@ def read_external_metrics(path: Path, known: Collection[str]) -> dict[str, float
 
 
 def _encoders_of(path: Path, width: int) -> dict[str, dict[str, Any]]:
-    """Return the encoders of a VirNucPro model, inferred from the width of its input; their weights are unknown."""
+    """Return the encoders of a VirNucPro model, inferred from the width of its input; their weights are unrecorded."""
     if width not in VIRNUCPRO_WIDTHS:
         known = " or ".join(map(str, VIRNUCPRO_WIDTHS))
         raise IncompatibleCheckpointError(f"{path}: takes {width} values a frame; VirNucPro's models take {known}")
@@ -128,7 +132,7 @@ def _encoders_of(path: Path, width: int) -> dict[str, dict[str, Any]]:
 
 
 def _completed(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint's metadata with a record of its encoders, which VirNucPro's own checkpoints lack."""
+    """Check a checkpoint's metadata; return it with a record of its encoders, which VirNucPro's checkpoints lack."""
     encoders = metadata.get("encoders") or _encoders_of(path, metadata["merged_dim"])
     modality, dna, merged = metadata.get("modality", "merged"), metadata["dna_dim"], metadata["merged_dim"]
     try:
@@ -161,7 +165,7 @@ def _load(path: Path) -> Any:
 
 
 def _weights(module: Any) -> dict[str, Tensor]:
-    """Return parameters and buffers by their names in a state dict."""
+    """Return a module's parameters and buffers by their names in a state dict."""
     layers = _attributes(module, "_modules")
     state = {}
     for layer in _LAYERS:
@@ -172,6 +176,7 @@ def _weights(module: Any) -> dict[str, Tensor]:
 
 
 def _attributes(module: Any, kind: str) -> dict[str, Any]:
+    """Return one of the dicts that hold a module's parameters, buffers or submodules."""
     if type(module) is not _Inert:
         raise TypeError(type(module).__name__)
     return dict(module.__dict__[kind])
