@@ -1,22 +1,22 @@
-"""Is anything lost or wrong after a fault? Every stage is disturbed in many manners, and then runs as if nothing was.
+"""Is anything lost or wrong after a fault? Every stage is disturbed in several ways, and its command is given again.
 
-A small experiment on random genes is made once, undisturbed, and all that each stage leaves is kept: its files, its
-run, the registry. Then, again and again, everything before a stage is put back, the stage is disturbed, and the same
-command is given once more. What is there then must be what the undisturbed stage left (but for times, dates and ids:
-what two undisturbed runs of a stage differ in is not compared). No run may be RUNNING, none FAILED without an error.
-Figures are left blank, as drawing them is half of the time of some stages and no other thing is written meanwhile.
+A small experiment on random genes is run once, undisturbed, and all that each stage leaves is kept: its files, its run,
+the registry. Then, again and again, the state before a stage is restored, the stage is disturbed, and the same command
+is given once more. The result must be that of the undisturbed stage, except for values in which two undisturbed runs
+differ, such as times and ids. No run may be left RUNNING, or FAILED without an error. Figures are left blank: drawing
+them takes half of the time of some stages, in which nothing else is written.
 
 | fault | what happens |
 |---|---|
 | kill | SIGKILL at a random moment |
-| step | SIGKILL before one of the store's transactions that write; all of them in turn |
+| step | SIGKILL before each transaction that writes to the store, one after the other |
 | term | SIGTERM at a random moment: the run must be KILLED at once |
 | twice | the same command in two processes at once |
-| clock | SIGKILL at a random moment; then the clock is a day behind |
-| full | the output's disk is full, and then is not (a tmpfs: needs the right to mount) |
-| readonly | the output's disk is read-only, and then is not |
-| locked | another process holds the store's database from a random moment on until the stage gives up |
-| server | the store is behind a server, which is killed at a random moment and comes back |
+| clock | SIGKILL at a random moment; the second time the clock is a day behind |
+| full | the output's disk is full at first (a tmpfs, which needs the right to mount) |
+| readonly | the output's disk is read-only at first |
+| locked | another process holds the store's database from a random moment on, until the stage gives up |
+| server | the stage logs to a server, which is killed at a random moment and started again |
 
     python -m benchmarks.faults --kills 300 --minutes 60
 """
@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import itertools
-import json
 import os
 import pkgutil
 import shutil
@@ -43,22 +42,23 @@ from pathlib import Path
 from typing import Any
 
 os.environ |= {"OMP_NUM_THREADS": "1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "HF_HUB_OFFLINE": "1"}
-os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # which takes eight processes more
+os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # it would start eight more processes
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-import entrypoints.command  # its settings of MLflow
+import entrypoints.command  # which also configures MLflow
 import model_registry
 import virnuc
-from benchmarks.disturbed import BAD, STEPS, Campaign, Step, database, runs
+from benchmarks.disturbed import STEPS, Campaign, Step
+from benchmarks.outcomes import database, report, runs
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")  # bytes
 
 
 def kill(campaign: Campaign, step: Step, fault: str = "kill", child: Callable[[], object] = lambda: None) -> None:
-    """End it with SIGKILL at a random moment."""
+    """Kill the step with SIGKILL at a random moment."""
     pid = campaign.start(step)
     campaign.moment(step, pid)
     os.kill(pid, signal.SIGKILL)
@@ -66,13 +66,13 @@ def kill(campaign: Campaign, step: Step, fault: str = "kill", child: Callable[[]
 
 
 def clock(campaign: Campaign, step: Step) -> None:
-    """End it with SIGKILL; the second time the clock is a day behind."""
+    """Kill the step with SIGKILL; the second time the clock is a day behind."""
     real = time.time
     kill(campaign, step, "clock", lambda: setattr(time, "time", lambda: real() - 86_400))
 
 
 def at_each_step(campaign: Campaign, step: Step) -> None:
-    """End it with SIGKILL before each transaction that writes into the store, in turn."""
+    """Kill the step with SIGKILL before each transaction that writes to the store, in turn."""
     for number in range(1, 1000):
         campaign.restore(step)
         if campaign.wait(campaign.start(step, lambda number=number: die_before(number))) != -signal.SIGKILL:
@@ -81,7 +81,7 @@ def at_each_step(campaign: Campaign, step: Step) -> None:
 
 
 def die_before(number: int) -> None:
-    """Let this process be killed before its n-th transaction that writes."""
+    """Kill this process before its n-th transaction that writes."""
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
@@ -100,7 +100,7 @@ def die_before(number: int) -> None:
 
 
 def term(campaign: Campaign, step: Step) -> None:
-    """End it with SIGTERM at a random moment."""
+    """End the step with SIGTERM at a random moment."""
     pid = campaign.start(step)
     campaign.moment(step, pid)
     os.kill(pid, signal.SIGTERM)
@@ -112,7 +112,7 @@ def term(campaign: Campaign, step: Step) -> None:
 
 
 def twice(campaign: Campaign, step: Step) -> None:
-    """Run two copies at once; one may be told that the other is at work."""
+    """Run the step twice at once; one may end with the message that the other is at work."""
     pids = [campaign.start(step) for _ in range(2)]
     codes = sorted(campaign.wait(pid) for pid in pids)
     fine = codes in ([campaign.codes[step]] * 2, sorted([campaign.codes[step], 1]))
@@ -120,7 +120,7 @@ def twice(campaign: Campaign, step: Step) -> None:
 
 
 def refused(campaign: Campaign, pid: int, words: str, within: float = 60) -> tuple[int, str]:
-    """Return the exit code of a process that should give up in one line, and what is wrong with how it did."""
+    """Return the exit code of a process that should give up with one line, and what was wrong with that."""
     started = time.monotonic()
     code, seconds = campaign.wait(pid), time.monotonic() - started
     fine = code == 1 and words in campaign.said() and "Traceback" not in campaign.said() and seconds < within
@@ -129,7 +129,7 @@ def refused(campaign: Campaign, pid: int, words: str, within: float = 60) -> tup
 
 @contextmanager
 def own_disk(place: Path, room: int) -> Iterator[Callable[[str], object]]:
-    """Put a directory on a tmpfs with room for so many bytes more; yield a function that mounts it otherwise."""
+    """Move a directory to a tmpfs with `room` bytes left; yield a function that remounts it with other options."""
     kept = place.with_name(f"{place.name}.kept")
     place.mkdir(parents=True, exist_ok=True)
     place.rename(kept)
@@ -148,7 +148,7 @@ def own_disk(place: Path, room: int) -> Iterator[Callable[[str], object]]:
 
 
 def full(campaign: Campaign, step: Step) -> None:
-    """Let the output's disk be too small at first."""
+    """Start with an output disk that is too small."""
     with own_disk(campaign.work / step.out, 2 * _PAGE) as remount:
         _, trouble = refused(campaign, campaign.start(step), "the disk is full; make room")
         remount("size=100m")
@@ -156,7 +156,7 @@ def full(campaign: Campaign, step: Step) -> None:
 
 
 def readonly(campaign: Campaign, step: Step) -> None:
-    """Let the output's disk be read-only at first."""
+    """Start with an output disk that is read-only."""
     with own_disk(campaign.work / step.out, 100_000_000) as remount:
         remount("ro")
         _, trouble = refused(campaign, campaign.start(step), "the disk is read-only; give a place")
@@ -172,19 +172,19 @@ def locked(campaign: Campaign, step: Step) -> None:
         ask("PRAGMA busy_timeout = 20000")
         ask("BEGIN EXCLUSIVE")
         code, trouble = refused(campaign, pid, "another process holds the store's database; try again")
-    done = code == campaign.codes[step]  # it needed the store no more
+    done = code == campaign.codes[step]  # it had finished with the store
     campaign.finish(step, "locked", not done, "" if done else trouble)
 
 
 def server(campaign: Campaign, step: Step) -> None:
-    """Let the stage log to a server, which is killed at a random moment and comes back."""
+    """Let the stage log to a server that is killed at a random moment; start it again for the second time."""
 
     def through_it() -> None:
         os.environ["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:5055"
 
     with serving(campaign.work):
         pid = campaign.start(step, through_it)
-        campaign.moment(step, pid, 0.4)  # the store's part of the work is the server's
+        campaign.moment(step, pid, 0.4)  # part of the work is done by the server
     code = campaign.wait(pid)
     fine = code == campaign.codes[step] or "the store's server does not answer; start it" in campaign.said()
     with serving(campaign.work):
@@ -194,7 +194,7 @@ def server(campaign: Campaign, step: Step) -> None:
 
 @contextmanager
 def serving(work: Path) -> Iterator[None]:
-    """Serve the store, and end with SIGKILL."""
+    """Serve the store; end the server with SIGKILL."""
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{work}/mlflow.db"]
     command += ["--port", "5055", "--workers", "1"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -209,7 +209,7 @@ def serving(work: Path) -> Iterator[None]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-FAULTS: dict[str, tuple[Callable[[Campaign, Step], None], Callable[[Step], bool]]] = {  # and which steps it suits
+FAULTS: dict[str, tuple[Callable[[Campaign, Step], None], Callable[[Step], bool]]] = {  # fault, steps that it suits
     "kill": (kill, lambda step: True),
     "term": (term, lambda step: True),
     "twice": (twice, lambda step: True),
@@ -223,7 +223,7 @@ FAULTS: dict[str, tuple[Callable[[Campaign, Step], None], Callable[[Step], bool]
 
 
 def main() -> None:
-    """Run the campaign, print its table and, last, one JSON line; exit code 1 if anything was lost or wrong."""
+    """Run the campaign and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=300, help="random kills, over all stages")
     parser.add_argument(
@@ -239,19 +239,19 @@ def main() -> None:
     given = parser.parse_args()
     if os.geteuid() and {"full", "readonly"} & set(given.faults.split(",")):
         parser.error("full and readonly need the right to mount; leave them out with --faults")
-    torch.set_num_threads(1)  # a process with threads cannot be forked
+    torch.set_num_threads(1)  # a process with threads cannot be forked safely
     Figure.draw = lambda figure, renderer: None
     for package in (virnuc, model_registry, entrypoints):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if module.name != "model_registry.scoring_model":
                 importlib.import_module(module.name)
-    in_memory = Path("/dev/shm")  # where it is: a kill is the same there, and nothing waits for a disk
+    in_memory = Path("/dev/shm")  # if there is one: kills have the same effect there, and nothing waits for a disk
     home = given.home or Path(tempfile.mkdtemp(dir=in_memory if in_memory.is_dir() else None))
     home.mkdir(exist_ok=True)
     try:
         campaign = Campaign(home, np.random.default_rng(given.seed), given.log or home / "trials.jsonl")
         done = Counter((trial["stage"], trial["fault"]) for trial in campaign.trials())
-        campaign.rng = np.random.default_rng([given.seed, done.total()])  # other moments than at the last start
+        campaign.rng = np.random.default_rng([given.seed, done.total()])  # other moments than in earlier campaigns
         steps = [step for step in STEPS if step.disturbed and step.stage in given.stages.split(",")]
         campaign.prepare(steps)
         started = time.monotonic()
@@ -264,15 +264,16 @@ def main() -> None:
     finally:
         if not given.home:
             shutil.rmtree(home)
-    report(campaign, trials, time.monotonic() - started)
+    compared = {step.stage: len(values) for step, values in campaign.expected.items()}
+    report(trials, compared, time.monotonic() - started)
 
 
 def plan(
     steps: Sequence[Step], faults: Sequence[str], kills: int, done: Mapping[tuple[str, str], int]
 ) -> Iterator[tuple[Step, str]]:
-    """Yield random kills, in rounds over the steps, and among them each step with each other fault that suits it.
+    """Yield random kills, in rounds over the steps, and between them each other fault with each step that it suits.
 
-    `done` says how many trials of a stage and a fault there were already.
+    `done` counts earlier trials by stage and fault.
     """
     others = [(step, fault) for fault in faults if fault != "kill" for step in steps if FAULTS[fault][1](step)]
     others = [(step, fault) for step, fault in others if not done[step.stage, fault]]
@@ -283,34 +284,6 @@ def plan(
         killed += [(step, "kill")] if seen[step.stage] > done[step.stage, "kill"] else []
     for pair in itertools.zip_longest(killed, others):
         yield from (one for one in pair if one)
-
-
-def report(campaign: Campaign, trials: Sequence[Mapping[str, Any]], seconds: float) -> None:
-    """Print what was found."""
-    columns = ("trials", "in mid-work", "resumed", "lost", "wrong", "runs in a wrong state")
-    total = Counter[str]()
-    print(f"| fault | stage | {' | '.join(columns)} |\n|---|---|{'---|' * len(columns)}")
-    for fault, stage in sorted({(trial["fault"], trial["stage"]) for trial in trials}):
-        own = [trial for trial in trials if (trial["fault"], trial["stage"]) == (fault, stage)]
-        row = Counter(
-            {
-                "trials": len(own),
-                "in mid-work": sum(trial["hit"] for trial in own),
-                "resumed": sum(not any(trial[name] for name in BAD) for trial in own),
-                "lost": sum(bool(trial["lost"]) for trial in own),
-                "wrong": sum(bool(trial["wrong"] or trial["answer"]) for trial in own),
-                "runs in a wrong state": sum(bool(trial["states"]) for trial in own),
-            }
-        )
-        total += row
-        print(f"| {fault} | {stage} | {' | '.join(str(row[name]) for name in columns)} |")
-    for trial in trials:
-        for name in BAD:
-            if trial[name]:
-                print(f"{trial['stage']}, {trial['fault']}, {name}: {str(trial[name])[:400]}")
-    compared = {step.stage: len(values) for step, values in campaign.expected.items()}
-    print(json.dumps({**{name: total[name] for name in columns}, "compared": compared, "seconds": round(seconds)}))
-    sys.exit(total["resumed"] < total["trials"])
 
 
 if __name__ == "__main__":
