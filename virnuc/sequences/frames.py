@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from virnuc.errors import DataError
 from virnuc.sequences.genomes import GENOME_TABLE
 from virnuc.storage.manifest import read_manifest
+from virnuc.storage.parquet import read_table
 
 SHARD_ROWS = 10_000
 GENOMES = "genomes.parquet"
@@ -131,7 +131,7 @@ def between_chunks(chunks: pa.Table) -> pa.Table:
 
 def count_between_chunks(path: Path) -> int:
     """Return how many rows `between_chunks` makes of a shard of chunks."""
-    return len(_before_their_neighbours(*pq.read_table(path, columns=["record", "chunk_index"]).columns))
+    return len(_before_their_neighbours(*_read(path, CHUNK_SCHEMA, "chunks", ["record", "chunk_index"]).columns))
 
 
 def _before_their_neighbours(record: pa.ChunkedArray, index: pa.ChunkedArray) -> np.ndarray:
@@ -141,10 +141,7 @@ def _before_their_neighbours(record: pa.ChunkedArray, index: pa.ChunkedArray) ->
 
 
 def _read(path: Path, schema: pa.Schema, what: str, columns: list[str] | None) -> pa.Table:
-    try:
-        table = pq.read_table(path, columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error}); run prepare again") from error
+    table = read_table(path, "run prepare again", columns)
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
     if not table.schema.equals(wanted):
         raise DataError(f"{path}: its columns are not those of {what}; run prepare again")

@@ -14,6 +14,7 @@ from virnuc.storage.directory import OutputDirectory
 from virnuc.storage.draws import draw
 from virnuc.storage.files import atomic_path
 from virnuc.storage.manifest import Manifest, verified_manifest
+from virnuc.storage.parquet import read_table
 
 
 def sample_frames(source: Path, out: Path, rows: int, seed: int) -> Manifest:
@@ -30,7 +31,7 @@ def sample_frames(source: Path, out: Path, rows: int, seed: int) -> Manifest:
             return finished
         table = pd.concat([read_frames(path).to_pandas() for path in frame_shards(source)], ignore_index=True)
         drawn = _draw(table, rows, seed)
-        genomes = pd.read_parquet(source / GENOMES)
+        genomes = read_table(source / GENOMES, "run prepare again").to_pandas()
         shards = [(f"{group}-00000.parquet", frames) for group, frames in drawn.groupby("group", sort=True)]
         for name, frames in shards:
             with atomic_path(out / name) as temporary:

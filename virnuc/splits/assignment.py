@@ -28,6 +28,7 @@ from virnuc.splits.units import LEFT_OUT, PARTS, WHOLE_GENOMES, assign
 from virnuc.storage.directory import OutputDirectory
 from virnuc.storage.files import atomic_path, read_json, sha256_file, write_text
 from virnuc.storage.manifest import verified_manifest
+from virnuc.storage.parquet import read_table
 
 ASSIGNMENTS = "assignments.parquet"
 METADATA = "test_metadata.json"
@@ -35,6 +36,7 @@ CHUNKS = "chunks.parquet"  # all chunks of the genomes for validation and testin
 COLUMNS = ("frame_id", "record", "genome", "organism", "lineage", "group", "label", "length", "part")
 _REPEATED = ("record", "genome", "organism", "lineage", "group", "part")  # kept once for all frames that share them
 _HASHED_AT_ONCE = 65_536  # lines
+_REMEDY = "run split again"
 _DECISIVE = {  # by unit
     "lineage": ("clade", "after"),
     "cluster": ("identity", "coverage", "shared"),
@@ -59,10 +61,7 @@ class Split:
             DataError: it is unfinished or changed since it was written.
         """
         verified_manifest(directory, "split")
-        try:
-            table = pq.read_table(directory / ASSIGNMENTS, read_dictionary=list(_REPEATED))
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{directory / ASSIGNMENTS}: not a readable Parquet file; run split again") from error
+        table = read_table(directory / ASSIGNMENTS, _REMEDY, repeated=_REPEATED)
         metadata = read_json(directory / METADATA)
         if tuple(table.column_names) != COLUMNS or metadata.get("digest") != assignment_digest(table):
             raise DataError(f"{directory}: its {ASSIGNMENTS} and {METADATA} do not belong together; run split again")
@@ -98,7 +97,7 @@ class Split:
         """
         if self.lacks_chunks:
             raise DataError(self.lacks_chunks)
-        table = pd.read_parquet(self.directory / CHUNKS)
+        table = read_table(self.directory / CHUNKS, _REMEDY).to_pandas()
         return table[table["part"] == part].drop(columns="part").reset_index(drop=True)
 
     def frames(self, part: str) -> pd.DataFrame:
@@ -112,7 +111,7 @@ class Split:
     def relatives(self) -> pd.DataFrame | None:
         """Return the most similar training frame of each test frame, as `measure_leakage` does; None for features."""
         path = self.directory / RELATIVES
-        return pd.read_parquet(path) if path.is_file() else None
+        return read_table(path, _REMEDY).to_pandas() if path.is_file() else None
 
 
 def split(settings: SplitSettings, begun: Callable[[], object] = lambda: None) -> Split:

@@ -13,6 +13,7 @@ from virnuc.features.feature_set import FeatureSet
 from virnuc.sequences.frames import CHUNKS, GENOMES, frame_shards, read_frames
 from virnuc.sequences.genomes import RECORD, TABLE, GenomeName, TableRow, look_up, name_genome
 from virnuc.storage.manifest import MANIFEST, has_manifest, read_manifest, verified_manifest
+from virnuc.storage.parquet import read_table
 
 _COLUMNS = ["frame_id", "record", "genome", "organism", "lineage", "group", "label", "nucleotide", "protein"]
 
@@ -55,7 +56,7 @@ def read_source(directory: Path, genomes: Mapping[str, TableRow]) -> Source:
 
 
 def _from_frames(source: Path, genomes: Mapping[str, TableRow]) -> Source:
-    records = pd.read_parquet(source / GENOMES)
+    records = read_table(source / GENOMES, "run prepare again").to_pandas()
     parts = [read_frames(path, _COLUMNS).to_pandas().assign(file=path.name) for path in frame_shards(source)]
     table = pd.concat(parts, ignore_index=True)
     chunk_size = read_manifest(source, "frames").parameters["chunk_size"]
