@@ -2,13 +2,13 @@
 
     python -m benchmarks.encoders [--layers 3] [--device cpu] [--precisions fp32] [--parts frames,mixed,ratio,calls]
 
-Random weights in the true widths; with --layers fewer layers than the model has, because a layer costs the same
-wherever it stands. Contenders take turns, and the fastest of their rounds counts. Tokenising is left out on all
-sides. `own_products` is the share of the time that the layers' products alone take, one by one, on as many tokens as
-a batch has: what no arrangement of them could go below. `calls` takes the classifiers of a finished `make demo`, and
-counts the calls on its test frames that change when their proteins are embedded in another precision than the fp32 of
-training. `estimate` compares what `rehearse` would estimate with an extraction three times as long. The last line is
-JSON.
+Weights are random, widths those of the published models; --layers gives fewer layers, as all layers cost the same.
+Contenders take turns, and the fastest round of each counts. Tokenising is not timed. `own_products` is the share of the
+time that the matrix products of all layers take by themselves, on as many tokens as a batch has: a lower bound.
+
+`calls` takes the classifiers of a finished `make demo` and counts which calls on its test frames change when proteins
+are embedded in another precision than the fp32 of training. `estimate` compares the estimate of `rehearse` with an
+extraction three times as long. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from virnuc.splits.assignment import Split
 from virnuc.training.checkpoint import load_checkpoint
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
-BATCH = 16  # the peer's batches, in input order
+BATCH = 16  # proteins in a batch of transformers, in input order
 
 
 def native(name: str, layers: int, device: str, precision: str) -> Encoder:
@@ -56,7 +56,7 @@ def native(name: str, layers: int, device: str, precision: str) -> Encoder:
 
 
 def peer(name: str, layers: int, device: str, precision: str, attention: str) -> Callable[[Tokens], Tensor]:
-    """Return transformers' model of the same architecture, run on padded batches in input order."""
+    """Return a function that embeds tokens by transformers' model of the same architecture, in padded batches."""
     architecture: dict[str, Any] = {**ENCODERS[name].architecture, "num_hidden_layers": layers}
     config = EsmConfig(**architecture, pad_token_id=1, mask_token_id=32, attn_implementation=attention)
     autocast = precision == "autocast"  # weights in fp32, products in bf16
@@ -83,13 +83,13 @@ def peer(name: str, layers: int, device: str, precision: str, attention: str) ->
 
 
 def proteins(count: int, shortest: int, longest: int) -> list[str]:
-    """Return seeded random proteins of evenly spread lengths."""
+    """Return seeded random proteins whose lengths are drawn uniformly."""
     generator = random.Random(0)
     return ["".join(generator.choices(LETTERS, k=generator.randint(shortest, longest))) for _ in range(count)]
 
 
 def take_turns(contenders: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
-    """Return the fastest of `rounds` times of each contender, in seconds, after one that does not count."""
+    """Return the fastest of `rounds` times of each contender, in seconds, after one warm-up."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds + 1):
         for name, run in contenders.items():
@@ -98,7 +98,7 @@ def take_turns(contenders: Mapping[str, Callable[[], object]], rounds: int, devi
 
 
 def against_transformers(sequences: list[str], options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Time ours in each precision, and transformers' eager, SDPA and bf16 autocast, on the same proteins."""
+    """Time virnuc in each precision, and transformers (eager, SDPA, bf16 autocast), on the same proteins."""
     precisions = options.precisions.split(",")
     encoders = {p: native("esm2_650m", options.layers, options.device, p) for p in precisions}
     tokens = encoders[precisions[0]].tokenise(sequences)
@@ -129,14 +129,14 @@ def against_transformers(sequences: list[str], options: argparse.Namespace) -> d
 
 
 def _own_products(encoder: Encoder, tokens: Tokens, precision: str, options: argparse.Namespace) -> float:
-    """Return the seconds that the products of all layers take by themselves, in full batches."""
+    """Return the seconds that the matrix products of all layers take by themselves, in full batches."""
     rows = encoder.tokens_at_once(DEFAULT_BATCH_TOKENS)
     layer = sum(product_seconds(precision, options.device, *shape, rows) for shape in encoder.products)
     return layer * options.layers * len(tokens.flat) / rows
 
 
 def changed_calls(experiment: Path, device: str) -> dict[str, dict[str, float]]:
-    """Embed the test frames of a finished demo in every other precision, and call them by its classifiers."""
+    """Embed the test frames of a finished demo in each precision, and call them by its classifiers."""
     found = {}
     parts = Split.open(experiment / "test_set")
     frames = parts.frames("test")["frame_id"].tolist()
@@ -170,7 +170,7 @@ def changed_calls(experiment: Path, device: str) -> dict[str, dict[str, float]]:
 
 
 def estimate(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Time encoders as `rehearse` does on a CPU, and then embed three times as many frames as it did."""
+    """Time encoders as `rehearse` does on a CPU, then embed three times as many frames."""
     names = {"baseline": "esm2_35m", "candidate": "esm2_8m"}
     found = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -193,7 +193,7 @@ def estimate(options: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 
 def baseline_over_candidate(options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Time ESM2 3B and FastESM2_650 layer by layer in one precision; scale to the layers that they have."""
+    """Time a few layers of ESM2 3B and of FastESM2_650 in one precision; scale to all of their layers."""
     sequences = proteins(options.frames, 99, 100)
     encoders = {
         name: native(name, options.layers, options.device, options.precisions.split(",")[0])
@@ -210,14 +210,14 @@ def baseline_over_candidate(options: argparse.Namespace) -> dict[str, dict[str, 
 
 
 def _flags() -> list[str]:
-    """Return what lscpu would say of the vector units."""
+    """Return the processor's flags for vector units."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
     return [flag for flag in flags if flag.startswith(("avx", "amx", "fma"))]
 
 
 def main() -> None:
-    """Measure, print the tables, and last one JSON line."""
+    """Measure; print the tables and, last, one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--frames", type=int, default=64)

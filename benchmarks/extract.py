@@ -1,13 +1,13 @@
-"""`extract` under load: memory against the number of frames, two workers against one, and kill -9 at random moments.
+"""`extract` under load: memory by the number of frames, two workers against one, and SIGKILL at random moments.
 
     python -m benchmarks.extract [--frames 100000] [--kills 10] [--workers-frames 40000] [--rounds 1]
                                  [--encoder esm2_tiny] [--engine local]
 
-Memory is the highest resident memory of a process that extracts a tenth of the synthetic frames, and of one that
-extracts all. The second part times two workers on one frame directory against one, in turns, each with one thread,
-from the first shard begun to the last one written. The third starts `extract` and kills it with SIGKILL again and
-again, lets the last one finish, and compares every file with that of an undisturbed run; with `--engine ray` there are
-two workers, and every second time one of them is killed instead, and nothing is started again. The last line is JSON.
+Memory is the peak resident memory of a process that extracts a tenth of the synthetic frames, and of one that extracts
+all. The second part times two workers on one directory of frames against one, in turns, each with one thread, from the
+start of the first shard to the end of the last. The third kills `extract` with SIGKILL, starts it again, lets it finish
+and compares every file with that of an undisturbed run. With `--engine ray` there are two workers; every second time
+one of them is killed instead, and nothing is started again. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from virnuc.runtime import peak_memory_gb
 from virnuc.features.workers import extract_together
 from virnuc.settings import ExtractSettings
 frames, out, protein, engine, workers = sys.argv[1:]
-if engine == "ray":  # a core, and so a thread, for each worker
+if engine == "ray":  # one core, and so one thread, for each worker
     import ray
     ray.init(num_cpus=int(workers), include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 times = []
@@ -51,7 +51,7 @@ print(json.dumps({"seconds": seconds, "peak_memory_gb": peak_memory_gb("cpu")}))
 def write_frames(
     directory: Path, count: int, shard_rows: int = SHARD_ROWS, residues: tuple[int, int] = (99, 100)
 ) -> Path:
-    """Write `count` random frames in two groups; those of 300 bp have 99 or 100 residues."""
+    """Write `count` random frames of two groups, their lengths drawn from `residues`; 300 bp are 99 or 100 residues."""
     directory.mkdir(parents=True)
     generator = random.Random(0)
     shards = []
@@ -78,14 +78,14 @@ def _frame(group: str, row: int, generator: random.Random, lengths: tuple[int, i
 def start(
     frames: Path, out: Path, encoder: str, engine: str = "local", workers: int = 1, threads: int = 0
 ) -> subprocess.Popen[str]:
-    """Start `extract` in a process of its own."""
+    """Start `extract` in a new process."""
     command = [sys.executable, "-c", PROGRAM, str(frames), str(out), encoder, engine, str(workers)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else None
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, float]:
-    """Wait for a run and return what it measured."""
+    """Wait for a run; return its seconds and peak memory."""
     output, _ = process.communicate()
     if process.returncode:
         raise RuntimeError(f"extract ended with exit code {process.returncode}")
@@ -99,7 +99,7 @@ def content(out: Path) -> dict[str, bytes]:
 
 
 def scale_out(directory: Path, count: int, encoder: str, engine: str, rounds: int) -> dict[str, float]:
-    """Time one worker, then two on the same frames, in turns; the fastest run of each counts."""
+    """Time one worker and two workers on the same frames, in turns; the fastest run of each counts."""
     frames = write_frames(directory / "frames", count, shard_rows=count // 16)
     seconds: dict[int, list[float]] = {1: [], 2: []}
     for number in range(rounds):
@@ -120,7 +120,7 @@ def kill_and_resume(directory: Path, kills: int, encoder: str, engine: str) -> d
     frames = write_frames(directory / "frames", 4000, shard_rows=250)
     started = time.perf_counter()
     working = finish(start(frames, directory / "undisturbed", encoder))["seconds"]
-    # importing torch takes the first third; with Ray the first shard is waited for, and two workers share the rest
+    # The first third is the import of torch. With Ray, the first shard is waited for and two workers share the rest.
     whole = working / 2 if engine == "ray" else time.perf_counter() - started
     generator = random.Random(1)
     expected, hits, same = content(directory / "undisturbed"), 0, 0
@@ -145,7 +145,7 @@ def kill_and_resume(directory: Path, kills: int, encoder: str, engine: str) -> d
 
 
 def kill_worker() -> bool:
-    """Kill a Ray worker that extracts; return whether there was one."""
+    """Kill a Ray worker; return whether there was one."""
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if (process / "cmdline").read_bytes().startswith(b"ray::worker "):
@@ -155,7 +155,7 @@ def kill_worker() -> bool:
 
 
 def main() -> None:
-    """Measure, print, and last one JSON line."""
+    """Measure; print figures and, last, one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=100_000, help="0 leaves the memory out")
     parser.add_argument("--kills", type=int, default=10, help="0 leaves the kills out")

@@ -1,12 +1,12 @@
-"""How often does the gate let a model through that it should not? Simulated experiments with a true drop that is known.
+"""How often does the gate pass a model that it should not? Simulated experiments whose true drop is known.
 
-Each experiment has test genomes of uneven size, most of them with a relative in training, whose frames are easier; two
-sides trained several times each, every training a little better or worse as a whole and in its calls; and a true drop
-of accuracy, that of all genomes and all trainings. Counted is how often the two rules on the drop hold (its value and
-the upper end of its interval below the margin), and how often the interval holds the true drop. Beside it stands the
-rule that looks at one training a side and resamples genomes only. The sizes are those measured on the embedded set:
-13 frames a genome, a drop that differs by 1.6 points between pairs of trainings and by 1.2 points between sets of
-genomes.
+An experiment has test genomes of different sizes, most of them with a relative in training, which makes their frames
+easier; two sides, each trained several times, with trainings that differ as a whole and in single calls; and a true
+drop of accuracy, that over all genomes and all trainings. The program counts how often the two rules on the drop hold
+(its value, and the upper end of its interval, below the margin) and how often the interval contains the true drop. For
+comparison, it does the same with one training a side, where only genomes are resampled. Sizes are those measured on the
+example genomes: 13 frames a genome, a drop that varies by 1.6 points between pairs of trainings and by 1.2 points
+between sets of genomes.
 
     python -m benchmarks.gate --repeats 2000
 """
@@ -27,19 +27,19 @@ from virnuc.evaluation.intervals import draw_genomes
 
 MARGIN = 0.05
 RELATIVES = 0.7  # share of genomes with a relative in training
-LEVELS = (0.72, 0.86)  # accuracy of the baseline without and with one
-GENOME, FRAME, OWN, CALL = 0.5, 1.0, 0.35, 0.45  # standard deviations of what makes a frame hard, see `simulate`
-TRAINING = 0.05  # of a training as a whole; with CALL this gives the 1.6 points between pairs
+LEVELS = (0.72, 0.86)  # accuracy of the baseline on genomes without and with a relative
+GENOME, FRAME, OWN, CALL = 0.5, 1.0, 0.35, 0.45  # standard deviations of the terms in `simulate`
+TRAINING = 0.05  # standard deviation of a training's quality; with CALL it gives 1.6 points between pairs
 TOTAL = float(np.sqrt(GENOME**2 + FRAME**2 + OWN**2 + CALL**2 + TRAINING**2))
 
 
 def accuracy(level: float, worse: float) -> float:
-    """Return the true accuracy of a side that is `worse` than the baseline, on frames where that reaches `level`."""
+    """Return the true accuracy of a side that is worse by `worse`, on frames where the baseline reaches `level`."""
     return float(norm.cdf(norm.ppf(level) - worse / TOTAL))
 
 
 def true_drop(worse: float) -> float:
-    """Return the drop over all genomes; a relative in training makes up for half of what the candidate lacks."""
+    """Return the true drop over all genomes; a relative in training halves the candidate's deficit."""
     lost = [LEVELS[0] - accuracy(LEVELS[0], worse), LEVELS[1] - accuracy(LEVELS[1], worse / 2)]
     return (1 - RELATIVES) * lost[0] + RELATIVES * lost[1]
 
@@ -47,10 +47,11 @@ def true_drop(worse: float) -> float:
 def simulate(
     rng: np.random.Generator, drop: float, genomes: int, frames: float, replicates: int
 ) -> tuple[pd.Series, np.ndarray, pd.DataFrame]:
-    """Return the genome and label of each frame, and what the candidate loses there in each pair of trainings.
+    """Return genome and label of each frame, and the candidate's loss on it in each pair of trainings (-1, 0 or 1).
 
-    A frame is called rightly if its level, its genome's and its own difficulty (both sides meet these), what the side
-    makes of the genome, what the training makes of the frame, and the training's quality add up to more than zero.
+    A call is right if the sum of these normal variables is above zero: the frame's level, the difficulties of its
+    genome and of the frame itself (all three shared by both sides), the side's affinity to the genome, the training's
+    error on the frame, and the training's quality.
     """
     worse = brentq(lambda shift: true_drop(shift) - drop, -3, 3)
     sizes = rng.geometric(1 / frames, size=genomes)
@@ -69,7 +70,7 @@ def simulate(
 
 
 def experiment(seed: int, drop: float, genomes: int, frames: float, replicates: int, draws: int) -> dict[str, float]:
-    """Return what both rules say of one simulated experiment."""
+    """Return the results of both methods on one simulated experiment."""
     names, labels, lost = simulate(np.random.default_rng([3, seed]), drop, genomes, frames, replicates)
     found = crossed_drop(names, labels, lost, seed, draws)
     first = lost["seed_0"].to_numpy(dtype=float)

@@ -1,14 +1,14 @@
-"""Everything that this project cannot try without a GPU, checked and measured in about ten minutes.
+"""Checks and measurements that need a GPU, in about ten minutes.
 
     python -m benchmarks.gpu [--device cuda:0] [--precision bf16] [--frames 20000]
 
-Random weights in the true architectures; nothing is downloaded. First the checks: embeddings on the GPU against the
-CPU, which kernels are used, full memory on purpose, and training by a CUDA graph against plain steps
-(tests/training/test_gpu.py). Then the figures: FLOP/s as a share of the GPU's own peak in matrix products, for 99-100
-residues and for 30-1000, transformers' SDPA beside them, the ratio of ESM2 3B to a 650M model, the DNA side,
-extractions from Parquet to shards, a training epoch, and two GPUs against one. Each part runs in a process of its own,
-and a row that fails says why and leaves the others. The last line is JSON; `--device cpu --layers 1 --frames 8` tries
-the program itself.
+The published architectures have random weights, so nothing is downloaded. First come the checks: embeddings on the GPU
+against those on the CPU, the kernels in use, full memory, and training by a CUDA graph against plain steps
+(tests/training/test_gpu.py). Then come the figures: FLOP/s as a share of the GPU's own peak in matrix products, for
+99-100 and for 30-1000 residues, transformers' SDPA for comparison, the ratio of ESM2 3B to a 650M model, the DNA side,
+extractions from Parquet to shards, a training epoch, and two GPUs against one. Each part runs in its own process, and a
+row that fails gives its error and does not stop the others. The last line is JSON. `--device cpu --layers 1 --frames 8`
+tests the program itself.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from virnuc.training.epochs import Trainer
 from virnuc.training.state import Replicate
 
 Figures = dict[str, Any]
-Rows = Iterator[tuple[str, Callable[[], Figures]]]  # name, and what measures it
+Rows = Iterator[tuple[str, Callable[[], Figures]]]  # name, and a function that measures it
 ROWS, WIDTH = 1_600_000, 2048  # of a training epoch
 _LIMIT = 400  # seconds of a part
 
@@ -71,7 +71,7 @@ def same_as_cpu(options: argparse.Namespace) -> Rows:
 
 
 def full_memory(options: argparse.Namespace) -> Rows:
-    """Embed in batches that do not fit, and compare with batches that do."""
+    """Embed in batches that do not fit into memory, and compare with batches that do."""
 
     def overflow() -> Figures:
         encoder = cast(LanguageModelEncoder, native("esm2_650m", 2, options.device, options.precision))
@@ -91,7 +91,7 @@ def full_memory(options: argparse.Namespace) -> Rows:
 
 
 def graphs(options: argparse.Namespace) -> Rows:
-    """Run the tests of training by a CUDA graph; they are skipped where there is no GPU."""
+    """Run the tests of training by a CUDA graph, which pytest skips without a GPU."""
 
     def tests() -> Figures:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/training/test_gpu.py"]
@@ -103,7 +103,7 @@ def graphs(options: argparse.Namespace) -> Rows:
 
 
 def throughput(options: argparse.Namespace) -> Rows:
-    """Time the published architectures on equal and on mixed lengths, and transformers beside one of them."""
+    """Time the published architectures on equal and on mixed lengths, and transformers on one of them."""
     speeds: dict[str, float] = {}
 
     def timed(name: str, shortest: int, longest: int, theirs: bool) -> Figures:
@@ -126,7 +126,7 @@ def throughput(options: argparse.Namespace) -> Rows:
 
 
 def extraction(options: argparse.Namespace) -> Rows:
-    """Extract frames through DNABERT-S and a protein encoder: tokenising and writing included, loading not."""
+    """Extract frames with DNABERT-S and a protein encoder; tokenising and writing are timed, loading is not."""
 
     def extracted(name: str, count: int, residues: tuple[int, int]) -> Figures:
         with tempfile.TemporaryDirectory() as temporary:
@@ -149,7 +149,7 @@ def extraction(options: argparse.Namespace) -> Rows:
 
 
 def training(options: argparse.Namespace) -> Rows:
-    """Time an epoch on vectors that lie on the device, of one replicate and of five, by a graph and by plain steps."""
+    """Time an epoch of one replicate and of five on vectors in the device's memory, by a graph and by plain steps."""
     device = torch.device(options.device)
     rows = ROWS if options.frames >= 1000 else 250 * options.frames
     rows = int(min(rows, 0.6 * available_memory(options.device) / (4 * WIDTH)))
@@ -191,7 +191,7 @@ def several(options: argparse.Namespace) -> Rows:
 
 
 def _peak(encoder: Encoder, options: argparse.Namespace) -> float:
-    """Return the highest FLOP/s of the usual products, of the encoder's own, and of ESM2 3B's widest."""
+    """Return the highest FLOP/s of the default products, the encoder's own, and the widest of ESM2 3B."""
     shapes = (encoder.products, ((2560, 10240),))
     return max(
         gemm_peak(options.precision, options.device),
@@ -204,7 +204,7 @@ def _bases(length: int) -> str:
 
 
 def _alone(encoder: Encoder, count: int, options: argparse.Namespace) -> Figures:
-    """Return what the device does without a host to wait for, and what the host does without a device, frames/s."""
+    """Return frames/s of the device alone, which does not wait for the host, and of the host's tokenising alone."""
     chunks = [_bases(300) for _ in range(min(count, 10_000))]
     made = []
     tokenise_s = seconds(lambda: made.append(encoder.tokenise(chunks)), "cpu")
@@ -213,7 +213,7 @@ def _alone(encoder: Encoder, count: int, options: argparse.Namespace) -> Figures
 
 
 def _extract(frames: Path, out: Path, name: str, options: Any) -> Mapping[str, float]:
-    """Extract, and return the seconds between the first and the last sign of each encoder."""
+    """Extract; return the seconds between the first and the last progress report of each encoder."""
     seen: dict[str, list[float]] = {}
     wanted = ExtractSettings(
         frames=str(frames),
@@ -233,10 +233,10 @@ PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
 
 
 def run_part(name: str, options: argparse.Namespace, send: Send) -> None:
-    """Measure the rows of a part, and send each; one that fails says why."""
-    signal.alarm(_LIMIT)  # a part that hangs ends, and the next begins
+    """Measure the rows of a part and send each; a row that fails has its error."""
+    signal.alarm(_LIMIT)  # ends a part that hangs, so that the next can begin
     choose_device(options.device)
-    if options.layers:  # a trial of this program: the figures mean nothing
+    if options.layers:  # a test of this program, whose figures mean nothing
         timing._ROWS["cpu"] = 16
         for own, spec in ENCODERS.items():
             if "num_hidden_layers" in spec.architecture:
@@ -245,13 +245,13 @@ def run_part(name: str, options: argparse.Namespace, send: Send) -> None:
         started = time.perf_counter()
         try:
             found = measure()
-        except Exception as error:  # the other rows are worth having
+        except Exception as error:  # the other rows are still wanted
             found = {"passed": False, "error": f"{type(error).__name__}: {error}"[:500]}
         send((row, found | {"took_s": round(time.perf_counter() - started, 1)}))
 
 
 def main() -> None:
-    """Check, measure, print a table, and last one JSON line; exit code 1 if a row failed."""
+    """Check and measure; print a table and, last, one JSON line; exit with 1 if a row failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--precision", default="bf16")
@@ -264,7 +264,7 @@ def main() -> None:
     print(hardware)
     results: dict[str, Figures] = {}
 
-    def hear(part: str, row: tuple[str, Figures]) -> None:
+    def show(part: str, row: tuple[str, Figures]) -> None:
         name, figures = row
         shown = (
             f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()
@@ -273,9 +273,9 @@ def main() -> None:
         results[name] = figures
 
     for part in options.parts.split(","):
-        ended = run_together({part: partial(run_part, part, options)}, hear)
+        ended = run_together({part: partial(run_part, part, options)}, show)
         if not ended.endswith(": 0"):
-            hear(part, (part, {"passed": False, "error": f"ended early, {ended}"}))
+            show(part, (part, {"passed": False, "error": f"ended early, {ended}"}))
     print(json.dumps({"options": vars(options), "hardware": hardware, "results": results}))
     sys.exit(any(not figures.get("passed", True) for figures in results.values()))
 

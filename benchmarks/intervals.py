@@ -1,8 +1,8 @@
-"""Do the 95 % intervals hold what they say? Coverage over simulated test sets whose true metrics are known.
+"""Do 95 % intervals contain the true value in 95 % of cases? Coverage over simulated test sets with known metrics.
 
-A test set has genomes of uneven size, and each genome its own difficulty, so that its frames are right or wrong
-together. For each simulated set the interval of the bootstrap over genomes is made, and beside it that of a bootstrap
-over rows, as is usual; counted is how often each holds the true value, which comes from a set too large to vary.
+Genomes of a test set differ in size and difficulty, so that calls on frames of one genome are correlated. For each
+simulated set, intervals are computed by a bootstrap over genomes and, as is usual, by one over rows. The program counts
+how often each contains the true value, which comes from a very large set.
 
     python -m benchmarks.intervals --repeats 1000
 """
@@ -27,10 +27,11 @@ DROP = "accuracy drop"
 def simulate(
     rng: np.random.Generator, genomes: int, frames: float
 ) -> tuple[pd.Series, np.ndarray, np.ndarray, np.ndarray]:
-    """Return genomes, labels and the scores of two models, row by row.
+    """Return the genome, the label and two models' scores of each row.
 
-    Sizes are geometric around `frames`. A row's margin is the class, plus its genome's difficulty, which both models
-    meet, plus what each model makes of the genome and of the row; the second model is a little worse.
+    The number of rows of a genome is geometric with mean `frames`. A row's margin is the sum of its class, difficulties
+    of genome and row that both models share, and errors of each model on genome and row; the second model is a little
+    worse.
     """
     sizes = rng.geometric(1 / frames, size=genomes)
     codes = np.repeat(np.arange(genomes), sizes)
@@ -44,7 +45,7 @@ def simulate(
 
 
 def truths(frames: float) -> dict[str, float]:
-    """Return the metrics of a test set of 100,000 genomes, and the drop from the first model to the second."""
+    """Return the metrics on a test set of 100,000 genomes, and the drop from the first model to the second."""
     _, labels, first, second = simulate(np.random.default_rng(1), 100_000, frames)
     known = binary_metrics(labels, first)
     return {**known, DROP: known["accuracy"] - binary_metrics(labels, second)["accuracy"]}
@@ -53,7 +54,7 @@ def truths(frames: float) -> dict[str, float]:
 def covers(
     seed: int, genomes: int, frames: float, resamples: int, true: dict[str, float], per_row: bool
 ) -> dict[str, bool]:
-    """Return for each metric whether the interval from one simulated test set holds the true value."""
+    """Return for each metric whether its interval from one simulated test set contains the true value."""
     names, labels, first, second = simulate(np.random.default_rng([2, seed]), genomes, frames)
     draws = draw_genomes(names, labels, seed, resamples, per_row=per_row)
     drawn, values = draws.of(labels, first), binary_metrics(labels, first)

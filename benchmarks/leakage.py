@@ -1,9 +1,9 @@
-"""What leakage between training and test is worth: the same frames, split by different units.
+"""How much does leakage between training and test raise accuracy? The same frames, split by different units.
 
-For each unit the frames are split in a process of its own, with its time and memory, and what the test part shares
-with training is counted. Where feature sets are given, the classifier of each is trained several times on each split
-and tested on it: the difference between units, with the same frames and the same training, is what leakage makes of an
-accuracy. The last column is the accuracy on those test frames that have no similar protein in training.
+For each unit the frames are split in a new process, with its time and memory measured, and what the test part shares
+with training is counted. If feature sets are given, the classifier of each is trained several times on each split and
+tested on it. As frames and training are the same, differences between units are the effect of leakage. The last column
+is the accuracy on test frames without a similar protein in training.
 
     python -m benchmarks.leakage --frames data/frames --units cluster
     python -m benchmarks.leakage --frames data/frames --features data/features/* --epochs 10 --lr 0.02 \
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def measure_split(frames: Path, out: Path, unit: str, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Split the frames; return what it took and what the test part shares with training."""
+    """Split the frames; return time, memory, and what the test part shares with training."""
     started = time.perf_counter()
     done = split(SplitSettings(source=str(frames), out=str(out), unit=unit, **chosen))
     seconds = time.perf_counter() - started

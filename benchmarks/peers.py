@@ -1,23 +1,22 @@
-"""Accuracy and speed of this project's models beside public classifiers, on chunks of genomes that were kept apart.
+"""Accuracy and speed of this project's models and of public classifiers, on chunks of genomes kept out of training.
 
     python -m entrypoints.main                       # leaves the split and the models that are scored here
     python -m benchmarks.peers --build /tmp/peers    # installs the peers into environments of their own, then measures
     python -m benchmarks.peers --jaeger PROGRAM --deepmicroclass PROGRAM --length 300
     python -m benchmarks.peers --source data/corpus/held_out --split "" --models models:/virnuc@champion
 
-Chunks of `--length` bp are cut from the split's test genomes as `predict` cuts them, or without a split from all
-genomes of `--source`, which must be in no training: all of the class that has fewer, at most `--per-class`, and as many
-of the other, drawn with `--seed`, each on a strand that is drawn too. Every program gets the same FASTA, in which they
-are repeated up to `--mbp`, and is run as a user would; its speed is that of all less that of a few, so that starting it
-and loading its weights do not count.
+Chunks of `--length` bp are cut as `predict` cuts them, from the split's test genomes or, without a split, from all
+genomes of `--source`, which must not have been in training. Equal numbers of both classes, at most `--per-class`, are
+drawn with `--seed`, each on a random strand. Every program gets the same FASTA file, in which they are repeated up to
+`--mbp`, and is run as a user would run it. The time of a short run is subtracted from that of the whole, so that start
+and loading do not count.
 
-What to keep in mind beside the figures:
+Caveats:
 - The test set is small: intervals are over genomes, and other seeds give other figures.
 - The peers have probably seen many of these genomes in training; the models of this project have not.
-- Jaeger looks for phages, in windows of 2,000 bp unless told otherwise: chunks are below its intended length, and
-  viruses of eukaryotes are not what it was made for. DeepMicroClass knows viruses of both, plasmids, prokaryotes and
-  eukaryotes.
-- A chunk that a peer leaves out counts as not viral; how many is in the table.
+- Jaeger is made for phages, not for viruses of eukaryotes, and its default windows of 2,000 bp are longer than the
+  chunks. DeepMicroClass distinguishes viruses of prokaryotes and of eukaryotes, plasmids, prokaryotes and eukaryotes.
+- A chunk that a peer leaves out counts as not viral; the table has their number.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ MODELS = (
 )
 REQUIREMENTS = {
     "jaeger": ("jaeger-bio[cpu]==1.26.5",),
-    "DeepMicroClass": ("DeepMicroClass==1.0.6.2", "requests"),  # which it imports and does not name
+    "DeepMicroClass": ("DeepMicroClass==1.0.6.2", "requests"),  # which it imports but does not require
 }
 FEW = 16  # chunks of the short run
 COLUMNS = ("accuracy", "roc_auc", "recall", "false_positive_rate")
@@ -57,14 +56,12 @@ COLUMNS = ("accuracy", "roc_auc", "recall", "false_positive_rate")
 
 @dataclass(frozen=True)
 class Program:
-    """How a classifier is run and its answer read."""
+    """How to run a classifier and read its answer."""
 
     name: str
     command: tuple[str, ...]
-    options: tuple[str, str]  # that the FASTA and the output directory follow
-    parse: Callable[
-        [Path], pd.DataFrame
-    ]  # from output directory to `score` (higher is more viral) and `viral` by chunk
+    options: tuple[str, str]  # those for the FASTA file and the output directory
+    parse: Callable[[Path], pd.DataFrame]  # output directory to `score` (higher: more viral) and `viral`, by chunk
 
 
 def main() -> None:
@@ -93,7 +90,7 @@ def main() -> None:
 
 
 def _installed(name: str, directory: str) -> Path:
-    """Return a peer's program, installed into an environment of its own if it is not there yet."""
+    """Return a peer's program, after installing it into an environment of its own if need be."""
     home = Path(directory) / name
     if not (home / "bin" / name).is_file():
         subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
@@ -102,7 +99,7 @@ def _installed(name: str, directory: str) -> Path:
 
 
 def _draw_chunks(arguments: argparse.Namespace) -> pd.DataFrame:
-    """Return `genome`, `label` and `letters` of as many viral as other chunks."""
+    """Return `genome`, `label` and `letters` of equally many viral and other chunks."""
     labels = None
     if arguments.split:
         split = Split.open(Path(arguments.split))
@@ -197,7 +194,7 @@ def _measure(
 def _run(
     program: Program, letters: pd.Series[str], home: Path, arguments: argparse.Namespace
 ) -> tuple[float, pd.DataFrame]:
-    """Return the seconds that a program took for some chunks, and its answer."""
+    """Run a program on some chunks; return its seconds and its answer."""
     home.mkdir()
     fasta = home / "chunks.fa"
     fasta.write_text("".join(f">{name}\n{chunk}\n" for name, chunk in letters.items()))

@@ -1,14 +1,13 @@
-"""Speed and memory of `predict`: seeded reads cut from the embedded genomes, scored from file to tables.
+"""Speed and memory of `predict`, from file to tables, on random reads of the example genomes.
 
     python -m benchmarks.predict                                       900 kbp and 9 Mbp in reads and chunks of 500 bp
     python -m benchmarks.predict --reads 1000000 --length 300          memory over time and counts, chunks of 300 bp
     python -m benchmarks.predict --reads 20000 --profile               where the time goes
 
-Classifier and companion are untrained: their weights do not change how long it takes. Each measurement has a fresh
-process, in which a thread samples the anonymous memory from the first read to the last table. It fails if a read or a
-chunk that went in does not come out.
-Limits beside the figures: DeepMicroClass 1.0.6 (hybrid) 74 kbp/s, Jaeger 1.26 31, geNomad 1.13's network alone 6, on 2
-cores at 500 bp; `benchmarks.peers` measures the first two. Each of them does its own kind of work.
+Classifier and companion are untrained, as their weights do not change the time. Each measurement runs in a new process,
+in which a thread samples the anonymous memory from the first read to the last table. The program fails if a read or a
+chunk is lost. For comparison, in kbp/s on 2 cores with 500 bp: DeepMicroClass 1.0.6 (hybrid) 74, Jaeger 1.26 31, the
+network of geNomad 1.13 alone 6; `benchmarks.peers` measures the first two. None of them does the same work.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ import pyarrow.parquet as pq
 GENOMES = Path(__file__).parents[1] / "examples" / "genomes"
 STATUSES = ("scored", "no_open_frame", "ambiguous", "too_short")
 SAMPLED_EVERY = 0.1  # s
-STEPS = {  # module and function that does it
+STEPS = {  # step: modules and functions that do it
     "reading": [("reading", "read_records")],
     "digests of parts": [("prediction", "_digest")],
     "translation and frames": [("chunks", "cut")],
@@ -96,14 +95,14 @@ def _in_fresh_process(arguments: argparse.Namespace, count: int, directory: Path
 
 
 def _write_reads(path: Path, count: int, length: int) -> None:
-    """Draw reads from all genomes, in proportion to their length, with a fixed seed."""
+    """Draw reads from all records, in proportion to their length, with a fixed seed."""
     from virnuc.sequences.reading import read_records
     from virnuc.sequences.sources import find_sources
 
-    genomes = [genome.sequence for source in find_sources(GENOMES) for genome in read_records(source.path)]
-    genomes = [sequence for sequence in genomes if len(sequence) >= length]
+    records = [record.sequence for source in find_sources(GENOMES) for record in read_records(source.path)]
+    records = [sequence for sequence in records if len(sequence) >= length]
     draw = random.Random(42)
-    chosen = draw.choices(genomes, weights=[len(sequence) for sequence in genomes], k=count)
+    chosen = draw.choices(records, weights=[len(sequence) for sequence in records], k=count)
     with path.open("w") as stream:
         for number, sequence in enumerate(chosen):
             start = draw.randrange(len(sequence) - length + 1)
@@ -153,7 +152,7 @@ def _measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 class _Memory:
-    """Samples this process's anonymous memory in a thread, with the share of the input that was done."""
+    """Samples this process's anonymous memory in a thread, with the share of the input that is done."""
 
     def __init__(self, source: Path) -> None:
         self._bases = sum(len(line) - 1 for line in source.open() if not line.startswith(">"))
@@ -172,7 +171,7 @@ class _Memory:
         self._thread.join()
 
     def summary(self) -> dict[str, float]:
-        """Return MB at points of the run, and the most before and after its first tenth."""
+        """Return the memory in MB at points of the run, and its peaks in and after the first tenth."""
         at = {f"at {share} %": next(mb for done, mb in self._samples if done >= share / 100) for share in (10, 50, 100)}
         most = {
             "most in the first tenth": max(mb for done, mb in self._samples if done <= 0.1),

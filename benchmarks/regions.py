@@ -1,15 +1,15 @@
-"""Viral regions on contigs made of a host and viruses: how much of the viruses is found, and how much else is called.
+"""Viral regions on contigs made of a host and viruses: precision and recall of the regions that are found.
 
-    python -m entrypoints.main                                        # leaves the model
-    python -m examples.corpus.build --out data/corpus                 # leaves genomes of no training
+    python -m entrypoints.main                                        # makes the model
+    python -m examples.corpus.build --out data/corpus                 # makes genomes that were in no training
     python -m benchmarks.regions --source data/corpus/held_out
 
-A host is the genes of one non-viral genome of `--source`, end to end, 60 to 140 kb of it; a virus is those of one viral
-genome of 3 to 60 kb. The contigs have 0, 1 and 3 viruses in turns, at drawn places, on drawn strands. `predict` scores
-them; bases, regions and viruses are counted for several values of `--region-evidence`, and for single chunks.
+A host is the concatenated genes of a non-viral genome of `--source`, 60 to 140 kb of them; a virus is those of a viral
+genome of 3 to 60 kb. The contigs have 0, 1 and 3 viruses in turn, at random places and on random strands. `predict`
+scores them; bases, regions and viruses are counted for several values of `--region-evidence`, and for single chunks.
 
-Genomes of `--source` must be in no training. Between genes there is no DNA here, which makes hosts easier to tell than
-they are; a prophage in a host counts as an error.
+Genomes of `--source` must not have been in training. As there is no DNA between genes here, hosts are easier to
+recognise than real ones; a prophage in a host counts as an error.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def read_genomes(source: Path) -> tuple[list[str], list[str]]:
-    """Return the DNA of hosts and of viruses that are long enough, by the names of their genomes."""
+    """Return the DNA of hosts and of viruses of the right length, in the order of their genomes' names."""
     parts: dict[tuple[bool, str], list[str]] = defaultdict(list)
     for file in find_sources(source):
         for record in read_records(file.path):
@@ -75,7 +75,7 @@ def read_genomes(source: Path) -> tuple[list[str], list[str]]:
 
 
 def make_contigs(hosts: list[str], viruses: list[str], count: int, seed: int) -> tuple[dict[str, str], pd.DataFrame]:
-    """Return contigs by name, and what was inserted: `sequence`, `start` and `end` (from 0) of each virus."""
+    """Return contigs by name, and a row for each inserted virus: `sequence`, `start` (from 0) and `end` (exclusive)."""
     generator = np.random.default_rng(seed)
     hosts, viruses = ([pool[place] for place in generator.permutation(len(pool))] for pool in (hosts, viruses))
     contigs, rows = {}, []
@@ -94,7 +94,7 @@ def make_contigs(hosts: list[str], viruses: list[str], count: int, seed: int) ->
 
 
 def predict(contigs: dict[str, str], model: str, directory: Path) -> pd.DataFrame:
-    """Return the calls of all chunks, in order, as `find_regions` takes them."""
+    """Return the calls of all chunks, as `find_regions` takes them."""
     fasta, out = directory / "contigs.fa", directory / "calls"
     fasta.write_text("".join(f">{name}\n{dna}\n" for name, dna in contigs.items()), encoding="ascii")
     command = [sys.executable, "-m", "entrypoints.predict", "--model", model, "--input", str(fasta), "--out", str(out)]
@@ -103,7 +103,7 @@ def predict(contigs: dict[str, str], model: str, directory: Path) -> pd.DataFram
 
 
 def count(found: pd.DataFrame, contigs: dict[str, str], inserts: pd.DataFrame) -> dict[str, float]:
-    """Compare what was found (`sequence`, `start` and `end` from 0) with what was inserted, base by base."""
+    """Compare `found` with `inserts` base by base; both have `sequence`, `start` (from 0) and `end` (exclusive)."""
     called, viral = ({name: np.zeros(len(dna), dtype=bool) for name, dna in contigs.items()} for _ in range(2))
     for marks, table in ((called, found), (viral, inserts)):
         for row in table.itertuples():

@@ -1,8 +1,8 @@
-"""What an experiment of any size takes: hours, storage and money, reckoned from the lines that the benchmarks print.
+"""Hours, storage and cost of experiments of any size, estimated from the lines that the benchmarks print.
 
-Give outputs of `benchmarks.gpu` and `benchmarks.predict`, in files. A rate that no line gives is counted from the
-encoders' FLOPs at `--tflops`, or is the one that docs/scaling.md quotes; the table says which. What the workloads hold
-and what an hour costs are assumptions, and options.
+Give files with the output of `benchmarks.gpu` and `benchmarks.predict`. A rate that is not in them is computed from the
+encoders' FLOPs and `--tflops`, or is the one in docs/scaling.md; the table gives its source. The sizes of the workloads
+and the prices are assumptions, which options change.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MEASURED = {
 
 @dataclass(frozen=True)
 class Rate:
-    """Something a second, and where the figure comes from."""
+    """A speed, and the source of the figure."""
 
     value: float
     origin: str
@@ -39,7 +39,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Workload:
-    """Bases to prepare or to predict on."""
+    """DNA to prepare or to predict on."""
 
     name: str
     mbp: float
@@ -47,7 +47,7 @@ class Workload:
 
 
 def workloads(options: argparse.Namespace) -> list[Workload]:
-    """Return what is reckoned."""
+    """Return the workloads to estimate."""
     return [
         Workload("RefSeq viral", options.viral_gbp * 1e3, True),
         Workload("VirNucPro's sample", options.sample_frames / FRAMES_A_MBP, True),
@@ -58,7 +58,7 @@ def workloads(options: argparse.Namespace) -> list[Workload]:
 
 
 def rates(lines: Sequence[dict[str, Any]], options: argparse.Namespace) -> dict[str, Rate]:
-    """Return the rates that the benchmarks' lines give, and others where they give none."""
+    """Return the rates in the benchmarks' lines; for missing ones, those computed or in docs/scaling.md."""
     found = {name: Rate(value, "measured, docs/scaling.md") for name, value in MEASURED.items()}
     for name, gflop in GFLOP_A_FRAME.items():
         found[f"{name} frames/s a GPU"] = Rate(options.tflops * 1e3 / gflop, f"counted, {options.tflops:g} TFLOP/s")
@@ -72,10 +72,10 @@ def rates(lines: Sequence[dict[str, Any]], options: argparse.Namespace) -> dict[
     return found
 
 
-def reckon(workload: Workload, encoder: str, known: dict[str, Rate], options: argparse.Namespace) -> dict[str, float]:
-    """Return hours, bytes and money of one workload through one encoder.
+def estimate(workload: Workload, encoder: str, known: dict[str, Rate], options: argparse.Namespace) -> dict[str, float]:
+    """Return hours, storage and price of one workload with one encoder.
 
-    `predict` embeds a frame for each chunk, or its longest open reading frame; it keeps calls of 100 bytes a chunk.
+    `predict` embeds one frame for each chunk and keeps 100 bytes for its call.
     """
     if encoder == EMBEDDED:
         core_hours = 2 * workload.mbp * 1e3 / known[f"predict kbp/s, {EMBEDDED}"].value / 3600
@@ -104,7 +104,7 @@ def _row(
 
 
 def main() -> None:
-    """Print the rates, a table, and last one JSON line."""
+    """Print the rates, a table and, last, one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, help="outputs of benchmarks; the last line of each is read")
     parser.add_argument("--tflops", type=float, default=200.0, help="what a GPU reaches in bf16, end to end")
@@ -123,7 +123,7 @@ def main() -> None:
     print(f"\n{'':22} {'encoder':16} {'frames':>9} {'core h':>9} {'GPU h':>11} {'train h':>9} {'TB':>9} {'price':>11}")
     for workload in workloads(options):
         for encoder in [*GFLOP_A_FRAME, *([] if workload.trained else [EMBEDDED])]:
-            row = table[f"{workload.name}, {encoder}"] = reckon(workload, encoder, known, options)
+            row = table[f"{workload.name}, {encoder}"] = estimate(workload, encoder, known, options)
             print(
                 f"{workload.name:22} {encoder:16} {row['frames']:>9.2g} {row['core_hours']:>9,.1f} "
                 f"{row['gpu_hours']:>11,.1f} {row['train_core_hours']:>9,.1f} {row['terabytes']:>9,.3f} "

@@ -1,8 +1,8 @@
-"""Does a served model grow? The memory of `mlflow models serve` over many mixed requests, drawn from a seed.
+"""Does the memory of a served model grow? `mlflow models serve` over many random requests, drawn from a seed.
 
-Nine of ten requests are good: one to four sequences of 30 to 600 bp, seldom 30,000, with and without ids, a threshold
-or another chunk size. The others have letters that are no DNA, empty or missing values, wrong columns, wrong types,
-or are no JSON. Each answer's status is checked: 200 where a row can be scored, 400 otherwise.
+Nine of ten requests are valid: one to four sequences of 30 to 600 bp, rarely 30,000, with or without ids, a threshold
+or another chunk size. The others have letters that are no DNA, empty or missing values, wrong columns or wrong types,
+or are no JSON. Each answer's status is checked: 200 if a row can be scored, 400 otherwise.
 
     MLFLOW_TRACKING_URI=sqlite:///mlflow.db python -m benchmarks.serving --requests 20000
 """
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 PORT = 5057
-SHOWN = (0, 100, 200, 500, 1000, 2000, 4000, 6000, 8000)  # requests; then each 4,000
+SHOWN = (0, 100, 200, 500, 1000, 2000, 4000, 6000, 8000)  # requests; then every 4,000
 BAD_ROWS: tuple[Any, ...] = ("", "ACGT!", "MKVLE", None, "ß", " \t")
 BAD_BODIES = (
     b"",
@@ -42,7 +42,7 @@ BAD_BODIES = (
 
 
 def main() -> None:
-    """Serve, ask, print a table and, last, one JSON line."""
+    """Serve and send requests; print a table and, last, one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="models:/virnuc@champion")
     parser.add_argument("--requests", type=int, default=20_000)
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def draw_request(rng: np.random.Generator) -> tuple[bytes, int]:
-    """Return the body of a request and the status that it must be answered with."""
+    """Return the body of a request and the status that the answer must have."""
     if rng.random() < 0.05:
         return BAD_BODIES[rng.integers(len(BAD_BODIES))], 400
     bad = rng.random(int(rng.integers(1, 5))) < (0.5 if rng.random() < 0.1 else 0)
@@ -78,7 +78,7 @@ def draw_request(rng: np.random.Generator) -> tuple[bytes, int]:
 
 
 def draw_dna(rng: np.random.Generator) -> str:
-    """Return random bases, as many as a read, a short contig or, seldom, a small genome has."""
+    """Return random bases, as long as a read, a short contig or, rarely, a small genome."""
     length = 30_000 if rng.random() < 0.002 else int(30 * 20 ** rng.random())
     return "".join(rng.choice(list("ACGT"), size=length))
 
@@ -97,7 +97,7 @@ def ask(body: bytes) -> int:
 
 @contextmanager
 def serving(model: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Serve a registered model; yield the server's process when it answers."""
+    """Serve a registered model; yield the server's process as soon as it answers."""
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager", "local", "-w", "1"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen([*command, "-p", str(PORT)], start_new_session=True, **quiet) as process:
@@ -116,7 +116,7 @@ def serving(model: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def anonymous_mb(process: subprocess.Popen[bytes]) -> float:
-    """Return the anonymous memory of a process and all processes of its group, in MB."""
+    """Return the anonymous memory of all processes in a process's group, in MB."""
     total = 0
     for status in Path("/proc").glob("[0-9]*/status"):
         try:

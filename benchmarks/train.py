@@ -1,18 +1,18 @@
-"""How fast `train`'s loop is, beside a one-sample-at-a-time loader and beside the same steps without any reading.
+"""Speed of `train`'s loop, compared with the same steps without reading and with a loader of single samples.
 
     python benchmarks/train.py --shards 200 --rows 500 --width 2048
 
-makes seeded synthetic shards, and in each of several rounds times, over the same number of batches,
+makes seeded synthetic shards and, in each of several rounds, times the same number of batches with
 
-    limit      the loop's own step on one batch that is held in memory
-    virnuc     the loop: batches of randomly drawn frames, read from memory-mapped shards
+    limit      the loop's own step on one batch in memory
+    virnuc     the loop: batches of random frames, read from memory-mapped shards
     5 at once  the same with five replicates in one pass; frames are counted once
-    loader 0   a DataLoader over the same files, a frame at a time, with the optimizer's defaults and a `.item()` a step
+    loader 0   a DataLoader over single frames of the same files, with the optimizer's defaults and `.item()` each step
     loader 2   the same with two worker processes
 
 The table has medians over rounds; ratios are taken within a round. `--epoch FRAMES` instead trains on 80 % of that many
-frames and validates on 10 %, in a process of its own, on `--device`, and reports the time of the last epoch and the
-peak of anonymous memory (`RssAnon`, what no file backs).
+frames and validates on 10 %, in a new process on `--device`, and reports the time of the last epoch and the peak of
+anonymous memory (`RssAnon`, which no file backs).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ BATCH = 32
 
 
 class OneByOne(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """All shards, a frame at a time: the shard is found by walking through the list, as VirNucPro's training does."""
+    """Single frames of all shards; a frame's shard is found by a walk through the list, as in VirNucPro's training."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.shards = [(shard.data, shard.label) for shard in map(read_shard, paths)]
@@ -68,7 +68,7 @@ class OneByOne(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 def make_features(directory: Path, shards: int, rows: int, width: int) -> None:
-    """Write seeded synthetic shards in VirNucPro's way: half of the files viral."""
+    """Write seeded synthetic shards in VirNucPro's format; half of the files are viral."""
     generator = torch.Generator().manual_seed(0)
     for number in range(shards):
         label = number % 2
@@ -79,7 +79,7 @@ def make_features(directory: Path, shards: int, rows: int, width: int) -> None:
 
 
 def new_stack(width: int, replicates: int = 1) -> Stack:
-    """Return classifiers with seeded weights, side by side."""
+    """Return a stack of classifiers with seeded weights."""
     fresh = [Replicate.begin(seed, TrainSettings(), width, torch.device("cpu")) for seed in range(replicates)]
     return Stack([own.model for own in fresh], [own.optimizer for own in fresh])
 
@@ -97,7 +97,7 @@ def time_limit(features: FeatureSet, steps: int, _: int) -> float:
 
 
 def time_virnuc(features: FeatureSet, steps: int, seed: int, replicates: int = 1) -> float:
-    """Time the loop on randomly drawn frames of all shards."""
+    """Time the loop on random frames of all shards."""
     rows = np.random.default_rng(seed).choice(len(features), steps * BATCH, replace=False)
     labels = torch.from_numpy(features.labels[rows].astype(np.int64))
     part = Subset(features, features.columns("merged"), rows, labels)
@@ -111,7 +111,7 @@ def time_virnuc(features: FeatureSet, steps: int, seed: int, replicates: int = 1
 
 
 def time_loader(features: FeatureSet, steps: int, seed: int, workers: int) -> float:
-    """Time plain training, a frame at a time; the workers' start is not counted."""
+    """Time plain training with a loader of single frames; the start of its workers is not timed."""
     generator = torch.Generator().manual_seed(seed)
     dataset = OneByOne([shard.path for shard in features.shards])
     loader = iter(DataLoader(dataset, BATCH, shuffle=True, num_workers=workers, generator=generator))
@@ -129,7 +129,7 @@ def time_loader(features: FeatureSet, steps: int, seed: int, workers: int) -> fl
     return time.perf_counter() - started
 
 
-WAYS: dict[str, Callable[[FeatureSet, int, int], float]] = {
+LOOPS: dict[str, Callable[[FeatureSet, int, int], float]] = {
     "limit": time_limit,
     "virnuc": time_virnuc,
     "5 at once": lambda features, steps, seed: time_virnuc(features, steps, seed, 5),
@@ -139,13 +139,13 @@ WAYS: dict[str, Callable[[FeatureSet, int, int], float]] = {
 
 
 def compare_speed(features: FeatureSet, steps: int, rounds: int) -> dict[str, float]:
-    """Time all ways in turn, round by round, and print the medians."""
-    for way in WAYS.values():  # fills the page cache and warms up
-        way(features, min(steps, 20), 0)
-    seconds = [{name: way(features, steps, seed) for name, way in WAYS.items()} for seed in range(rounds)]
+    """Time all loops in turn, round by round, and print the medians."""
+    for loop in LOOPS.values():  # fills the page cache and warms up
+        loop(features, min(steps, 20), 0)
+    seconds = [{name: loop(features, steps, seed) for name, loop in LOOPS.items()} for seed in range(rounds)]
     result = {}
     print(f"{'':10}{'frames/s':>10}{'of limit':>10}{'virnuc is':>11}")
-    for name in WAYS:
+    for name in LOOPS:
         speed = statistics.median(steps * BATCH / timed[name] for timed in seconds)
         share = statistics.median(timed["limit"] / timed[name] for timed in seconds)
         faster = statistics.median(timed[name] / timed["virnuc"] for timed in seconds)
@@ -155,7 +155,7 @@ def compare_speed(features: FeatureSet, steps: int, rounds: int) -> dict[str, fl
 
 
 def train_watched(directory: Path, device: str, results: multiprocessing.SimpleQueue[dict[str, float]]) -> None:
-    """Train and report the peak of anonymous memory, sampled ten times a second."""
+    """Train; report times and the peak of anonymous memory, sampled ten times a second."""
     peaks, done = {"start": anonymous_memory()}, threading.Event()
 
     def watch() -> None:
@@ -185,13 +185,13 @@ def train_watched(directory: Path, device: str, results: multiprocessing.SimpleQ
 
 
 def anonymous_memory() -> int:
-    """Return the bytes of this process that no file backs."""
+    """Return this process's anonymous memory in bytes."""
     with open("/proc/self/status", encoding="ascii") as lines:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def measure_epoch(directory: Path, device: str) -> dict[str, float]:
-    """Train on the features in `directory` in a process of its own."""
+    """Train on the features in `directory` in a new process."""
     split(SplitSettings(source=str(directory / "features"), out=str(directory / "split")))
     context = multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
