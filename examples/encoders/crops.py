@@ -1,4 +1,4 @@
-"""Batches of crops for pretraining: a pure function of seed and step, so that a run can stop and go on anywhere."""
+"""Batches of crops for pretraining, a pure function of seed and step, so that a run can be resumed at any step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from virnuc.runtime import derived_seed
 
 CLS, EOS, X = (ESM_VOCABULARY.index(token) for token in ("<cls>", "<eos>", "X"))
 FIRST_RESIDUE = ESM_VOCABULARY.index("L")  # residues 0 to 19 are tokens 4 to 23
-CODONS = np.array([*("".join(bases) for bases in product("ACGT", repeat=3)), "NNN"])  # of codons 0 to 64
+CODONS = np.array([*("".join(bases) for bases in product("ACGT", repeat=3)), "NNN"])  # text of codons 0 to 64
 COMPOSITION = load_encoder("codon_phase")
 
 
@@ -26,34 +26,34 @@ COMPOSITION = load_encoder("codon_phase")
 class Batch:
     """Crops of equal length."""
 
-    tokens: Tensor  # [n, residues + 2] int64, as they are
-    corrupted: Tensor  # [n, residues + 2] int64, as the network reads them
-    hidden: Tensor  # [n, residues + 2] bool: places to be predicted
+    tokens: Tensor  # [n, residues + 2] int64, the true ones
+    corrupted: Tensor  # [n, residues + 2] int64, the network's input
+    hidden: Tensor  # [n, residues + 2] bool, positions to be predicted
     classes: Tensor  # [n] int64, index into CLASSES
-    composition: Tensor  # [n, 192] float32: of the DNA, by codon phase
+    composition: Tensor  # [n, 192] float32, codon-phase composition of the DNA
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How crops are drawn and corrupted: short ones first, which are cheap, then those of a chunk of 300 bp."""
+    """How crops are drawn and corrupted: first short ones, which are cheap, then those of a 300 bp chunk."""
 
-    lengths: tuple[tuple[int, int, int], ...] = ((0, 24, 48), (6000, 60, 98))  # from which step; residues, from, to
+    lengths: tuple[tuple[int, int, int], ...] = ((0, 24, 48), (6000, 60, 98))  # first step; residues, from, to
     per_class: tuple[int, int, int] = (10, 50, 4)  # crops of a batch: viral, prokaryote, eukaryote
-    predicted: float = 0.15  # share of residues that are to be predicted
-    masked: float = 0.7  # of them, share that is masked
-    mutated: float = 0.2  # of them, share that becomes a random residue; the others stay
+    predicted: float = 0.15  # share of residues to be predicted
+    masked: float = 0.7  # share of these that is masked
+    mutated: float = 0.2  # share of these that becomes a random residue; the others stay
 
 
 def dna(codons: np.ndarray) -> list[str]:
-    """Return the DNA of crops, codons [n, length], as text."""
+    """Return the DNA of crops, given as codons [n, length], as text."""
     return ["".join(row) for row in CODONS[codons].tolist()]
 
 
 class Crops:
-    """Draws batches; within each class all genes come once before one comes again."""
+    """Draws batches; all genes of a class are drawn once before any is drawn again."""
 
     def __init__(self, genes: Genes, sampling: Sampling, seed: int) -> None:
-        """Take the genes that are long enough for the longest crop."""
+        """Use the genes that are long enough for the longest crop."""
         self.genes, self.sampling, self.seed = genes, sampling, seed
         self.long_enough = genes.lengths >= max(longest for _, _, longest in sampling.lengths)  # [genes] bool
         self.rows = [np.flatnonzero(self.long_enough & (genes.classes == number)) for number in range(len(CLASSES))]
@@ -62,7 +62,7 @@ class Crops:
         self._orders: dict[tuple[int, int], np.ndarray] = {}
 
     def batch(self, step: int) -> Batch:
-        """Return the batch of `step`, which counts from 0."""
+        """Return the batch of `step`, from 0."""
         generator = np.random.default_rng(derived_seed(self.seed, "crops", step))
         shortest, longest = next(range_[1:] for range_ in reversed(self.sampling.lengths) if step >= range_[0])
         length = int(generator.integers(shortest, longest + 1))
@@ -78,13 +78,13 @@ class Crops:
         return Batch(*drawn, COMPOSITION.embed(dna(codons)))
 
     def seen(self, steps: int) -> list[int]:
-        """Return how many genes of each class have been drawn at least once in so many steps."""
+        """Return how many genes of each class have been drawn at least once in `steps` steps."""
         return [min(steps * n, len(rows)) for n, rows in zip(self.sampling.per_class, self.rows, strict=True)]
 
     def frequency_loss(self, batches: Sequence[Batch]) -> float:
-        """Return the loss at the hidden places of `batches` of a guess by the residues' frequency in a batch's classes.
+        """Return the loss at the hidden positions of `batches` if residues were predicted by their frequencies.
 
-        The frequencies are those of the genes that crops are drawn from, weighted as the classes are in `batches`.
+        These are frequencies in the genes that crops are drawn from, weighted by the classes' shares in `batches`.
         """
         frequencies = np.stack([self._frequencies(number) for number in range(len(CLASSES))])
         classes = torch.cat([batch.classes for batch in batches])
@@ -105,9 +105,9 @@ class Crops:
         return np.array([self._order(number, place // len(rows))[place % len(rows)] for place in wanted.tolist()])
 
     def _order(self, number: int, epoch: int) -> np.ndarray:
-        """Return the genes of a class in the order of one pass through them."""
+        """Return the genes of a class in the order of one pass over them."""
         if (number, epoch) not in self._orders:
-            self._orders.pop((number, epoch - 2), None)  # a batch may still begin in the pass before
+            self._orders.pop((number, epoch - 2), None)  # the previous one is kept: a batch may begin in it
             generator = np.random.default_rng(derived_seed(self.seed, "order", number, epoch))
             self._orders[number, epoch] = generator.permutation(self.rows[number])
         return self._orders[number, epoch]

@@ -1,11 +1,11 @@
-"""The corpus's genes as the shipped encoders read them: codons in flat arrays, kept apart by genome.
+"""The corpus's genes as arrays of codons, to train the shipped encoders and to watch their training.
 
-    python -m examples.corpus.build --out data/corpus   # first: minutes
+    python -m examples.corpus.build --out data/corpus   # first; takes minutes
     python -m examples.encoders.genes --corpus data/corpus
 
-`train.npz` has the genes of the corpus's part `pretraining`, without any that shares many 8-mers of its protein with a
-gene of the miniature or of the held-out part, and `held_out.npz` those of the held-out part. The corpus has none of a
-reserved genome.
+`train.npz` has the genes of the corpus's part `pretraining`, except those whose proteins share many 8-mers with
+proteins of the miniature or of the held-out part; `held_out.npz` has the genes of the held-out part. The corpus has no
+genes of reserved genomes.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from virnuc.storage.files import write_text
 
 CLASSES = (VIRAL, PROKARYOTE, EUKARYOTE)
 CLASS_OF_GROUP = {"viral": 0, "archaea": 1, "bacteria": 1, "eukaryote": 2}  # index into CLASSES
-SHORTEST = 50  # residues of a gene that is worth a crop
+SHORTEST = 50  # residues; shorter genes are left out
 RESIDUES = "LAGVSERTIDPKQNFYMHWC"  # in the order of ESM-2's token ids 4 to 23
-UNKNOWN, STOP = 20, 21  # after the residues: of a codon with other bases than ACGT, and of a stop codon
-UNKNOWN_CODON = 64  # after the 64 codons
-WORD = 8  # residues of the words that relatives share
-SAMPLED = 4  # one word in so many is compared
-MAX_SHARED = 0.1  # share of a protein's sampled words that may occur in proteins kept apart
+UNKNOWN, STOP = 20, 21  # residues of a codon with other bases than ACGT, and of a stop codon
+UNKNOWN_CODON = 64  # a codon with other bases than ACGT
+WORD = 8  # residues of the k-mers that proteins are compared by
+SAMPLED = 4  # one k-mer in this many is compared
+MAX_SHARED = 0.1  # share of a protein's sampled k-mers that may occur in the other parts
 
 
 def residue_of_codons() -> np.ndarray:
-    """Return the residue's index in `RESIDUES` for codons 0 to 63 (bases A, C, G, T, first base highest), then X.
+    """Return the index in `RESIDUES` of codons 0 to 63 (digits A, C, G, T to base 4), then of `UNKNOWN_CODON`.
 
-    Table 11 and table 1 translate alike.
+    [65] uint8. Genetic codes 1 and 11 translate alike.
     """
     table = unambiguous_dna_by_id[11]
     letters = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT"]
@@ -50,12 +50,12 @@ def residue_of_codons() -> np.ndarray:
 
 @dataclass(frozen=True)
 class Genes:
-    """Genes in frame, end to end."""
+    """Genes in frame, concatenated."""
 
     codons: np.ndarray  # [codons] uint8, 0 to 64
     starts: np.ndarray  # [genes + 1] int64
     classes: np.ndarray  # [genes] uint8, index into CLASSES
-    genomes: np.ndarray  # [genes] str, as the corpus names them
+    genomes: np.ndarray  # [genes] str, names in the corpus
 
     def __len__(self) -> int:
         """Return the number of genes."""
@@ -63,11 +63,11 @@ class Genes:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Return the codons of each gene, [genes] int64."""
+        """Return the number of codons of each gene, [genes] int64."""
         return np.diff(self.starts)
 
     def take(self, rows: np.ndarray) -> Genes:
-        """Return the genes `rows`, [n] int64 or a mask, in this order."""
+        """Return the genes `rows` ([n] int64, or a mask [genes] bool), in this order."""
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         lengths = self.lengths[rows]
         starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -86,7 +86,7 @@ class Genes:
 
 
 def read(directory: Path) -> tuple[Genes, int]:
-    """Read a part's genes of at least `SHORTEST` codons, their stop codon left out; return how many are shorter too."""
+    """Return a part's genes of at least `SHORTEST` codons, without stop codons, and the number of shorter ones."""
     digits = np.full(256, UNKNOWN_CODON, dtype=np.uint8)
     digits[np.frombuffer(b"ACGT", dtype=np.uint8)] = np.arange(4)
     codons, classes, genomes, short = [], [], [], 0
@@ -107,13 +107,16 @@ def read(directory: Path) -> tuple[Genes, int]:
 
 
 def sampled_words(genes: Genes) -> tuple[np.ndarray, np.ndarray]:
-    """Return the hashes of a sample of the proteins' words, [n] uint64, and the gene of each, [n] int64."""
+    """Return hashes of a sample of the proteins' k-mers, [n] uint64, and the gene of each, [n] int64.
+
+    The hashes decide the sample, so equal k-mers are sampled in all proteins or in none.
+    """
     residues = residue_of_codons()[genes.codons].astype(np.uint64)
     places = len(residues) - WORD + 1
     words = np.zeros(places, dtype=np.uint64)
     for offset in range(WORD):
         words = words * np.uint64(22) + residues[offset : offset + places]
-    words *= np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing: the product's high bits are well mixed
+    words *= np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing (Knuth), which mixes the high bits well
     words ^= words >> np.uint64(29)
     rows = np.repeat(np.arange(len(genes)), genes.lengths)
     inside = (rows[:places] == rows[WORD - 1 :]) & (words % np.uint64(SAMPLED) == 0)
@@ -121,7 +124,7 @@ def sampled_words(genes: Genes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def related(genes: Genes, apart: Genes) -> np.ndarray:
-    """Return which of `genes` share more than `MAX_SHARED` of their sampled words with `apart`, [genes] bool."""
+    """Return which of `genes` share more than `MAX_SHARED` of their sampled k-mers with `apart`, [genes] bool."""
     known = np.unique(sampled_words(apart)[0])
     words, rows = sampled_words(genes)
     nearest = np.minimum(np.searchsorted(known, words), len(known) - 1)
@@ -130,7 +133,7 @@ def related(genes: Genes, apart: Genes) -> np.ndarray:
 
 
 def build(corpus: Path, out: Path) -> dict[str, object]:
-    """Write the genes to learn from and the held-out ones; return what is in both."""
+    """Write both files and `genes.json`; return the numbers of genes in them and of those left out."""
     parts, short = {}, Counter[str]()
     for part in (PRETRAINING, HELD_OUT, MINIATURE):
         parts[part], short[part] = read(corpus / part)

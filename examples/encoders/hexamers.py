@@ -3,13 +3,13 @@
     python -m examples.encoders.genes --corpus data/corpus
     python -m examples.encoders.hexamers
 
-It learns to tell the class of a crop: viral, prokaryote or eukaryote, half of the crops viral. Most crops begin with a
-codon, as frames do; the others begin anywhere on either strand, as chunks do. Some of their bases are mutated. While it
-learns, a hexamer's embedding is the sum of its own, that of its first four and that of its first three bases, so that
-rare hexamers begin as their relatives; what is written is the sum.
+It learns to predict the class of a crop: viral, prokaryote or eukaryote; half of the crops are viral. Most crops begin
+with a codon, as frames do; the others begin anywhere, on either strand, as chunks do. Some of their bases are mutated.
+In training, a hexamer's embedding is the sum of three: its own, that of its first four bases and that of its first
+three, so that rare hexamers share what is learned about similar ones. The sum is what is written.
 
-A run that is stopped goes on from its last state; batches and dropout are functions of seed and step, so that the
-weights are the same. What was done is written beside them as `training.json`.
+A run that is stopped continues from its last state; as batches and dropout are functions of seed and step, the weights
+are the same. The file `training.json` beside them describes the training.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from virnuc.runtime import derived_seed
 from virnuc.storage.files import sha256_file, write_text
 
 NAME = "hexamer_tiny"
-WATCHED_SEED, WATCHED_CROPS = 42, (1000, 850, 150)  # held-out crops of a kind, by class
+WATCHED_SEED, WATCHED_CROPS = 42, (1000, 850, 150)  # held-out crops of each kind, by class
 _DIGITS = np.array([[codon // 16, codon // 4 % 4, codon % 4] for codon in range(64)] + [[4, 4, 4]], dtype=np.uint8)
 
 
@@ -47,13 +47,13 @@ class Recipe:
     num_hidden_layers: int = 2
     intermediate_size: int = 256
     hidden_size: int = 64
-    scales: tuple[int, ...] = (6, 4, 3)  # bases whose embeddings are added up
+    scales: tuple[int, ...] = (6, 4, 3)  # numbers of first bases whose embeddings are added
     steps: int = 24_000
     per_class: tuple[int, int, int] = (128, 107, 21)  # crops of a batch: viral, prokaryote, eukaryote
     lengths: tuple[int, int] = (300, 498)  # bp
-    short: float = 0.35  # share of batches that are of the first length
+    short: float = 0.35  # share of batches that have the first length
     anywhere: float = 0.4  # share of crops that begin anywhere, on either strand
-    mutated: float = 0.02  # mean share of bases that become another one; a crop's own is between 0 and twice it
+    mutated: float = 0.02  # mean share of mutated bases; that of a crop is uniform from 0 to twice this
     dropout: float = 0.2
     lr: float = 2e-3
     warmup: int = 100  # steps
@@ -99,7 +99,7 @@ class Crops:
 
 
 class Pretrainer(nn.Module):
-    """The encoder as it is trained, with the head that it learns by."""
+    """The encoder in training, with its classification head."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class Pretrainer(nn.Module):
         self.head = nn.Linear(recipe.hidden_size, len(CLASSES))
 
     def forward(self, words: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Return embeddings and class logits of hexamers [n, places]; values are dropped where a generator is given."""
+        """Return embeddings and class logits of hexamers [n, positions]; with a generator, dropout is applied."""
         states = sum(bag(words // 4 ** (K - k)) for k, bag in zip(self.scales, self.bags, strict=True))
         states = self.norm(states)
         for layer in self.hidden:
@@ -134,17 +134,17 @@ class Pretrainer(nn.Module):
         return states * kept / (1 - self.dropout)
 
     def published(self) -> dict[str, Tensor]:
-        """Return the encoder's weights by the keys that virnuc's loader reads, the scales added up."""
+        """Return the encoder's weights by the keys that virnuc's loader reads, with the embeddings added."""
         words = torch.arange(UNKNOWN + 1)
         table = sum(bag.weight[words // 4 ** (K - k)] for k, bag in zip(self.scales, self.bags, strict=True))
         state = {"hexamers.weight": table}
-        for there, module in (
+        for key, module in (
             ("hexamers.LayerNorm", self.norm),
             *((f"intermediate.{number}.dense", layer) for number, layer in enumerate(self.hidden)),
             ("output.dense", self.down),
             ("output.LayerNorm", self.last_norm),
         ):
-            state |= {f"{there}.{name}": value for name, value in module.named_parameters()}
+            state |= {f"{key}.{name}": value for name, value in module.named_parameters()}
         return {key: value.detach().clone().contiguous() for key, value in state.items()}
 
 
@@ -152,13 +152,13 @@ class Run(Training):
     """A training and its state on disk."""
 
     def __init__(self, recipe: Recipe, genes: Genes, held_out: Genes, directory: Path) -> None:
-        """Begin, or go on from the state in `directory`."""
+        """Begin, or continue from the state in `directory`."""
         self.crops, self.watched = Crops(genes, recipe.lengths), _watched(held_out, recipe)
         torch.manual_seed(recipe.seed)
         super().__init__(Pretrainer(recipe), recipe, directory / f"{NAME}.pt", max(1, recipe.steps // 8))
 
     def learn(self) -> None:
-        """Set the gradients of one step."""
+        """Compute the gradients of one step."""
         recipe = self.recipe
         generator = np.random.default_rng(derived_seed(recipe.seed, "crops", self.step))
         length = recipe.lengths[0 if generator.random() < recipe.short else 1]
@@ -168,7 +168,7 @@ class Run(Training):
 
     @torch.inference_mode()
     def watch(self) -> dict[str, float]:
-        """Return the ROC-AUC of viral against others on each kind of held-out crops."""
+        """Return the ROC-AUC of viral against other crops, for each kind of held-out crops."""
         return {
             kind: round(float(roc_auc_score(classes == 0, self.net(words)[1].softmax(1)[:, 0].numpy())), 4)
             for kind, (words, classes) in self.watched.items()
@@ -187,7 +187,7 @@ def _watched(held_out: Genes, recipe: Recipe) -> dict[str, tuple[Tensor, Tensor]
 
 
 def write(run: Run, genes: Genes, data: Path, out: Path) -> None:
-    """Write the encoder in the layout of a directory that virnuc loads, and what was done."""
+    """Write the encoder in the layout that virnuc loads, and `training.json`."""
     out.mkdir(parents=True, exist_ok=True)
     save_file(run.net.published(), out / "model.safetensors", metadata={"format": "pt"})
     sizes = {name: getattr(run.recipe, name) for name in SIZES}
@@ -209,7 +209,7 @@ def write(run: Run, genes: Genes, data: Path, out: Path) -> None:
 
 
 def check_loader(run: Run, directory: Path) -> None:
-    """Hold virnuc's own loader to the network that was trained: the same embedding of a gene.
+    """Check that virnuc's loader gives the same embedding of a gene as the trained network.
 
     Raises:
         AssertionError: they differ.
@@ -225,12 +225,12 @@ def check_loader(run: Run, directory: Path) -> None:
 
 
 def main() -> None:
-    """Train; write the encoder."""
+    """Train and write the encoder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data/pretraining"), help="what genes.py wrote")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / NAME)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # sums in one order, whatever the machine
+    torch.set_num_threads(1)  # so that sums have the same order on every machine
     genes, held_out = (Genes.load(arguments.data / f"{name}.npz") for name in ("train", "held_out"))
     run = Run(Recipe(), genes, held_out, arguments.data)
     run.finish()

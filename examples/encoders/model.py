@@ -1,6 +1,6 @@
-"""ESM-2 as it is trained: batches of equally long crops, hence no padding and no mask, with the heads of pretraining.
+"""ESM-2 for pretraining: with heads, on batches of equally long crops, which need neither padding nor masks.
 
-`write_checkpoint` leaves the heads out and writes the layout of the published files, which virnuc's own loader reads.
+`write_checkpoint` writes the encoder without the heads, in the layout of the published files, which virnuc loads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional
 from virnuc.encoders.tokens import ESM_VOCABULARY
 from virnuc.encoders.weights import rotary_frequencies
 
-TOKEN_SCALE = 0.88  # ESM-2's token dropout at inference; training multiplies by it too
+TOKEN_SCALE = 0.88  # ESM-2's factor for token dropout at inference, applied in training, too
 MASK = ESM_VOCABULARY.index("<mask>")
 
 
@@ -36,7 +36,7 @@ class Shape:
 
 
 def rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn queries and keys [batch, length, 2, heads, head width] by position; tables [length, 1, 1, half a head]."""
+    """Rotate queries and keys [batch, length, 2, heads, head width] by tables [length, 1, 1, half a head's width]."""
     first, second = states.chunk(2, dim=-1)
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
 
@@ -86,15 +86,15 @@ class Esm(nn.Module):
 
 
 class Pretrainer(nn.Module):
-    """An encoder with the heads that it learns by."""
+    """An encoder with the heads of its three losses."""
 
     def __init__(self, shape: Shape, classes: int, composition: int) -> None:
         """Lay out the network.
 
         Args:
-            shape: of the encoder.
-            classes: that the supervised heads tell apart.
-            composition: values of the DNA's composition vector that the second head reads beside the embedding.
+            shape: architecture of the encoder.
+            classes: number of classes of both supervised heads.
+            composition: width of the DNA's composition vector, which the second one reads together with the embedding.
         """
         super().__init__()
         self.esm = Esm(shape)
@@ -104,7 +104,7 @@ class Pretrainer(nn.Module):
         self.composition = nn.Sequential(nn.Linear(composition, 64), nn.ReLU(), nn.Linear(64, classes))
 
     def grow(self, smaller: dict[str, Tensor]) -> None:
-        """Take the weights of a network of fewer layers; the layers that it lacks change nothing at first."""
+        """Take the weights of a network with fewer layers; further layers are initialised to have no effect."""
         self.load_state_dict(self.state_dict() | smaller)
         for number, layer in enumerate(self.esm.layer):
             if f"esm.layer.{number}.out.weight" not in smaller:
@@ -113,7 +113,7 @@ class Pretrainer(nn.Module):
                     nn.init.zeros_(linear.bias)
 
     def forward(self, tokens: Tensor, hidden: Tensor, composition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the hidden letters' logits [hidden, 33], and the classes' by the protein alone and with the DNA."""
+        """Return the logits of hidden letters [hidden, 33], and of classes [n, classes], without and with the DNA."""
         states = self.esm(tokens)
         pooled = states[:, 1:-1].mean(1)
         return self.letters(states[hidden]), self.alone(pooled), self.beside(pooled) + self.composition(composition)
@@ -124,26 +124,26 @@ def published(esm: Esm) -> dict[str, Tensor]:
     state = {"embeddings.word_embeddings.weight": esm.words.weight}
     modules = {"encoder.emb_layer_norm_after": esm.last_norm}
     for number, layer in enumerate(esm.layer):
-        there = f"encoder.layer.{number}"
+        key = f"encoder.layer.{number}"
         for part, name in enumerate(("query", "key", "value")):
             rows = slice(part * esm.shape.width, (part + 1) * esm.shape.width)
-            state[f"{there}.attention.self.{name}.weight"] = layer.qkv.weight[rows]
-            state[f"{there}.attention.self.{name}.bias"] = layer.qkv.bias[rows]
-        state[f"{there}.attention.self.rotary_embeddings.inv_freq"] = esm.frequencies
+            state[f"{key}.attention.self.{name}.weight"] = layer.qkv.weight[rows]
+            state[f"{key}.attention.self.{name}.bias"] = layer.qkv.bias[rows]
+        state[f"{key}.attention.self.rotary_embeddings.inv_freq"] = esm.frequencies
         modules |= {
-            f"{there}.attention.LayerNorm": layer.attention_norm,
-            f"{there}.attention.output.dense": layer.out,
-            f"{there}.LayerNorm": layer.norm,
-            f"{there}.intermediate.dense": layer.up,
-            f"{there}.output.dense": layer.down,
+            f"{key}.attention.LayerNorm": layer.attention_norm,
+            f"{key}.attention.output.dense": layer.out,
+            f"{key}.LayerNorm": layer.norm,
+            f"{key}.intermediate.dense": layer.up,
+            f"{key}.output.dense": layer.down,
         }
-    for key, module in modules.items():
-        state |= {f"{key}.{name}": value for name, value in module.named_parameters()}
+    for prefix, module in modules.items():
+        state |= {f"{prefix}.{name}": value for name, value in module.named_parameters()}
     return {f"esm.{key}": value.detach().clone() for key, value in state.items()}
 
 
 def write_checkpoint(esm: Esm, out: Path) -> None:
-    """Write the encoder in the layout of the published ESM-2 checkpoints, without the heads that nothing needs."""
+    """Write the encoder without its heads, in the layout of the published ESM-2 checkpoints."""
     out.mkdir(parents=True, exist_ok=True)
     save_file(published(esm), out / "model.safetensors", metadata={"format": "pt"})
     config = {

@@ -1,18 +1,18 @@
 """Pretrain the two small protein encoders that virnuc ships, on the corpus of a million genes.
 
-    python -m examples.encoders.genes --deb FILE.deb
+    python -m examples.encoders.genes --corpus data/corpus
     python -m examples.encoders.pretrain start
     python -m examples.encoders.pretrain esm2_tiny
     python -m examples.encoders.pretrain esm2_tiny_deep
 
-Crops are corrupted (masked and mutated letters) and read once; three losses are added: the hidden letters', the class
-of the gene from the mean embedding alone, and the class from the mean embedding beside the DNA's codon-phase
-composition, which asks of the protein what the DNA does not already tell. Both encoders grow out of one network of a
-single layer, `start`, which sees every gene once and is cheap: they go on from its weights with more viral crops, the
-deep one with further layers that change nothing at first.
+Letters of the crops are masked or mutated, and three losses are added: of the hidden letters; of the gene's class,
+predicted from the mean embedding; and of its class, predicted from the mean embedding and the DNA's codon-phase
+composition, which rewards what the DNA alone does not show. Both encoders continue from the weights of one network with
+a single layer, `start`, which reads every gene once and is cheap. They get more viral crops, and the deep one has
+further layers, which have no effect at first.
 
-A run that is stopped goes on from its last state; batches are a function of seed and step, and nothing else is
-random, so that the weights are the same. What was done is written beside them as `training.json`.
+A run that is stopped continues from its last state; as batches are functions of seed and step and nothing else is
+random, the weights are the same. The file `training.json` beside them describes the training.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from virnuc.storage.files import sha256_file, write_text
 WATCH_STEPS = 500
 WATCHED_BATCHES = 20
 WATCHED = Sampling(lengths=((0, 98, 98),), per_class=(32, 30, 2))  # held-out crops: half of them viral
-WATCHED_SEED = 42  # every recipe is watched on the same crops
+WATCHED_SEED = 42  # the same held-out crops for all recipes
 SHIPPED = Sampling()
 
 
@@ -49,18 +49,18 @@ class Recipe:
 
     shape: Shape
     steps: int
-    grows_from: str = ""  # whose last weights it starts with
+    grows_from: str = ""  # recipe whose last weights it starts with
     lr: float = 3e-3
     warmup: int = 200  # steps
-    decay: float = 0.35  # share of its own steps in which the learning rate falls to 0
+    decay: float = 0.35  # share of its steps in which the learning rate falls to 0
     weight_decay: float = 0.01  # of matrices
-    clip: float = 1.0  # norm of the gradient
-    class_weights: tuple[float, float, float] = (3.2, 0.6, 1.0)  # of a crop's class in the supervised losses
+    clip: float = 1.0  # maximum norm of the gradient
+    class_weights: tuple[float, float, float] = (3.2, 0.6, 1.0)  # in the supervised losses
     sampling: Sampling = SHIPPED
     seed: int = 42
 
 
-START = "start"  # what both encoders grow from: read by one layer, most of the crops are cheap
+START = "start"  # both encoders continue from it; with a single layer, most of the training is cheap
 _TUNING = Recipe(
     shape=Shape(width=64, layers=1, heads=4),
     steps=800,
@@ -83,7 +83,7 @@ class Run(Training):
     """One encoder's training and its state on disk."""
 
     def __init__(self, name: str, recipe: Recipe, genes: Genes, held_out: Genes, directory: Path) -> None:
-        """Begin, or go on from the state in `directory`."""
+        """Begin, or continue from the state in `directory`."""
         self.name = name
         self.crops, watched = Crops(genes, recipe.sampling, recipe.seed), Crops(held_out, WATCHED, WATCHED_SEED)
         self.watched = [watched.batch(number) for number in range(WATCHED_BATCHES)]
@@ -94,7 +94,7 @@ class Run(Training):
             self.net.grow(torch.load(directory / f"{recipe.grows_from}.pt", weights_only=True)["net"])
 
     def losses(self, batch: Batch) -> Tensor:
-        """Return the three losses, [3]: hidden letters, class alone, class beside the composition."""
+        """Return the three losses, [3]: of hidden letters, of classes, and of classes with composition."""
         letters, alone, beside = self.net(batch.corrupted, batch.hidden, batch.composition)
         weights = torch.tensor(self.recipe.class_weights)
         return torch.stack(
@@ -106,13 +106,13 @@ class Run(Training):
         )
 
     def learn(self) -> None:
-        """Set the gradients of one step."""
+        """Compute the gradients of one step."""
         self.losses(self.crops.batch(self.step)).sum().backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.recipe.clip)
 
     @torch.inference_mode()
     def watch(self) -> dict[str, float]:
-        """Return the loss of letters that are masked, and ROC-AUC of viral against others, on held-out crops."""
+        """Return the loss of masked letters, and ROC-AUC of viral against other crops, on held-out crops."""
         masked, alone, beside, viral = [], [], [], []
         for batch in self.watched:
             read = batch.tokens.masked_fill(batch.hidden, MASK)
@@ -131,7 +131,7 @@ class Run(Training):
 
 
 def document(run: Run, genes: Genes, data: Path) -> dict[str, object]:
-    """Return what `training.json` says."""
+    """Return the contents of `training.json`."""
     start, chain = RECIPES[START], {START: RECIPES[START], run.name: run.recipe}
     seen = Crops(genes, start.sampling, start.seed).seen(start.steps)
     began = torch.load(data / f"{START}.pt", weights_only=True)
@@ -152,7 +152,7 @@ def document(run: Run, genes: Genes, data: Path) -> dict[str, object]:
 
 
 def check_loader(run: Run, directory: Path) -> None:
-    """Hold virnuc's own loader to the network that was trained: the same embeddings of held-out crops.
+    """Check that virnuc's loader gives the same embeddings of held-out crops as the trained network.
 
     Raises:
         AssertionError: they differ.
@@ -167,13 +167,13 @@ def check_loader(run: Run, directory: Path) -> None:
 
 
 def main() -> None:
-    """Train one of the recipes; write an encoder in the hub's layout."""
+    """Train one of the recipes and write the encoder in the hub's layout."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=RECIPES)
     parser.add_argument("--data", type=Path, default=Path("data/pretraining"), help="what genes.py wrote")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # sums in one order, whatever the machine
+    torch.set_num_threads(1)  # so that sums have the same order on every machine
     genes, held_out = (Genes.load(arguments.data / f"{name}.npz") for name in ("train", "held_out"))
     run = Run(arguments.name, RECIPES[arguments.name], genes, held_out, arguments.data)
     run.finish()

@@ -1,4 +1,4 @@
-"""What the pretraining of all shipped encoders shares: the learning rate, the optimizer, and a state on disk."""
+"""Shared by the pretraining of all shipped encoders: learning rate, optimizer, and a state on disk."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tqdm import trange
 
 from virnuc.storage.files import atomic_path
 
-STATE_SECONDS = 120
+STATE_SECONDS = 120  # between two states on disk
 
 
 class Recipe(Protocol):
-    """How long an encoder is trained, and how fast it learns."""
+    """Length and learning rate of a training."""
 
     steps: int
     lr: float
@@ -28,15 +28,15 @@ class Recipe(Protocol):
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Return the learning rate of `step`: a rise, a plateau, a straight fall."""
+    """Return the learning rate of `step`: linear warm-up, constant, linear decay."""
     return recipe.lr * min(1.0, (step + 1) / recipe.warmup, (recipe.steps - step) / (recipe.decay * recipe.steps))
 
 
 class Training(ABC):
-    """A network that learns by a recipe. A run that is stopped goes on from the state that it wrote last."""
+    """The training of a network by a recipe; a run that is stopped continues from the state that it last wrote."""
 
     def __init__(self, net: nn.Module, recipe: Any, state: Path, watch_steps: int) -> None:
-        """Begin, or go on from the file `state`; held-out crops are looked at every `watch_steps` steps."""
+        """Begin, or continue from the file `state`; `watch` is called every `watch_steps` steps."""
         self.net, self.recipe, self.state, self.watch_steps = net, recipe, state, watch_steps
         groups = [
             {"params": [p for p in net.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
@@ -52,7 +52,7 @@ class Training(ABC):
 
     @abstractmethod
     def learn(self) -> None:
-        """Set the gradients of one step."""
+        """Compute the gradients of one step."""
 
     @abstractmethod
     def watch(self) -> dict[str, float]:
@@ -65,7 +65,7 @@ class Training(ABC):
             torch.save(state | {"step": self.step, "seconds": self.seconds, "history": self.history}, temporary)
 
     def advance(self) -> None:
-        """Take one step."""
+        """Make one step."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, self.step)
         self.optimizer.zero_grad()
@@ -74,7 +74,7 @@ class Training(ABC):
         self.step += 1
 
     def finish(self) -> None:
-        """Train to the last step; save the state now and then."""
+        """Train to the last step; save the state every `STATE_SECONDS`."""
         began = saved = time.monotonic()
         steps = trange(self.step, self.recipe.steps, initial=self.step, total=self.recipe.steps, unit="step")
         for _ in steps:

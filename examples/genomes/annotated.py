@@ -1,4 +1,4 @@
-"""Annotated genomes, whole or in part, out of packages that carry them for their own tests and examples."""
+"""Annotated genomes, whole or in part, from packages that include them for their own tests and examples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from examples.corpus.domains import TIARA
 from examples.genbank import CodingSequence, translated
 from examples.packages import Package, fetch, read_members
 
-_DIVISIONS = (  # taxon: group; the first that a lineage holds
+_DIVISIONS = (  # taxon, group; the first taxon in a lineage decides
     ("Viruses", "viral"),
     ("Archaea", "archaea"),
     ("Bacteria", "bacteria"),
@@ -44,22 +44,22 @@ class Annotated:
     organism: str
     lineage: str
     sequence: str
-    coding: tuple[CodingSequence, ...]  # by position
+    coding: tuple[CodingSequence, ...]  # ordered by position
     package: Package
 
 
-Members = list[tuple[str, bytes]]  # name and content of files of a package
+Members = list[tuple[str, bytes]]  # names and contents of files in a package
 Reader = Callable[[Members, Package], Iterator[Annotated]]
 
 
 def read_annotated(directory: Path) -> Iterator[Annotated]:
-    """Yield the records of all packages, which are fetched into a directory unless they are there."""
+    """Yield the records of all packages, which are downloaded into `directory` if they are not there."""
     for package, patterns, reader in SOURCES:
         yield from reader(read_members(fetch(package, directory), patterns), package)
 
 
 def read_flat(members: Members, package: Package, fileformat: str) -> Iterator[Annotated]:
-    """Read GenBank or EMBL, plain or gzipped; records without a group, DNA or annotated proteins are left out."""
+    """Read GenBank or EMBL, plain or gzipped; records without group, DNA or annotated proteins are left out."""
     for name, content in members:
         text = (gzip.decompress(content) if name.endswith(".gz") else content).decode("latin-1")
         with warnings.catch_warnings():
@@ -75,7 +75,7 @@ def read_flat(members: Members, package: Package, fileformat: str) -> Iterator[A
 
 
 def read_phages(members: Members, package: Package) -> Iterator[Annotated]:
-    """Read GFF3 with sequences: phages whose genes a gene finder called."""
+    """Read GFF3 with sequences: phages whose genes were predicted by a gene finder."""
     for _, content in members:
         gff, _, fasta = content.decode("utf-8").partition("##FASTA\n")
         accession, sequence = _only(fasta)
@@ -85,7 +85,7 @@ def read_phages(members: Members, package: Package) -> Iterator[Annotated]:
 
 
 def read_yeast(members: Members, package: Package) -> Iterator[Annotated]:
-    """Read chromosomes of yeast in FASTA and their annotation, another file."""
+    """Read chromosomes of yeast in FASTA and their annotation in GFF3."""
     ((_, gff),) = (member for member in members if member[0].endswith("chr1+2.gff3"))
     organism, lineage = "Saccharomyces cerevisiae S288C", "Eukaryota; Fungi; Ascomycota; Saccharomycetes"
     for name, content in members:
@@ -96,7 +96,7 @@ def read_yeast(members: Members, package: Package) -> Iterator[Annotated]:
 
 
 def read_prokaryote(members: Members, package: Package, group: str, organism: str) -> Iterator[Annotated]:
-    """Read FASTA of one prokaryote; its genes are called by pyrodigal, trained on all of it."""
+    """Read FASTA of one prokaryote; its genes are predicted by pyrodigal, trained on the whole genome."""
     records = [
         (record.id, record.sequence.upper()) for _, content in members for record in dnaio.open(io.BytesIO(content))
     ]
@@ -119,7 +119,7 @@ def _genome(record: SeqRecord, organism: str) -> str:
 
 
 def _coding(feature: SeqFeature) -> CodingSequence | None:
-    """Return a CDS with an annotated protein that lies wholly on one strand of its record."""
+    """Return a CDS with an annotated protein that lies on one strand of its record; None for other features."""
     if feature.type != "CDS" or "translation" not in feature.qualifiers or feature.location is None:
         return None
     parts = sorted((int(part.start), int(part.end)) for part in feature.location.parts)
@@ -130,7 +130,7 @@ def _coding(feature: SeqFeature) -> CodingSequence | None:
 
 
 def _gff_coding(gff: str, accession: str, sequence: str, table: int = 11) -> tuple[CodingSequence, ...]:
-    """Return the CDS of a GFF3 text for one sequence; lines with the same ID or Parent are exons of one."""
+    """Return the CDS of one sequence from GFF3 text; lines with the same ID or Parent are exons of one CDS."""
     exons: dict[str, list[tuple[int, int]]] = {}
     strands = {}
     for line in gff.splitlines():
@@ -146,13 +146,13 @@ def _gff_coding(gff: str, accession: str, sequence: str, table: int = 11) -> tup
 
 
 def _translated(coding: CodingSequence, sequence: str) -> CodingSequence | None:
-    """Return a CDS with its protein, None if a stop codon lies in it."""
+    """Return a CDS with its protein; None if it contains a stop codon."""
     protein = translated(coding.spliced(sequence)).removesuffix("*")
     return None if "*" in protein or not protein else replace(coding, protein=protein)
 
 
 def _only(fasta: str) -> tuple[str, str]:
-    """Return name and sequence of FASTA with one record."""
+    """Return name and sequence of FASTA text with one record."""
     header, *lines = fasta.removeprefix(">").splitlines()
     return header.split()[0], "".join(lines).upper()
 
@@ -182,7 +182,7 @@ GBROWSE = _debian(
     "gbrowse-data", "2.56+dfsg-11", "d8809914dfca5d5b38a30f1f7d9495bea9b0e7afe4fcd06ed2cb4f6f9788a3b7", "GPL/Artistic"
 )
 _GENBANK, _EMBL = partial(read_flat, fileformat="genbank"), partial(read_flat, fileformat="embl")
-SOURCES: tuple[tuple[Package, tuple[str, ...], Reader], ...] = (  # package, patterns of its files, how they are read
+SOURCES: tuple[tuple[Package, tuple[str, ...], Reader], ...] = (  # package, patterns of its files, reader
     (
         BIOPYTHON,
         tuple(

@@ -1,12 +1,12 @@
-"""Build the miniature in this directory: many genomes with little of each, for `make demo`.
+"""Build the miniature in this directory: a little of each of many genomes, for `make demo`.
 
-    python -m examples.corpus.build --out data/corpus       # first: minutes
-    python -m examples.genomes.build --corpus data/corpus   # apt and pip fetch the packages that are not there
+    python -m examples.corpus.build --out data/corpus       # first; takes minutes
+    python -m examples.genomes.build --corpus data/corpus   # downloads missing packages with apt and pip
 
-It has whole genes of the corpus's part `miniature` and, with the DNA between genes and with introns, pieces of the
-annotated genomes that some packages carry. A draw with a seed decides which. What is similar to a gene of a reserved
-genome, to a gene that encoders are pretrained on, to one that is held out or to another genome of the miniature itself
-is left out (see similarity.py). `SOURCES.tsv` has a line a record, `counts.json` says what was left out and why.
+It consists of whole genes of the corpus's part `miniature` and of pieces of annotated genomes in some packages, with
+introns and the DNA between genes, all drawn with a seed. Genes that are similar to those of a reserved genome, to
+training data of the encoders, to held-out genes or to another genome of the miniature are left out (see similarity.py).
+`SOURCES.tsv` has a line for each record; `counts.json` has the number left out for each reason.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from examples.genomes.annotated import Annotated, read_annotated
 from examples.genomes.similarity import similar
 from examples.packages import Package, checked, fetch
 
-# group: most genomes of the corpus, most genes of each
+# group: maximum of genomes from the corpus, and of genes from each
 FROM_CORPUS = {"viral": (1000, 12), "archaea": (100, 8), "bacteria": (400, 5), "eukaryote": (100, 40)}
-SHORTEST, PREFERRED = 300, 500  # bp of a gene: chunks of less than their size teach little
+SHORTEST, PREFERRED = 300, 500  # bp of a gene; chunks shorter than the chunk size are of little use
 PIECES = {"viral": (3_000, 14_000), "archaea": (9_000, 27_000), "bacteria": (9_000, 27_000)}  # bp: a piece, a genome
-EUKARYOTIC_PIECES = (30_000, 120_000)  # genes are long and far apart
-THIRDS = 3  # of a record, each of which gives a piece: where one has a relative, another may not
-FLANK = 300  # bp before the first gene of a piece, if there are so many
+EUKARYOTIC_PIECES = (30_000, 120_000)  # longer, as genes are long and far apart
+THIRDS = 3  # of a record, each giving a piece: if one is similar to other data, another may not be
+FLANK = 300  # bp before the first gene of a piece, at most
 OTHERS = (RESERVED, HELD_OUT, PRETRAINING)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A record that may be taken."""
+    """A record that may become part of the miniature."""
 
     entry: Entry
     group: str
@@ -48,7 +48,7 @@ class Candidate:
 
 
 def corpus_candidates(corpus: Path, seed: int) -> Iterator[Candidate]:
-    """Yield drawn genes of drawn genomes, longer ones first where a genome has enough, group by group."""
+    """Yield random genes of random genomes, group by group, preferring genes of at least `PREFERRED` bp."""
     for group, (genomes, genes) in FROM_CORPUS.items():
         drawn: dict[str, list[tuple[bool, int, Entry]]] = defaultdict(list)
         for entry in read_entries(corpus / MINIATURE, group):
@@ -62,7 +62,7 @@ def corpus_candidates(corpus: Path, seed: int) -> Iterator[Candidate]:
 
 
 def annotated_candidates(records: Iterable[Annotated], seed: int) -> Iterator[Candidate]:
-    """Yield pieces of the annotated genomes, genome by genome."""
+    """Yield random pieces of the annotated genomes, genome by genome."""
     genomes: dict[str, list[Annotated]] = defaultdict(list)
     for record in records:
         genomes[record.genome].append(record)
@@ -78,9 +78,9 @@ def annotated_candidates(records: Iterable[Annotated], seed: int) -> Iterator[Ca
 
 
 def cut_pieces(record: Annotated, size: int, draw: random.Random) -> Iterator[Entry]:
-    """Yield a record that is short, or a piece of each third, which starts before a drawn gene of the third.
+    """Yield a piece of each third of a record, starting shortly before a random gene; a short record is one piece.
 
-    A piece is `size` bp at most, ends with its third at the latest and has the genes that lie in it as a whole.
+    A piece has at most `size` bp, does not extend beyond its third, and is annotated with the genes entirely within it.
     """
     length = len(record.sequence)
     if length <= size:
@@ -106,7 +106,7 @@ def _piece(record: Annotated, start: int, end: int) -> Entry:
 
 
 def choose(candidates: list[Candidate], corpus: Path, deb: Path) -> tuple[list[Candidate], Counter[str]]:
-    """Return the candidates that are similar to nothing else, and how many were left out, by what they resemble."""
+    """Return the candidates that are similar to no other data, and the number of the others by what they resemble."""
     genes = {
         f"{place}.{number}": coding.spliced(candidate.entry.sequence)
         for place, candidate in enumerate(candidates)
@@ -121,7 +121,7 @@ def choose(candidates: list[Candidate], corpus: Path, deb: Path) -> tuple[list[C
         else:
             inside[place].add(int(rest.split(".")[0]))
     kept: list[Candidate] = []
-    taken: dict[int, str] = {}  # place of a kept candidate: its genome
+    taken: dict[int, str] = {}  # index of a kept candidate: its genome
     dropped: Counter[str] = Counter()
     for place, candidate in enumerate(candidates):
         if resembled := next((kind for kind in OTHERS if kind in outside[place]), None):
@@ -160,8 +160,8 @@ def main() -> None:
     """Read the command line and build."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"), help="what examples.corpus.build wrote")
-    parser.add_argument("--deb", type=Path, help="metaphlan2-data's file; looked for in --packages if not given")
-    parser.add_argument("--packages", type=Path, default=Path("data/corpus/packages"), help="where packages lie")
+    parser.add_argument("--deb", type=Path, help="file of metaphlan2-data; taken from --packages if not given")
+    parser.add_argument("--packages", type=Path, default=Path("data/corpus/packages"), help="directory of the packages")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--seed", type=int, default=42)
     arguments = parser.parse_args()
@@ -175,7 +175,7 @@ def main() -> None:
 
 
 def _others(genes: dict[str, str], corpus: Path, deb: Path) -> Iterator[tuple[str, str]]:
-    """Yield name and DNA of all genes that candidates are compared with, their own ones included."""
+    """Yield name and DNA of all genes that candidates are compared with, those of candidates included."""
     yield from ((f"{MINIATURE}/{name}", sequence) for name, sequence in genes.items())
     for part in (HELD_OUT, PRETRAINING):
         yield from ((f"{part}/{entry.accession}", entry.sequence) for entry in read_entries(corpus / part, "*"))

