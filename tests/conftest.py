@@ -1,4 +1,4 @@
-"""Shared by all tests: the embedded genomes, small prepared frames, and a quiet, local MLflow."""
+"""Shared by all tests: the example genomes, frames prepared from them, and local MLflow stores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from tests.shared import PROJECT, made_once
 
-# A busy machine is no failure, and the same examples each time; the profile below looks for others.
+# No deadline, as machines may be busy, and the same examples each time; the profile `fuzz` tries others.
 hypothesis.settings.register_profile("any machine", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=20_000)  # see tests/fuzz
 hypothesis.settings.load_profile("any machine")
@@ -20,12 +20,12 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest runs a process a core; read when torch is loaded
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported; pytest has a process for each core
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Keep a file's tests in one process. The demo takes longest and is made first; the browser looks at it last."""
+    """Keep a file's tests in one process; begin with the demo, which takes longest, and end with the UI."""
     order = {"test_demo": 0, "test_ui": 2}
     items.sort(key=lambda item: order.get(item.path.stem, 1))
     for item in items:
@@ -34,13 +34,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def genomes() -> Path:
-    """The embedded genomes of ten groups."""
+    """The directory of the example genomes."""
     return PROJECT / "examples" / "genomes"
 
 
 @pytest.fixture(scope="session")
 def frames(genomes, tmp_path_factory) -> Path:
-    """All frames of the embedded genomes, 300 bp with CDS evidence."""
+    """All frames of the example genomes, 300 bp with CDS evidence."""
     from virnuc.sequences.preparing import prepare
     from virnuc.settings import PrepareSettings
 
@@ -52,7 +52,7 @@ def frames(genomes, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory) -> Path:
-    """A store without content, made once: MLflow takes seconds for each new one."""
+    """An empty store, made once, as MLflow takes seconds to make one."""
     from mlflow.tracking import MlflowClient
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
@@ -62,7 +62,7 @@ def empty_store(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def store(tmp_path, monkeypatch, empty_store):
-    """The URI of a fresh SQLite store, which MLflow is pointed to."""
+    """The URI of a new SQLite store, which MLflow is set to use."""
     import mlflow
 
     uri = f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"
@@ -75,7 +75,7 @@ def store(tmp_path, monkeypatch, empty_store):
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory, empty_store):
-    """A small experiment whose records the stages made, in a directory of its own."""
+    """A small experiment that the stages have recorded, in its own directory."""
     import mlflow
 
     from tests.shared.experiment import build
@@ -96,7 +96,7 @@ def made(tmp_path_factory, empty_store):
 
 @pytest.fixture
 def experiment(made, tmp_path, monkeypatch):
-    """A copy of the experiment's store to change."""
+    """A copy of the experiment's store that a test may change."""
     import mlflow
 
     from tests.shared.figures import undrawn
@@ -109,7 +109,7 @@ def experiment(made, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def ray():
-    """Ray on two cores of this machine, started once: it takes seconds."""
+    """Ray on two cores of this machine, started once, as that takes seconds."""
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'virnuc[ray]'")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

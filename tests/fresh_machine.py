@@ -1,8 +1,7 @@
-"""A fresh machine: a bare Debian tree, in it the build steps of the Containerfile, then `make demo`.
+"""A new machine: the build steps of the Containerfile in a bare Debian tree, then `make demo`.
 
-`make test-fresh` runs it, no other target does: it takes a quarter of an hour, needs root and debootstrap, and reads
-Debian's packages (`DEBIAN_MIRROR`) and Python's, with pip set up as it is here. Mounts are made in a namespace that
-ends with each step.
+Only `make test-fresh` runs this, as it takes a quarter of an hour, needs root and debootstrap, and downloads packages
+of Debian (`DEBIAN_MIRROR`) and of Python, with this machine's settings of pip. Each step has its own mount namespace.
 """
 
 import ast
@@ -36,7 +35,7 @@ exec chroot "$tree" /bin/sh -ec 'mkdir -p "$1"; cd "$1"; eval "$2"' sh "$where" 
 
 @pytest.fixture
 def tree(tmp_path):
-    """A Debian of the release that the image is made of, with Python as the image has it, and make."""
+    """A tree with the Debian release and the Python of the image, and make."""
     if os.geteuid() or not shutil.which("debootstrap") or not shutil.which("unshare"):
         pytest.skip("needs root, debootstrap and unshare")
     suite = re.search(r"^FROM \S*-slim-(\w+)$", (PROJECT / "Containerfile").read_text(), re.M)[1]
@@ -55,7 +54,7 @@ def tree(tmp_path):
 
 
 def enter(root, where, command, environment):
-    """Run a shell command in the tree and return what it printed."""
+    """Run a shell command in the tree; return its output."""
     settings, paths = pip_settings()
     known = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
     unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-ec", ENTER, "sh"]
@@ -67,20 +66,20 @@ def enter(root, where, command, environment):
 
 
 def pip_settings():
-    """Return this machine's settings of pip as environment variables, and the paths that they name."""
+    """Return this machine's settings of pip as environment variables, and the paths in them."""
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
     settings = {}
     for scoped, _, value in (line.partition("=") for line in listed.stdout.splitlines()):
         name = f"PIP_{scoped.rpartition('.')[2].upper().replace('-', '_')}"
-        settings.setdefault(name, ast.literal_eval(value))  # what variables say comes first
+        settings.setdefault(name, ast.literal_eval(value))  # variables take precedence
     words = [word for value in settings.values() for word in value.split()]
-    # an index in files links to packages beside it
+    # a file index links to packages next to it
     paths = [str(Path(word[7:]).parent) if word.startswith("file:///") else word for word in words]
     return settings, sorted({path for path in paths if path.startswith("/") and Path(path).exists()})
 
 
 def instructions():
-    """Yield the instructions of the Containerfile: word and argument."""
+    """Yield keyword and argument of each instruction in the Containerfile."""
     text = re.sub(r"^#.*\n", "", (PROJECT / "Containerfile").read_text(), flags=re.M).replace("\\\n", " ")
     for line in filter(None, map(str.strip, text.splitlines())):
         word, _, argument = line.partition(" ")
@@ -88,7 +87,7 @@ def instructions():
 
 
 def copy(source, target):
-    """Copy a file or directory of the project as a build does, without what .dockerignore names."""
+    """Copy a file or directory of the project into the tree, without what .dockerignore excludes."""
     patterns = (PROJECT / ".dockerignore").read_text().split()
 
     def ignored(directory, names):

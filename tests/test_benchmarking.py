@@ -1,4 +1,4 @@
-"""The protocol of the speed benchmark; no test here depends on how fast anything is."""
+"""The protocol of the speed benchmark; no test depends on actual speed."""
 
 import json
 import random
@@ -58,7 +58,7 @@ def frames(tmp_path_factory):
 
 
 def told(result):
-    """The page of a benchmark, as Markdown."""
+    """Return the page of a benchmark as Markdown."""
     return markdown(speed_page(result))
 
 
@@ -79,7 +79,7 @@ def result(frames):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """No measurement of peaks, for tests that are about something else: it takes most of the time."""
+    """No measurement of peaks, which takes most of the time, for tests of other things."""
     monkeypatch.setattr(benchmarking, "gemm_peak", lambda *given: 1e11)
     monkeypatch.setattr(benchmarking, "peak_in_fresh_process", lambda *given: 0.5)
 

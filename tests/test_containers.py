@@ -1,4 +1,4 @@
-"""Containerfile and cluster files name what is there; no engine runs them here."""
+"""Containerfile and cluster files agree with the project; no container engine runs them here."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What README and docs/ say is so: commands can be given, columns and messages exist, links lead somewhere."""
+"""README and docs/ are right: commands can be given, columns and messages exist, links have targets."""
 
 import ast
 import re
@@ -20,7 +20,7 @@ from virnuc.splits.assignment import COLUMNS
 
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
 STAGES = yaml.safe_load((PROJECT / "MLproject").read_text())["entry_points"]
-# What is no stage, and what would show it broken: a test, or the page's own reader.
+# Commands that are no stages, and what would show that they are wrong: a test, or a reader who tries them.
 OTHERS = {
     "make demo": "tests/e2e/conftest.py runs its command",
     "make test": "every test",
@@ -33,7 +33,7 @@ OTHERS = {
 
 @dataclass(frozen=True)
 class Command:
-    """A command of a page."""
+    """A command in a page."""
 
     page: str
     text: str
@@ -57,7 +57,7 @@ COMMANDS = list(commands())
 
 
 def stage_and_options(text):
-    """Return the stage that a command starts and its options as click takes them; None for another command."""
+    """Return the stage that a command starts and its options as click parses them; None for other commands."""
     words = shlex.split(text.rpartition(" | ")[2])
     if words[:2] == ["python", "-m"] and words[2].startswith("entrypoints."):
         return words[2].removeprefix("entrypoints."), words[3:]
@@ -116,7 +116,7 @@ def test_every_column_is_explained(section, columns):
 
 
 def source_texts():
-    """Every text of the packages' code, `...` in place of the values that are put into it."""
+    """Return every string in the packages' code, with `...` in place of formatted values."""
     for package in ("virnuc", "entrypoints", "model_registry"):
         for path in (PROJECT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""Directories and files of the formats that are current, kept as they were written: they must stay readable."""
+"""Directories and files that were written in the current formats must stay readable."""
 
 import json
 import shutil

@@ -41,7 +41,7 @@ def test_mlproject_and_settings_have_the_same_parameters_and_defaults(name):
 
 
 def helped(module, *arguments):
-    """Run a module that answers and ends, and see that it loaded nothing heavy."""
+    """Run a module that answers and ends; check that it loaded nothing heavy."""
     program = (
         f"import sys, runpy; sys.argv = ['x', *{arguments!r}]\n"
         f"try: runpy.run_module('{module}', run_name='__main__')\n"
@@ -67,7 +67,7 @@ def test_the_console_command_has_all_stages_and_loads_none_of_them_for_its_help(
     assert "--dropout" in helped("entrypoints.cli", "train", "--help").stdout
 
 
-def test_pins_stand_in_one_place_and_are_what_is_installed():
+def test_pins_are_in_one_place_and_installed():
     pins = PYPROJECT["project"]["dependencies"]
     conda = yaml.safe_load((PROJECT / "conda.yaml").read_text())["dependencies"]
     assert conda[0] == "python=3.11.7"

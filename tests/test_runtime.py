@@ -1,4 +1,4 @@
-"""Device, precision and memory: what is chosen, what is refused, and what a container is allowed."""
+"""Device, precision and memory: automatic choices, refusals, and a container's limits."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ GPUS = {0: (7, 0), 1: (8, 0)}  # V100, A100
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Two GPUs, as far as our own decisions ask torch of them; the devices that were made current."""
+    """Two simulated GPUs; the value lists the devices that were made current."""
     chosen = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(GPUS))
@@ -106,7 +106,7 @@ def test_products_are_measured_in_the_layers_that_encoders_use(monkeypatch):
     found = precision.cpu_products.__wrapped__()
     assert [name for name in sorted(found, key=found.get)] == ["fp16", "fp32", "int8", "bf16"]
     assert made[1] == ("bf16", torch.bfloat16, (5120, 1280)) and made[3][:2] == ("int8", torch.float32)
-    assert max(size for speed, size in rows if speed == 10) == 16  # slow on few tokens: not tried on many
+    assert max(size for speed, size in rows if speed == 10) == 16  # slow on few tokens, so not measured on many
     assert max(size for speed, size in rows if speed == 500) == 128
 
 

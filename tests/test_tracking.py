@@ -1,4 +1,4 @@
-"""Finding runs and versions in a real store, whatever letters their tags and names have."""
+"""Finding runs and versions in a real store, with any characters in tags and names."""
 
 import subprocess
 import sys
@@ -60,7 +60,7 @@ def test_the_run_of_a_killed_process_is_listed_and_ended_by_the_next_of_its_stag
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     (left,) = abandoned_runs()
     with tracked_run("prepare", DoctorSettings()):
-        assert [run.info.run_id for run in abandoned_runs()] == [left.info.run_id]  # of another stage, or going on
+        assert [run.info.run_id for run in abandoned_runs()] == [left.info.run_id]  # of another stage, or still running
     with tracked_run("split", DoctorSettings()):
         assert MlflowClient().get_run(left.info.run_id).info.status == "KILLED"
     assert abandoned_runs() == []
@@ -122,7 +122,7 @@ def test_a_comparison_whose_answer_is_no_is_finished(store, tmp_path, monkeypatc
 def given(store, tmp_path, monkeypatch):
     """Make a run as `mlflow run` does, by experiment and name."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)  # as in a process of its own
+    monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)  # as in a new process
 
     def make(experiment: str, name: str | None = None) -> str:
         run = MlflowClient().create_run(experiment, tags={"mlflow.project.entryPoint": "prepare"}, run_name=name)

@@ -1,4 +1,4 @@
-"""The corpus, built from a small package of made-up genes."""
+"""The corpus, built from a small package of synthetic genes."""
 
 import gzip
 import hashlib
@@ -25,7 +25,7 @@ from virnuc.settings import PrepareSettings
 
 
 def gene(seed, codons=130, share_of_gc=0.5):
-    """Return a stop-free gene with a stop codon at its end."""
+    """Return a gene of sense codons, followed by a stop codon."""
     draw = random.Random(seed)
     found = []
     while len(found) < codons:
@@ -35,7 +35,7 @@ def gene(seed, codons=130, share_of_gc=0.5):
 
 
 def other_key(part, template):
-    """Return the first number whose key belongs to a part."""
+    """Return the first number whose key belongs to `part`."""
     return next(number for number in itertools.count(1) if partition(template.format(number)) == part)
 
 
@@ -65,7 +65,7 @@ def genes():
 
 @pytest.fixture(scope="module")
 def package(genes, tmp_path_factory):
-    """A .deb as dpkg makes it: an ar archive whose data.tar.xz holds the markers among other files."""
+    """A .deb in dpkg's format: an ar archive whose data.tar.xz contains the markers and other files."""
     fasta = "".join(f">{header}\n{dna[:60]}\n{dna[60:]}\n" for header, dna in genes).encode()
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w:xz") as archive:
@@ -84,7 +84,7 @@ def package(genes, tmp_path_factory):
 
 
 def much_gc(sequences):
-    """A caller of domains that is right about the genes above."""
+    """A predictor of domains that is right about the genes above."""
     return np.array([sum(map(sequence.count, "GC")) / len(sequence) for sequence in sequences])
 
 
@@ -102,7 +102,7 @@ def records(corpus):
                 yield path.parent.name, path.name.split(".")[0], record
 
 
-def test_each_gene_lies_with_its_part_and_group_as_it_was(corpus, genes):
+def test_each_gene_is_unchanged_in_the_files_of_its_part_and_group(corpus, genes):
     expected = dict.fromkeys((0, 1), ("pretraining", "archaea")) | {2: ("pretraining", "bacteria")}
     expected |= dict.fromkeys((4, 5), ("pretraining", "eukaryote"))
     expected |= dict.fromkeys((6, 7, 8, 9), ("pretraining", "viral"))
@@ -165,7 +165,7 @@ def test_another_file_than_the_package_named_is_refused(package):
         pass
 
 
-def test_the_network_of_tiara_weighs_words_and_averages_pieces(tmp_path):
+def test_the_network_of_tiara_weights_kmers_and_averages_pieces(tmp_path):
     draw = np.random.default_rng(1)
     words = draw.random(4096, dtype=np.float32)
     shapes = {"0": (8, 4096), "3": (6, 8), "6": (5, 6)}

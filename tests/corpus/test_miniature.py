@@ -1,4 +1,4 @@
-"""The miniature as it is shipped, and how pieces of genomes are cut and compared."""
+"""The shipped miniature, and the functions that cut and compare pieces of genomes."""
 
 import csv
 import gzip
@@ -21,7 +21,7 @@ GENOMES = Path(__file__).parents[2] / "examples" / "genomes"
 
 @pytest.fixture(scope="module")
 def shipped():
-    """Group, record for each record."""
+    """The group and the record, for each record."""
     found = []
     for path in sorted(GENOMES.glob("*.gbff.gz")):
         with gzip.open(path, "rt") as stream:
@@ -67,9 +67,9 @@ def test_proteins_are_those_of_their_genes(shipped):
                 protein = feature.qualifiers["translation"][0]
                 read = str(Seq(dna).translate(table=int(feature.qualifiers["transl_table"][0]))).removesuffix("*")
                 same = all(a == b or "X" in (a, b) for a, b in zip(protein[1:], read[1:], strict=False))
-                differing[not same or len(protein) != len(read)] += 1  # data banks write M first in any case
+                differing[not same or len(protein) != len(read)] += 1  # data banks always write M first
     assert differing[False] > 4000
-    assert differing[True] <= 1  # a fragment that begins within a codon
+    assert differing[True] <= 1  # a fragment that starts within a codon
 
 
 def test_genomes_have_dna_between_genes_and_introns_where_their_sources_do(shipped):

@@ -1,6 +1,6 @@
-"""One run of the whole demo, through mlflow, in a copy of the project; the tests here look at what it left.
+"""One run of the whole demo by `mlflow run` in a copy of the project; the tests here examine its results.
 
-`test_demo` goes on working in it, while `test_ui`, in another process, looks at a copy of its store as it was made.
+`test_demo` works on in this copy; `test_ui`, in another process, uses a copy of the store as the demo left it.
 """
 
 import json
@@ -31,7 +31,7 @@ class Demo:
 
     @property
     def as_made(self) -> "Demo":
-        """The demo with its store as it was before any test changed it."""
+        """The demo with its store before any test changed it."""
         return replace(self, database="as_made.db")
 
     @property
@@ -62,14 +62,14 @@ class Demo:
         return self.client.search_runs([self.experiment], condition, order_by=["attributes.start_time ASC"])
 
     def measured(self, run) -> dict[str, float]:
-        """Return all that an evaluation measured; the run itself has what a person compares."""
+        """Return all metrics of an evaluation, from its artifact; the run has only the main ones."""
         path = mlflow.artifacts.download_artifacts(
             run_id=run.info.run_id, artifact_path="metrics.json", tracking_uri=self.store
         )
         return json.loads(Path(path).read_text())
 
     def run(self, stage: str, *options: str) -> subprocess.CompletedProcess:
-        """Run a stage's command here: a process of its own would take seconds to import torch and MLflow again."""
+        """Run a stage's command in this process, as a new one takes seconds to import torch and MLflow."""
         command, path = getattr(import_module(f"entrypoints.{stage}"), stage).command, list(sys.path)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.directory)
@@ -77,7 +77,7 @@ class Demo:
             mlflow.set_tracking_uri(self.store)
             done = CliRunner().invoke(command, options)
             mlflow.set_tracking_uri(None)
-        sys.path[:] = path  # a loaded model's copy of the code would come first in it
+        sys.path[:] = path  # otherwise a loaded model's copy of the code would come first
         return subprocess.CompletedProcess([stage, *options], done.exit_code, done.stdout, done.stderr)
 
     def python(self, *arguments: str) -> subprocess.CompletedProcess:
@@ -101,9 +101,9 @@ class Demo:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a user in a fresh shell, with the virtual environment's programs first.
+    """Return the environment of a user in a new shell, with the virtual environment's programs first in the path.
 
-    Threads stay one a process, as in all tests: two would wait for the core that other tests compute on.
+    There is one thread for each process, as in all tests, since other tests use the other cores.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     return {**kept, "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -1,4 +1,4 @@
-"""What the demo leaves behind: runs, models, reports, calls."""
+"""The results of the demo: runs, models, reports, calls."""
 
 import json
 import re
@@ -112,7 +112,7 @@ def test_models_are_registered_and_the_champion_is_the_candidate(demo):
 
 
 def trained(demo, name=SIDES[0]):
-    """The run of the demo that trained a model; tests may have trained it again since."""
+    """Return the demo's run that trained a model; tests may have trained it again since."""
     return next(run for run in demo.runs("train") if run.data.tags["virnuc.model"] == name)
 
 
@@ -243,7 +243,7 @@ def test_accuracy_over_all_chunks_is_that_of_predict(demo):
 
 @pytest.fixture(scope="module")
 def served(demo):
-    """The address of a server of the champion."""
+    """The address of a server for the champion."""
     with serving("models:/virnuc@champion", demo.store, cwd=demo.directory) as address:
         yield address
 
@@ -275,7 +275,7 @@ def test_the_champion_over_http_answers_as_predict_does(demo, served):
 
 
 def test_the_page_on_serving_can_be_followed(demo, served):
-    """The commands and the program of the page, as they are written, all answer alike."""
+    """The page's commands and program all give the same answer."""
     page = (PROJECT / "docs" / "operating.md").read_text().split("\n## Serving\n")[1].split("\n## ")[0]
     page = page.replace("http://127.0.0.1:5001", served.removesuffix("/invocations"))
     _, curl, batch = re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S)

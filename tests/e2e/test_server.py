@@ -1,4 +1,4 @@
-"""A shared server as docs/operating.md sets it up: basic-auth, on PostgreSQL, behind nginx with TLS."""
+"""A shared server as in docs/operating.md: basic-auth, on PostgreSQL, behind nginx with TLS."""
 
 import os
 import shutil
@@ -70,7 +70,7 @@ def server(tmp_path_factory):
 
 @contextmanager
 def running(command, address, **options):
-    """Run a server until the end of a block, which begins when it answers."""
+    """Run a server until the end of the block; the block begins when the server answers."""
     with subprocess.Popen(command, start_new_session=True, **options) as process:
         try:
             for _ in range(1500):
@@ -89,7 +89,7 @@ def running(command, address, **options):
 
 @contextmanager
 def tracking_server(home, database):
-    """MLflow's server on a database, with users; only programs of this machine reach it."""
+    """MLflow's server on a database, with users, which is reached only from this machine."""
     port = free_port()
     (home / "auth.ini").write_text(AUTH.format(database=database, function=FUNCTION))
     secrets = {"MLFLOW_FLASK_SERVER_SECRET_KEY": "of these tests", "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN[1]}
@@ -106,7 +106,7 @@ def tracking_server(home, database):
 
 @contextmanager
 def proxy(home, upstream):
-    """nginx with a certificate of its own before a server."""
+    """nginx with a self-signed certificate in front of a server."""
     port = free_port()
     certificate = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test -addext subjectAltName=IP:127.0.0.1"
     files = ["-keyout", str(home / "key.pem"), "-out", str(home / "cert.pem")]
@@ -118,7 +118,7 @@ def proxy(home, upstream):
 
 @pytest.fixture
 def registry(server, monkeypatch):
-    """What makes a client of a user, or of nobody."""
+    """A function that returns a client for a user, or for nobody."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", server.certificate)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

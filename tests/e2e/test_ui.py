@@ -17,7 +17,7 @@ QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-backgroun
 
 @pytest.fixture(scope="module")
 def demo(demo):
-    """The demo as it was made: other tests go on working in its store."""
+    """The demo as it was made; other tests change the original store."""
     return demo.as_made
 
 

@@ -1,4 +1,4 @@
-"""Copies between host and device wait for the device that they are of; nothing here claims that CUDA ran."""
+"""Copies to the host wait for the right device; torch.cuda is replaced, so this does not show that CUDA works."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from virnuc.encoders.batching import HostCopy
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """Streams that events were recorded on, named by their device; that of cuda:0 where none was given."""
+    """The devices on whose streams events were recorded; cuda:0 where no stream was given."""
     streams = []
 
     def event(enable_timing=False):

@@ -1,4 +1,4 @@
-"""The tokenizer that stands in where DNABERT's own is not at hand."""
+"""The tokenizer that is trained where DNABERT's own is not available."""
 
 from virnuc.encoders.byte_pairs import SPECIAL_TOKENS, train_byte_pairs
 

@@ -12,7 +12,7 @@ from virnuc.encoders.composition import BASES, RESIDUES
 
 
 def _naive(sequence, alphabet, k, first=0, step=1):
-    """The definition: a^k * count / places - 1, k-mers with other letters left out."""
+    """The definition, a^k * count / positions - 1, without k-mers that contain other letters."""
     kmers = [sequence[at : at + k] for at in range(first, len(sequence) - k + 1, step)]
     kmers = [found for found in kmers if set(found) <= set(alphabet)]
     if not kmers:

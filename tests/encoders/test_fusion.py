@@ -1,4 +1,4 @@
-"""Which form of elementwise steps is taken; that the compiled one is fast needs a GPU."""
+"""The choice between plain and compiled elementwise operations; that the latter are fast needs a GPU."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The three published layouts give what their reference implementations give."""
+"""Checkpoints in the three published layouts give the outputs of their reference implementations."""
 
 import json
 import random
@@ -11,7 +11,7 @@ from transformers import EsmConfig, EsmModel
 from tests.shared.golden import CASES
 from virnuc.encoders import load_encoder
 
-TOLERANCE = 1e-5  # max absolute, float32; also the bound on what a batch's composition may change
+TOLERANCE = 1e-5  # largest absolute difference in float32, also between different batches
 
 
 def test_each_sequence_alone(case):
@@ -61,7 +61,7 @@ def test_proteins_beyond_the_limit_are_cut_and_counted():
 
 
 def _reference(directory, sequences, batch_of_one=True):
-    """Embed with transformers' own model, its rotary frequencies set from the file."""
+    """Embed with transformers' own model, with rotary frequencies set from the file."""
     config = EsmConfig(**json.loads((directory / "config.json").read_text()))
     model = EsmModel(config, add_pooling_layer=False).eval()
     tensors = {key.removeprefix("esm."): value for key, value in load_file(directory / "model.safetensors").items()}

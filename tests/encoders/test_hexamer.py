@@ -1,4 +1,4 @@
-"""The hexamer encoder against its definition, read slowly."""
+"""The hexamer encoder against a slow implementation of its definition."""
 
 import json
 import shutil

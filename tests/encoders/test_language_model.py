@@ -1,4 +1,4 @@
-"""Order, memory and finiteness, with a small network whose values can be computed by hand."""
+"""Order, full memory and finite values, with a small network whose outputs can be computed by hand."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from virnuc.errors import EncoderError, MemoryShortageError, UsageError
 
 
 class Echo(Network):
-    """The mean of the token ids; `memory` is how many tokens fit, and token 20 (M) gives infinity in `broken`."""
+    """The mean of the token ids; `memory` tokens fit, and with `broken` token 20 (M) gives infinity."""
 
     dimension, vocabulary = 1, 33
 

@@ -1,7 +1,7 @@
-"""What a GPU gets: attention over the whole batch at once, and forward passes that never wait for the device.
+"""The path for GPUs: attention over a whole batch in one call, and forward passes that never wait for the device.
 
-Nothing here claims that CUDA ran: the passes are made on torch's meta device, whose tensors have a type and a shape but
-no values, so that whatever would have to wait for a value raises; the kernels' stand-ins compute in float64 what their
+This does not show that CUDA works. The passes run on torch's meta device, whose tensors have no values, so that code
+that would wait for a value raises an error. The kernels are replaced by functions that compute in float64 what their
 documentation says.
 """
 
@@ -21,7 +21,7 @@ MOSAIC = MosaicBertShape(vocabulary=33, width=64, layers=2, heads=2, inner=128, 
 
 
 def any_lengths(query, key, value, bounds, slopes=None):
-    """Attention of [tokens, heads, width], sequence by sequence and head by head."""
+    """Return attention [tokens, heads, width], computed sequence by sequence and head by head."""
     found = torch.empty_like(query, dtype=torch.float64)
     for start, end in zip(bounds.tolist(), bounds.tolist()[1:], strict=False):
         places = torch.arange(end - start)
@@ -36,7 +36,7 @@ def any_lengths(query, key, value, bounds, slopes=None):
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """Stand-ins for torch's kernels, by the arguments that they are documented to take."""
+    """Replacements for torch's kernels that take the documented arguments."""
     asked = {"slopes": True, "fails": False}
 
     def flash(query, key, value, q_bounds, k_bounds, q_longest, k_longest, dropout, causal, debug, *, alibi_slopes):
@@ -75,7 +75,7 @@ def test_a_kernel_is_used_where_it_is_right_and_left_where_it_is_not(kernels, ca
     assert not packing._agrees(cpu, torch.float16, 64, alibi=True)
     assert "bfloat16 with ALiBi on cpu goes run by run, as torch's kernel for any lengths differs" in caplog.messages[0]
     assert caplog.messages[1].endswith("This flash attention build does not support alibi.")
-    assert not varlen_is_right(cpu, torch.float32, 64, alibi=False)  # torch has these kernels for GPUs alone
+    assert not varlen_is_right(cpu, torch.float32, 64, alibi=False)  # torch has these kernels for GPUs only
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -83,10 +83,10 @@ def test_a_kernel_is_used_where_it_is_right_and_left_where_it_is_not(kernels, ca
 @pytest.mark.parametrize("network", ["esm", "mosaicbert"])
 def test_a_forward_pass_never_waits_for_the_device(monkeypatch, network, dtype, at_once):
     monkeypatch.setattr(packing, "varlen_is_right", lambda *about: at_once)
-    monkeypatch.setattr(Fused, "_try", lambda self, *tensors: self._plain)  # compares values, once
+    monkeypatch.setattr(Fused, "_try", lambda self, *tensors: self._plain)  # it compares values
     meta = torch.device("meta")
     made = (EsmNetwork(ESM, 0.88, "layers") if network == "esm" else MosaicBertNetwork(MOSAIC)).to(meta, dtype)
-    if network == "esm":  # found at the first pass, for which the device is waited for
+    if network == "esm":  # normally found in the first pass, which waits for the device
         made.rotary.__dict__["_distinct"] = torch.empty(1, 16, device=meta), [0, 0]
     batch = Packing.of_lengths(LENGTHS, meta)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""How the shipped encoders were pretrained: which genes they may learn from, and that a stopped run goes on exactly."""
+"""The pretraining of the shipped encoders: the genes they may learn from, and resuming with the same bits."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ SMALL = Sampling(lengths=((0, 20, 30), (4, 40, 50)), per_class=(3, 4, 1))
 
 
 def genes(count, seed, length=60):
-    """Return stop-free random genes, a third of each class."""
+    """Return random genes without stop codons, a third of each class."""
     draw = np.random.default_rng(seed)
     allowed = [number for number, codon in enumerate(CODONS) if codon not in ("TAA", "TAG", "TGA")]
     codons = draw.choice(allowed, count * length).astype(np.uint8)
@@ -33,7 +33,7 @@ def genes(count, seed, length=60):
 
 
 def entry(accession, genome, dna, table=11):
-    """Return a gene as the corpus has it."""
+    """Return a gene as a record of the corpus."""
     protein = str(Seq(dna).translate(table)).removesuffix("*")
     coding = (CodingSequence(((0, 3 * len(protein)),), True, protein, table),)
     return Entry(accession, genome, f"unidentified virus {genome}", "Viruses", dna, coding, "a gene")

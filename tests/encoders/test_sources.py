@@ -1,4 +1,4 @@
-"""Where weights come from: the hub's cache at a revision, and directories under the names they are recorded by."""
+"""The sources of weights: the hub's cache at a revision, and directories under their recorded names."""
 
 import pytest
 from huggingface_hub import constants

@@ -1,4 +1,4 @@
-"""The table: what is in it, what a wrong name answers, and what happens without weights."""
+"""The table's entries, the answer to a wrong name, and encoders without weights."""
 
 import subprocess
 import sys
@@ -40,7 +40,7 @@ def test_a_wrong_name_answers_with_the_nearest():
 
 @pytest.mark.parametrize("name", LARGE)
 def test_architectures_have_the_published_number_of_parameters(name):
-    """Counted without allocating: 3B would take 11 GB."""
+    """Nothing is allocated: 3B would take 11 GB."""
     from virnuc.encoders.esm import EsmNetwork, EsmShape
     from virnuc.encoders.mosaicbert import MosaicBertNetwork, MosaicBertShape
 
@@ -84,7 +84,7 @@ def test_a_model_larger_than_the_memory_is_refused_before_it_is_built(monkeypatc
 
 
 def test_loading_never_holds_two_copies():
-    """A fresh process loads 0.6 GB of weights; its memory grows by little more than that."""
+    """A new process loads 0.6 GB of weights, and its memory grows by little more than that."""
     program = """
 from virnuc.encoders import load_encoder
 from virnuc.runtime import peak_memory_gb

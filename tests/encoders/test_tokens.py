@@ -1,4 +1,4 @@
-"""Letters become the published token ids, or an error that names the sequence."""
+"""Letters become the published token ids, or raise an error that names the sequence."""
 
 import numpy as np
 import pytest

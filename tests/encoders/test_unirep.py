@@ -1,4 +1,4 @@
-"""UniRep: the package's own values, and the published recurrence written out, letter by letter."""
+"""UniRep against values from its package, and against the published recurrence, computed letter by letter."""
 
 import json
 from importlib import metadata
@@ -11,7 +11,7 @@ import torch
 from virnuc.encoders import ENCODERS, find_encoder, load_encoder, recorded_directory
 from virnuc.errors import DataError, EncoderError, UsageError
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "unirep"  # made by jax-unirep 3.0.0's get_reps, under JAX
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "unirep"  # by get_reps of jax-unirep 3.0.0, with JAX
 PROTEINS = ["MKTAYIAKQR", "M", "ACDEFGHIKLMNPQRSTVWYUOXBZJ-", "MKTAYIAKQR" * 4, "GGGGGGGGGG"]
 WIDTH = 8
 
@@ -36,7 +36,7 @@ def _arrays(layers, generator):
 
 @pytest.fixture
 def weights(tmp_path):
-    """Return a function that writes a small model_weights.npz, changed as told; and its arrays."""
+    """Return a function that writes a small model_weights.npz, changed as asked, and returns its arrays."""
 
     def write(layers=2, **changed):
         arrays = _arrays(layers, np.random.default_rng(7)) | changed
@@ -48,7 +48,7 @@ def weights(tmp_path):
 
 
 def _oracle(protein, arrays):
-    """The recurrence of the paper's code in float64, one letter after the other."""
+    """Compute the recurrence of the paper's code in float64, letter by letter."""
     letters = "-MRHKDESTNQCUGPAVIFYWLO"
     ids = [24, *(letters.index(letter) if letter in letters else 23 for letter in protein)]
     states = arrays["embedding"].astype(float)[ids]

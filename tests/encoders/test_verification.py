@@ -1,4 +1,4 @@
-"""An encoder is verified by a second implementation, and by what both would read alike from a wrong file."""
+"""Verification of an encoder: by a reference implementation, published constants and checksums."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ def change_byte(path, place):
 
 @pytest.fixture
 def copy(tmp_path):
-    """Return a function that copies a golden checkpoint; without its checksums unless asked."""
+    """Return a function that copies a golden checkpoint, with its checksums if asked."""
 
     def make(name, sums=False):
         target = tmp_path / name
@@ -88,7 +88,7 @@ def test_the_record_that_a_download_leaves_is_a_checksum(copy):
     config = (directory / "config.json").read_bytes()
     sums = {
         "model.safetensors": hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest(),
-        "config.json": hashlib.sha1(b"blob %d\0" % len(config) + config).hexdigest(),  # as git names small files
+        "config.json": hashlib.sha1(b"blob %d\0" % len(config) + config).hexdigest(),  # git's name for a small file
     }
     for name, digest in sums.items():
         (records / f"{name}.metadata").write_text(f"{'a' * 40}\n{digest}\n1700000000.0\n")

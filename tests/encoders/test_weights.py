@@ -1,4 +1,4 @@
-"""Weights that are not what they claim to be are refused, and layouts that exist are read."""
+"""All existing layouts of weights are read, and weights that are not what they claim to be are refused."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Wrong input through the commands themselves: exit code and one line that says what to do."""
+"""Wrong input to the commands gives an exit code and one line that says what to do."""
 
 import contextlib
 import gzip
@@ -28,7 +28,7 @@ def start(stage, directory, *arguments):
 
 
 def run(stage, directory, *arguments):
-    """Give a command in this process; return its exit code and what it wrote to stderr."""
+    """Run a command in this process; return its exit code and its stderr."""
     errors, handler = io.StringIO(), signal.getsignal(signal.SIGTERM)
     command = getattr(import_module(f"entrypoints.{stage}"), stage).command
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as ended:
@@ -148,7 +148,7 @@ def test_features_and_a_split_that_do_not_belong_together(place, frames, genomes
 
 def test_sigterm_ends_the_run_as_killed(place, genomes, tmp_path):
     process = start("prepare", place, "--source", genomes, "--out", tmp_path / "frames")
-    while process.poll() is None and not any((tmp_path / "frames").rglob("*.parquet*")):  # then a run is open
+    while process.poll() is None and not any((tmp_path / "frames").rglob("*.parquet*")):  # printed once a run is open
         time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)

@@ -1,4 +1,4 @@
-"""`compare` on a real store: several candidates on one page, the benchmark that counts, records that were changed."""
+"""`compare` on a real store: several candidates on a page, the choice of a benchmark, changed records."""
 
 import json
 import shlex
@@ -24,7 +24,7 @@ def runs_of(stage, **tags):
 
 
 def judged(*candidates, **changed):
-    """Compare; return the verdict document, whatever the gate says of it."""
+    """Compare; return the verdict document, whatever the outcome."""
     settings = CompareSettings(baseline=BASELINE, candidate=candidates, out="reports", **changed)
     try:
         return compare.run(settings)
@@ -48,7 +48,7 @@ def test_each_of_several_candidates_has_its_own_verdict_on_one_page_and_a_run_of
         assert opening.index("PASS") < yes < opening.index("FAIL") < no
     client = MlflowClient()
     parent = client.get_run(document["run"])
-    assert "virnuc.candidate" not in parent.data.tags  # no promotion may take it for one candidate's
+    assert "virnuc.candidate" not in parent.data.tags  # no promotion may take it for the report of a single candidate
     children = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
     told = {run.data.tags["virnuc.candidate"]: run.data.tags["virnuc.verdict"] for run in children}
     assert told == {CANDIDATE: "PASS", WEAK: "FAIL"}

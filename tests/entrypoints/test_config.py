@@ -1,4 +1,4 @@
-"""`--config`: what a file gives, what comes before what, and a run made again from its own record."""
+"""`--config`: values, their precedence, and repeating a run from the file it recorded."""
 
 import re
 import shlex
@@ -18,7 +18,7 @@ from virnuc.tracking import CONFIG, download, find_runs
 
 
 def settings_of(name, *arguments):
-    """The settings that a command line of the stage gives."""
+    """Return the settings that a stage's command line gives."""
     given = []
 
     def body(settings):
@@ -84,12 +84,12 @@ def test_the_demos_file_and_mlflow_run_give_every_stage_the_same_settings():
     command = main["command"].format(**{name: one["default"] for name, one in main["parameters"].items()})
     by_mlflow = settings_of("main", *shlex.split(command.partition("entrypoints.main")[2]))
     demo = settings_of("pipeline", "--config", PROJECT / "examples" / "demo.yaml")
-    alone = {"overrides", "warmup"}  # the file writes them as sections of stages, whose settings are compared next
+    alone = {"overrides", "warmup"}  # they are sections of stages in the file, whose settings are compared next
     assert {k: v for k, v in vars(demo).items() if k not in alone} == {
         k: v for k, v in vars(by_mlflow).items() if k not in alone
     }
     for name, one in PIPELINE_STAGES.items():
-        if name != "promote":  # has no settings before a candidate is trained
+        if name != "promote":  # its settings do not exist before a candidate is trained
             assert demo.of_stage(one) == by_mlflow.of_stage(one)
 
 

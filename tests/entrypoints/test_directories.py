@@ -1,6 +1,6 @@
-"""The whole experiment, from a RefSeq release on a server to the verdict, with encoders of one's own.
+"""The whole experiment, from a RefSeq release on a server to the verdict, with a user's own encoders.
 
-They come from directories, and from the hub's cache at a chosen revision.
+They come from directories and from the hub's cache at a chosen revision.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ FIRST = "data/first"
 
 @contextlib.contextmanager
 def inside(directory):
-    """Work in a directory with a store and a hub's cache of its own."""
+    """Change into a directory with its own store and its own cache of the hub."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
         patch.setattr(constants, "HF_HUB_CACHE", str(directory / "hub"))
@@ -62,7 +62,7 @@ def inside(directory):
 
 @pytest.fixture(scope="module")
 def made_there(tmp_path_factory, genomes, empty_store):
-    """A pipeline on the shortest genomes, its baseline from a directory, its candidate at another revision."""
+    """A pipeline on the shortest genomes; the baseline is from a directory, the candidate at another revision."""
     directory = tmp_path_factory.mktemp("directories")
     shutil.copy(empty_store, directory / "mlflow.db")
     release = {}
@@ -88,8 +88,8 @@ def run_pipeline(**options):
     usual |= {"source": "genomes", "baseline": PROTEIN.encoder, "warmup": 1, "policy": POLICY}
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(GateRefusal):
         undrawn(patch)
-        patch.setattr(benchmarking, "gemm_peak", lambda *given: 1e11)  # no test here is about the machine's peak
-        pipeline.run(PipelineSettings(**usual | options))  # the verdict depends on how fast this machine is
+        patch.setattr(benchmarking, "gemm_peak", lambda *given: 1e11)  # no test here needs the machine's peak
+        pipeline.run(PipelineSettings(**usual | options))  # the verdict depends on this machine's speed
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_it_runs_from_the_release_to_the_verdict(experiment):
     assert compared.data.tags["virnuc.verdict"] in ("PASS", "FAIL")
 
 
-def test_the_parent_run_carries_what_a_person_wants(experiment):
+def test_the_parent_run_has_the_main_results(experiment):
     (parent,), (compared,) = runs_of("pipeline"), runs_of("compare")
     assert parent.info.status == "FINISHED" and parent.info.run_name.startswith("esm2_8m vs ")
     assert parent.data.tags["virnuc.verdict"] == compared.data.tags["virnuc.verdict"]

@@ -1,4 +1,4 @@
-"""`doctor`: a table of checks, and what a user learns about his own weights."""
+"""`doctor`: the table of checks, and the verification of weights."""
 
 import pytest
 

@@ -68,7 +68,7 @@ def test_each_chunk_size_has_predictions_and_metrics_of_its_own(place):
 
 @pytest.mark.parametrize("unit", ["file", "genome"])
 def test_virnucpros_own_files_are_split_trained_on_and_tested(place, monkeypatch, unit):
-    """A directory as its features_extract.py and merge_data leave it, unchanged."""
+    """The directory is as features_extract.py and merge_data of VirNucPro leave it."""
     undrawn(monkeypatch)
     write_virnucpro(place / "data_merge", apart=0.2)
     parts = split(SplitSettings(source="data_merge", out="split", unit=unit))

@@ -1,4 +1,4 @@
-"""Faults of the machine and of the store end in one line with a cause and a next step; secrets are in none of them."""
+"""Faults of the machine or the store end in one line with a cause and a next step, and without secrets."""
 
 import errno
 import json
@@ -54,7 +54,7 @@ def ran(function):
 
 
 def locked():
-    """An error as MLflow raises it: the database's own is its cause."""
+    """Return an error as MLflow raises it, with the database's error as its cause."""
     error = MlflowException("(sqlite3.OperationalError) database is locked")
     error.__cause__ = RuntimeError(f"in {SECRET}")
     return error

@@ -1,4 +1,4 @@
-"""Classifiers and figures from elsewhere: what becomes a baseline, what decides nothing, what is refused."""
+"""Models and metrics from elsewhere: which become baselines, which are only shown, which are refused."""
 
 import json
 import os
@@ -38,7 +38,7 @@ POLICY = str(Path(__file__).parents[2] / "model_registry" / "policy.yaml")
 
 @pytest.fixture(scope="module")
 def virnucpro(tmp_path_factory):
-    """The same frames embedded by both of VirNucPro's pairs of encoders, in its own way, and a split of them."""
+    """The same frames embedded by both encoder pairs of VirNucPro, in its format, with a split."""
     directory = tmp_path_factory.mktemp("virnucpro")
     for name, width in (("slow", 3328), ("fast", 2048)):
         ids, labels, vectors = sample_frames(genomes=30, frames=8, width=width)
@@ -56,7 +56,7 @@ def place(store, tmp_path, monkeypatch):
 
 @pytest.fixture
 def pickled(place, monkeypatch):
-    """A model of VirNucPro's and its file, pickled with a class in `train`."""
+    """A model of VirNucPro and its file, pickled with a class in `train`."""
     home = types.ModuleType("train")
     home.MLPClassifier = MLPClassifier
     monkeypatch.setitem(sys.modules, "train", home)
@@ -118,7 +118,7 @@ def test_a_checkpoint_of_another_machine_scores_as_there(virnucpro, place):
     assert (version.name, int(version.version)) == (own.name, int(own.version) + 1)
     again = evaluated(f"models:/{version.name}/{version.version}", virnucpro.fast, virnucpro)
     first = MlflowClient().search_runs([again.info.experiment_id], "tags.`virnuc.model` LIKE '%/1'")[0]
-    # The trainings beside it stayed where they were made.
+    # The other replicates stayed on the other machine.
     own_metrics = [{k: v for k, v in measured(run).items() if "/replicates/" not in k} for run in (again, first)]
     assert own_metrics[0] == own_metrics[1]
     assert measured(again)["test/replicates/count"] == 1

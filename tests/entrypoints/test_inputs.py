@@ -1,4 +1,4 @@
-"""Inputs at fault, for every stage: each is refused before a run is opened."""
+"""Faulty inputs to each stage are refused before a run is opened."""
 
 import sqlite3
 from pathlib import Path
@@ -111,13 +111,13 @@ REFUSED = {
     "main": [["--source", "nothing"], ["--baseline", "esm2_tini"], ["--epochs", "-1"]],
     "rehearse": [["--source", "nothing"], ["--baseline", "esm2_tini"], ["--device", "cuda:7"]],
 }
-# What shows only when the work has begun: the run is deleted again.
+# Faults that show only after the work has begun: the run is deleted.
 LATER = (["--source", "damaged"], ["--source", "one_source"], ["--source", FEATURES, "--unit", "lineage"])
 
 
 @pytest.fixture(scope="module")
 def place(made, tmp_path_factory):
-    """A copy of the experiment's store, with inputs that are at fault beside it."""
+    """A copy of the experiment's store, with faulty inputs in the same directory."""
     directory = tmp_path_factory.mktemp("inputs")
     with pytest.MonkeyPatch.context() as patch:
         made.use(patch, directory)
@@ -133,7 +133,7 @@ def place(made, tmp_path_factory):
 
 
 def runs(directory: Path, condition: str = "1") -> int:
-    """Count the runs in the store."""
+    """Return the number of runs in the store."""
     with sqlite3.connect(directory / "mlflow.db") as database:
         return database.execute(f"SELECT count(*) FROM runs WHERE {condition}").fetchone()[0]
 

@@ -1,4 +1,4 @@
-"""The bars of a training: on a terminal, and nowhere else."""
+"""Progress bars of a training are shown on a terminal only."""
 
 import contextlib
 import os
@@ -14,13 +14,13 @@ from virnuc.splits.assignment import split
 
 
 def on_terminal(command, **options):
-    """Run a command whose stderr is a terminal; return what was written there."""
+    """Run a command whose stderr is a terminal; return what it wrote there."""
     reading, writing = pty.openpty()
     termios.tcsetwinsize(writing, (24, 150))
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=writing, **options)
     os.close(writing)
     shown = b""
-    with contextlib.suppress(OSError):  # the terminal is gone when the process is
+    with contextlib.suppress(OSError):  # the terminal ends with the process
         while piece := os.read(reading, 65536):
             shown += piece
     os.close(reading)

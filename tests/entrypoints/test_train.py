@@ -1,4 +1,4 @@
-"""A training in the store: its replicates are child runs, whatever happened on the way, and evaluate finds them all."""
+"""A training in the store: its replicates are child runs, also after interruptions, and evaluate finds them all."""
 
 import json
 import os
@@ -146,7 +146,7 @@ def test_two_identical_trainings_at_once_are_one_version(place, monkeypatch):
     train.run(settings(**same, register=False))
 
     def none_yet(name):
-        """Return what is registered; whoever sees nothing waits a moment for another that sees nothing."""
+        """Return what is registered; if that is nothing, wait for the other process to find nothing, too."""
         found = versions_of(name)
         if not found:
             with suppress(BrokenBarrierError):

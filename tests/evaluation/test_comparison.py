@@ -1,4 +1,4 @@
-"""Comparisons of constructed sides, whose drops and disagreements are known."""
+"""Comparisons of constructed sides with known drops and disagreements."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ def test_equal_models_differ_by_nothing():
     assert pair.mcnemar == {"only_baseline": 0, "only_candidate": 0, "p_value": 1.0}
 
 
-def test_the_drop_and_the_disagreements_are_those_constructed():
+def test_the_constructed_drop_and_disagreements_are_found():
     slow, fast = sides(lost=4)
     pair = compare(slow, [fast]).pairs[0]
     assert pair.drop.value == 0.04
@@ -33,7 +33,7 @@ def test_the_drop_and_the_disagreements_are_those_constructed():
     assert groups["only_baseline"].sum() == 160
 
 
-def test_a_drop_of_just_the_limit_is_just_the_limit():
+def test_a_drop_at_the_limit_is_exactly_the_limit():
     slow, fast = sides(lost=5)
     assert compare(slow, [fast]).pairs[0].drop.value == 0.05  # 0.9 - 0.85 is not
 
@@ -84,7 +84,7 @@ def test_edited_predictions_are_refused():
         compare(slow, [replace(fast, predictions=flipped)])
 
 
-def test_each_kind_of_mismatch_is_named_with_its_repair():
+def test_each_kind_of_mismatch_is_named_with_a_remedy():
     slow, fast = sides()
 
     def problem(**changed):
@@ -103,7 +103,7 @@ def test_each_kind_of_mismatch_is_named_with_its_repair():
     assert "another genome" in problem(predictions=renamed)
 
 
-def test_without_a_usable_baseline_the_candidate_stands_alone():
+def test_without_a_usable_baseline_the_candidate_is_reported_alone():
     slow, fast = sides()
     alone = compare(None, [fast], missing="none is registered under virnuc-slow")
     assert alone.baseline is None
@@ -141,8 +141,8 @@ def test_the_drop_is_the_mean_over_pairs_of_trainings_of_one_seed():
     assert drop.value == pytest.approx(0.02) and drop.replicates == 3
     assert drop.training_spread == pytest.approx(0.02)
     assert drop.training_error == pytest.approx(0.02 / 3**0.5)
-    assert drop.sampling_error == pytest.approx(0)  # lost in each genome alike
-    assert drop.low <= 0 and drop.high >= 0.04  # as far as the trainings themselves lie apart
+    assert drop.sampling_error == pytest.approx(0)  # the same loss in each genome
+    assert drop.low <= 0 and drop.high >= 0.04  # as much as the trainings differ
 
 
 def test_the_interval_follows_from_what_is_compared_and_from_nothing_else():

@@ -1,4 +1,4 @@
-"""Evaluation on real feature shards and a real split, with a classifier whose answers are known."""
+"""Evaluation on real feature shards and a real split, with a classifier whose outputs are known."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ SPREAD = ("accuracy_mean", "accuracy_sd", "accuracy_low", "accuracy_high")
 
 
 def write_features(directory, noise=1.0, skip=None):
-    """VirNucPro's layout: 40 genomes of 2 classes, 12 frames each; column 0 tells the class, noisily."""
+    """Write features in VirNucPro's layout: 40 genomes of 2 classes, 12 frames each; column 0 is the noisy class."""
     rng = np.random.default_rng(5)
     for label, group in ((1, "viral"), (0, "bacteria")):
         ids, rows = [], []
@@ -44,7 +44,7 @@ def write_features(directory, noise=1.0, skip=None):
 
 
 def score(features):
-    """A classifier that reads column 0 and is overconfident."""
+    """Classify by column 0, overconfidently."""
     return torch.stack([-2 * features[:, 0], 2 * features[:, 0]], dim=1)
 
 
@@ -100,7 +100,7 @@ def test_each_interval_holds_its_metric_and_has_some_width(evaluation):
             assert low < evaluation.metrics[f"{section}/{name}"] < high
 
 
-def test_metrics_come_again_from_the_stored_predictions(evaluation, tmp_path):
+def test_metrics_are_reproduced_from_stored_predictions(evaluation, tmp_path):
     evaluation.predictions.to_parquet(tmp_path / "predictions.parquet")
     again = metrics_of(pd.read_parquet(tmp_path / "predictions.parquet"))
     assert again == {key: evaluation.metrics[key] for key in again}
@@ -145,7 +145,7 @@ def test_a_missing_frame_a_wrong_label_and_an_infinite_logit_are_refused(feature
 
 
 def test_temperature_and_threshold_come_from_validation_alone(evaluation, features, split):
-    """Labels of the test part turned round change test metrics, but neither the temperature nor the threshold."""
+    """Inverting the labels of the test part changes test metrics, but neither the temperature nor the threshold."""
     table = evaluation.predictions
     assert evaluation.temperature == pytest.approx(
         fit_temperature(
@@ -159,7 +159,7 @@ def test_temperature_and_threshold_come_from_validation_alone(evaluation, featur
         assert other.metrics[key] == evaluation.metrics[key]
 
 
-def test_calibration_lowers_the_loss_and_moves_no_call(evaluation):
+def test_calibration_lowers_the_loss_and_changes_no_call(evaluation):
     assert evaluation.metrics["test/calibrated/log_loss"] < evaluation.metrics["test/log_loss"]
     table = evaluation.predictions
     assert ((table["score"] >= 0.5) == (table["calibrated"] >= 0.5)).all()
@@ -221,7 +221,7 @@ def test_frames_whose_genome_an_encoder_was_trained_on_are_counted(features, spl
     assert found.metrics["test/leak/frames_sharing_a_genome"] == 0
 
 
-def test_relatives_in_training_part_the_accuracy_and_give_the_alignment_control():
+def test_accuracy_is_split_by_relatives_in_training_which_also_give_the_alignment_control():
     table = predicted(frames_table(4, 10), np.arange(40) < 10)  # the first genome wrong
     label = table["label"].to_numpy()
     table["relative_label"] = np.where(np.arange(40) < 20, label, -1).astype(np.int8)
@@ -269,7 +269,7 @@ def test_permuted_labels_are_at_chance_and_true_ones_are_not(evaluation):
     assert found["test/control/permuted_p"] < 0.05
 
 
-def test_permuted_p_is_large_for_a_model_that_knows_nothing():
+def test_permutation_p_is_large_for_a_random_model():
     table = frames_table(20, 10)
     nothing = predicted(table, np.random.default_rng(9).random(200) < 0.5)
     assert permuted_labels(nothing, seed=1)["permuted_p"] > 0.05
@@ -308,7 +308,7 @@ def with_coverage(split):
 
 
 def test_all_chunks_count_as_predict_scores_them(features, split, evaluation):
-    """5 of 8 are right without an open frame (one has no answer), 1 of 2 outside a CDS, 4 of 4 with a frame."""
+    """Right calls: 5 of 8 without an open frame (one has no answer), 1 of 2 outside a CDS, 4 of 4 with a frame."""
     chunks = pd.DataFrame(
         {
             "label": [1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 1, 1, 0, 0],
@@ -354,14 +354,14 @@ def test_strata_count_everything_and_judge_only_what_is_large_enough():
     assert groups.loc["viral", ["accuracy", "low", "high"]].tolist() == [1, 1, 1]
     assert groups.loc["protozoa", "frames"] < MIN_FRAMES
     assert np.isnan(groups.loc["protozoa", "accuracy"])
-    assert np.isnan(groups.loc["fungi", "low"])  # two genomes allow no interval
+    assert np.isnan(groups.loc["fungi", "low"])  # too few genomes for an interval
     assert tables["length"]["stratum"].tolist() == ["300 bp"]
     assert set(tables) == {"group", "length", "lineage", "organism"}
 
 
 @pytest.mark.parametrize(
     ("virus", "readers"),
-    [("NC_045512", ["hexamer_tiny"]), ("GeneID.7", []), ("AZAJ01000001", [])],  # the last is one of the embedded
+    [("NC_045512", ["hexamer_tiny"]), ("GeneID.7", []), ("AZAJ01000001", [])],  # the last is one of the example genomes
 )
 def test_an_encoder_that_may_have_read_a_virus_of_the_test_part_under_another_name(split, virus, readers):
     table = split.table.astype({"genome": str})

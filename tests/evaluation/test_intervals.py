@@ -1,4 +1,4 @@
-"""Metrics against slow definitions, draws against rows written out, intervals against a simulation."""
+"""Metrics against slow definitions, draws against resampled rows, intervals against a simulation."""
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ SCORES = np.array([0.9, 0.5, 0.4, 0.6, 0.2, 0.4, 0.1, 0.8])
 
 
 def slow_areas(labels, scores):
-    """ROC-AUC as the share of pairs in order; PR-AUC as precision summed over the viral rows' thresholds."""
+    """Return ROC-AUC as the share of ordered pairs, and PR-AUC as mean precision at the scores of viral rows."""
     viral, other = scores[labels == 1], scores[labels == 0]
     pairs = [(v > o) + (v == o) / 2 for v in viral for o in other]
     precisions = [np.mean(labels[scores >= v]) for v in viral]
@@ -42,7 +42,7 @@ def test_metrics_of_a_case_counted_by_hand():
     )
 
 
-def test_what_the_data_do_not_define_is_not_a_number():
+def test_undefined_metrics_are_nan():
     one_class = binary_metrics(np.ones(3, dtype=np.int8), np.array([0.1, 0.2, 0.9]))
     assert np.isnan([one_class["specificity"], one_class["roc_auc"], one_class["pr_auc"]]).all()
     assert one_class["accuracy"] == pytest.approx(1 / 3)
@@ -72,7 +72,7 @@ def clustered(draw):
 
 
 def by_scikit_learn(labels, scores, weights):
-    """The metrics that scikit-learn has too."""
+    """Return the metrics that scikit-learn has, too."""
     called, undefined = scores >= 0.5, {"zero_division": np.nan}
     both = len(set(labels)) == 2
     given = {"sample_weight": weights}
@@ -128,7 +128,7 @@ def test_draws_keep_the_genomes_of_each_class_and_ignore_the_order_of_rows():
 
 
 def half_width(genomes, labels):
-    """How far an interval reaches from the same normal draws, in their standard deviations."""
+    """Return the half width of an interval of normal draws, in their standard deviations."""
     draws = draw_genomes(pd.Series(genomes), np.asarray(labels, dtype=np.int8), 0, 10)
     ends = draws.interval(0.0, np.random.default_rng(0).normal(size=20_000))
     return (ends.high - ends.low) / 2
@@ -151,7 +151,7 @@ def test_no_interval_where_a_class_has_a_single_genome():
     ("per_row", "repeats", "lowest", "highest"), [(False, 200, 0.91, 0.985), (True, 40, 0.2, 0.75)]
 )
 def test_coverage_where_rows_of_a_genome_are_alike(per_row, repeats, lowest, highest):
-    """Accuracy differs by genome: only draws of genomes cover its mean as often as they say."""
+    """Accuracy differs by genome, so only intervals from draws of genomes have their nominal coverage."""
     rng = np.random.default_rng(11)
     covered = 0
     labels = np.repeat([0, 1], 600).astype(np.int8)

@@ -1,4 +1,4 @@
-"""`extract`: what comes out is what the encoders give, whatever happened on the way."""
+"""`extract` writes exactly the encoders' vectors, also after interruptions."""
 
 import json
 import multiprocessing
@@ -94,7 +94,7 @@ def _change(path, column, change):
 
 
 @pytest.mark.parametrize("damage", [reverse, flip, exchange])
-def test_frames_that_are_not_those_of_their_manifest_are_read_by_no_stage(frames, tmp_path, damage):
+def test_no_stage_reads_frames_that_differ_from_their_manifest(frames, tmp_path, damage):
     source = shutil.copytree(frames, tmp_path / "frames")
     damage(source)
     stages = [
@@ -114,7 +114,7 @@ def settings(frames, out, **changes):
 
 
 def content(out):
-    """The bytes of every shard and manifest."""
+    """Return the bytes of every shard and manifest."""
     paths = [*out.rglob("*.pt"), *out.rglob("manifest.json")]
     return {path.relative_to(out): path.read_bytes() for path in paths}
 
@@ -251,7 +251,7 @@ def test_float16_halves_the_disk_and_is_never_mixed_with_float32(frames, tmp_pat
     manifest = extract(settings(frames, narrow, storage="float16", **encoders))
     assert manifest.parameters["dna"]["storage"] == manifest.details["storage"] == "float16"
     sizes = [sum(path.stat().st_size for path in out.rglob("*.pt")) for out in (wide, narrow)]
-    assert 0.49 < sizes[1] / sizes[0] < 0.56  # ids take as much as before
+    assert 0.49 < sizes[1] / sizes[0] < 0.56  # ids take as much space as before
     first, second = (FeatureSet.open(out / "tetranucleotide+dipeptide") for out in (wide, narrow))
     rows = np.arange(150)
     assert torch.equal(second.gather(rows), first.gather(rows).half().float())
@@ -297,7 +297,7 @@ def test_a_stop_codon_in_a_frame_names_the_frame(tmp_path):
 
 
 def _start(frames, out):
-    """Extract in a process of its own, forked: a new interpreter takes seconds to load torch; return its steps too."""
+    """Extract in a forked process, as a new interpreter takes seconds to load torch; return process and steps."""
     steps, told = multiprocessing.Pipe(duplex=False)
     wanted = settings(frames, out, protein_encoder="esm2_tiny", batch_tokens=200)
     process = multiprocessing.get_context("fork").Process(target=extract, args=(wanted, lambda *step: told.send(step)))
@@ -307,7 +307,7 @@ def _start(frames, out):
 
 @pytest.fixture(scope="module")
 def undisturbed(frames, tmp_path_factory):
-    """What the program above makes when nothing disturbs it."""
+    """The output of `_start` without interruption."""
     out = tmp_path_factory.mktemp("undisturbed")
     extract(settings(frames, out, protein_encoder="esm2_tiny", batch_tokens=200))
     return content(out)
@@ -371,7 +371,7 @@ def test_the_dna_half_has_one_identity_whatever_protein_encoder_stands_beside_it
 def test_of_chunks_the_dna_is_embedded_alone_on_both_strands_in_each_phase_that_matters(
     tmp_path, name, readings, shifted
 ):
-    """Of three records, one with a chunk missing; halfway between neighbours the DNA is that of the record."""
+    """Chunks of three records, one of them incomplete; chunks halfway between two neighbours are added."""
     generator, source = random.Random(1), tmp_path / "chunks"
     source.mkdir()
     chunks, expected = [], {}

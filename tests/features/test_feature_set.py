@@ -1,4 +1,4 @@
-"""A feature set is opened only if all its files fit together, and a row comes out as it went in."""
+"""A feature set is opened only if all its files match, and rows are read as they were written."""
 
 import os
 from dataclasses import replace
@@ -90,7 +90,7 @@ def test_digest_follows_content(sample):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("manifest", [True, False])
-def test_value_that_is_no_number_is_named(tmp_path, value, manifest):
+def test_a_value_that_is_not_finite_is_named(tmp_path, value, manifest):
     ids, labels, vectors = sample_frames()
     vectors[ids.index("NC_0005.1_chunk_3F1"), 7] = value
     directory = write_features(tmp_path, ids, labels, vectors, rows=20, manifest=manifest)

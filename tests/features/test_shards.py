@@ -1,4 +1,4 @@
-"""A shard comes back as it was written, and a file that is no shard is refused with the file and the row."""
+"""A shard is read as it was written; other files are refused with the names of file and row."""
 
 import os
 import pickle

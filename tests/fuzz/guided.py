@@ -1,12 +1,13 @@
-"""The readers under a coverage-guided fuzzer, atheris (`pip install '.[fuzz]'`), each in a process of its own.
+"""The readers under a coverage-guided fuzzer, atheris (`pip install '.[fuzz]'`), each in its own process.
 
     python -m tests.fuzz.guided --corpus DIRECTORY --inputs 1000000 --minutes 60 --readers fasta,manifest
 
-Readers take turns: first those with too few inputs, then whichever had the least time, so that quick ones get most.
-What reached new code stays in the corpus, where the next start goes on. An input that a reader does not take and does
-not refuse with an error of virnuc's, that takes 20 s or 4 GB, ends its process; it is in the corpus below `failed/`.
-Once the reader is repaired it belongs into `inputs/`, which the tests read. A line of JSON a turn is added to
-`counts.jsonl` in the corpus, and the table is of all of them; what is only read again is not counted.
+Readers take turns: first those with too few inputs, then the one with the least time so far, so that fast readers get
+most inputs. Inputs that reach new code are kept in the corpus, from which the next start continues. An input fails if a
+reader neither reads it nor refuses it with an error of virnuc, or takes 20 s or 4 GB; this ends the process, and the
+input is kept in `failed/` in the corpus. When the reader is repaired, it should be moved to `inputs/`, which the tests
+read. Each turn adds a line of JSON to `counts.jsonl` in the corpus, and the table covers all turns; inputs that are
+merely read again are not counted.
 """
 
 import argparse
@@ -48,7 +49,7 @@ def fuzz(name, options):
 
 
 def run(name, corpus, inputs, seconds):
-    """Fuzz a reader in a process of its own; return how many inputs it was given, and whether one failed."""
+    """Fuzz a reader in a new process; return the number of inputs, and whether one failed."""
     own, failed = corpus / name.replace(" ", "_"), corpus / "failed" / name.replace(" ", "_")
     own.mkdir(parents=True, exist_ok=True)
     failed.mkdir(parents=True, exist_ok=True)
@@ -68,7 +69,7 @@ def run(name, corpus, inputs, seconds):
 
 
 def next_reader(readers, counts, least, inputs):
-    """Return whose turn it is, by what was done so far; None if all is done, or every reader failed."""
+    """Return the next reader, by inputs and time so far; None if all are done or have failed."""
     done = {name: Counter() for name in readers}
     for count in counts:
         done.get(count["reader"], Counter()).update({key: count.get(key, 0) for key in ("inputs", "seconds")})
@@ -79,7 +80,7 @@ def next_reader(readers, counts, least, inputs):
 
 
 def main():
-    """Fuzz the readers in turns and print the table of all that was done in this corpus."""
+    """Fuzz the readers in turns; print the table of all turns with this corpus."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--readers", default=",".join(READERS), help="which, joined by commas")
     parser.add_argument("--inputs", type=int, default=1_000_000, help="in all, those of earlier starts too")

@@ -1,4 +1,4 @@
-"""The readers of files and requests that are not trusted: for each a good file and what reads it."""
+"""The readers of untrusted files and requests: for each a good file, and a function that reads it."""
 
 import json
 from functools import cache
@@ -69,7 +69,7 @@ def weights(path):
 
 
 def split(path):
-    """Open a split, one file of which is another than it was, with a manifest that agrees with it."""
+    """Open a split in which one file is replaced, with a manifest that agrees with the new file."""
     for name in {ASSIGNMENTS, METADATA} - {path.name}:
         (path.parent / name).write_bytes((KEPT / "split" / name).read_bytes())
     shards = (describe_shard(path.parent, path.parent / name, 1) for name in (ASSIGNMENTS, METADATA))
@@ -79,7 +79,7 @@ def split(path):
 
 @cache
 def served():
-    """A registered model, as `mlflow models serve` loads it."""
+    """Return a registered model as `mlflow models serve` loads it."""
     place, code = Path(mkdtemp()) / "model", Path(model_registry.__file__).with_name("scoring_model.py")
     mlflow.pyfunc.save_model(
         place, python_model=str(code), artifacts={"scorer": str(KEPT / "scorer")}, signature=SIGNATURE
@@ -88,7 +88,7 @@ def served():
 
 
 def request(path):
-    """Answer a request: with a table, or with an error that is not the server's."""
+    """Answer a request with a table or a client error."""
     try:
         return invocations(path.read_bytes(), CONTENT_TYPE_JSON, served(), SIGNATURE.inputs)
     except RecursionError as error:  # of MLflow's reader of JSON: the server answers 500 and goes on
@@ -103,7 +103,7 @@ def uri(path):
     return model_version(path.read_text(encoding="utf-8", errors="surrogateescape"))
 
 
-READERS = {  # the file's name, its content, and what reads it
+READERS = {  # the file's name, its contents, and a function that reads it
     "genbank": ("a.gbff", GENBANK, lambda path: list(read_records(path))),
     "fasta": ("a.fa", FASTA, lambda path: list(read_records(path))),
     "fastq": ("a.fq", FASTQ, lambda path: list(read_records(path))),
@@ -127,6 +127,6 @@ READERS = {  # the file's name, its content, and what reads it
 
 
 def good_file(name, directory):
-    """Return the good content of a reader's file."""
+    """Return the contents of a reader's good file."""
     content = READERS[name][1]
     return content(directory) if callable(content) else content

@@ -1,7 +1,7 @@
-"""Files damaged at random: a reader takes them or refuses them with an error of virnuc's, and does nothing else.
+"""Files damaged at random: a reader reads them or refuses them with an error of virnuc, and does nothing else.
 
-`python -m pytest tests/fuzz --hypothesis-profile=fuzz` tries 20,000 damages of each file instead of a few; `guided.py`
-lets coverage guide the damage. Each input that a reader once failed on is kept in `inputs/`.
+`python -m pytest tests/fuzz --hypothesis-profile=fuzz` tries 20,000 damaged versions of each file instead of a few; in
+`guided.py`, coverage guides the damage. Inputs on which a reader once failed are kept in `inputs/`.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ def store_without_models(empty_store):
 
 
 def damaged(content, damages):
-    """Replace a few bytes at each place, given as a share of the length, by others."""
+    """Replace a few bytes at each place; places are shares of the length."""
     for place, length, other in damages:
         start = int(place * len(content))
         content = content[:start] + other + content[start + length :]
@@ -56,7 +56,7 @@ def test_a_damaged_file_is_read_or_refused(tmp_path, name, damages):
 
 
 @pytest.mark.parametrize("path", INPUTS, ids=lambda path: f"{path.parent.name} {path.name}")
-def test_what_once_failed_is_read_or_refused(tmp_path, path):
+def test_files_that_once_failed_are_read_or_refused(tmp_path, path):
     name = path.parent.name.replace("_", " ")
     read_or_refuse(name, tmp_path / READERS[name][0], path.read_bytes())
 
@@ -64,5 +64,5 @@ def test_what_once_failed_is_read_or_refused(tmp_path, path):
 @pytest.mark.parametrize("name", READERS)
 def test_a_good_file_is_read(tmp_path, name):
     (tmp_path / READERS[name][0]).write_bytes(good_file(name, tmp_path))
-    if name not in ("index", "model URI"):  # these name a file and a model that are not there
+    if name not in ("index", "model URI"):  # these name a file or a model that does not exist
         READERS[name][2](tmp_path / READERS[name][0])

@@ -1,4 +1,4 @@
-"""Ways to a champion that does not deserve it: each ends in FAIL, NO VERDICT or a refusal that names the reason."""
+"""Ways to get an undeserved champion: each ends in FAIL, NO VERDICT or a refusal that names the reason."""
 
 import json
 from pathlib import Path
@@ -20,27 +20,27 @@ def promoted(uri=CANDIDATE, **changed):
 
 
 def weak_baseline(made):
-    """A baseline that has hardly been trained, which `train` has just made the challenger."""
+    """A baseline that is hardly trained and has just become the challenger."""
     weak = made.trained(SLOW, epochs=1, lr=1e-7, out="weak", replicates=2)
     made.compared(baseline=weak)
 
 
 def frames_of_training_genomes(made):
-    """A split by frame, whose test frames are of genomes that training has seen."""
+    """A split by frame, whose test frames are of training genomes."""
     made.split("by_frame", unit="frame")
     slow, fast = (made.trained(name, "by_frame", replicates=2) for name in (SLOW, FAST))
     made.compared(fast, slow)
 
 
 def two_genomes_a_class(made):
-    """A test set so small that chance decides."""
+    """A test set so small that the result is chance."""
     made.split("small", test_fraction=0.04)
     slow, fast = (made.trained(name, "small", replicates=2) for name in (SLOW, FAST))
     made.compared(fast, slow)
 
 
 def unrecorded_training(made):
-    """A checkpoint from elsewhere that does not name its split, and may have been trained on the test frames."""
+    """A foreign checkpoint without a record of its split, which may have been trained on the test frames."""
     path = next(Path(made.home).rglob(f"model_{FAST}.pth"))
     checkpoint = load_checkpoint(path)
     for key in ("split_digest", "replicates", "seed"):
@@ -53,13 +53,13 @@ def unrecorded_training(made):
 
 
 def one_frame_timed_once(made):
-    """A benchmark that says nothing."""
+    """A benchmark of one frame in one run."""
     made.timed(runs=1, frames=1)
     made.compared()
 
 
 def another_precision_timed(made):
-    """Both encoders timed in another precision than that of the features, and not in theirs."""
+    """Both encoders timed only in another precision than that of their features."""
     fair = made.benchmarks()[0].info.run_id
     made.timed(precision="bf16")
     MlflowClient().delete_run(fair)
@@ -67,7 +67,7 @@ def another_precision_timed(made):
 
 
 def trained_once(made):
-    """One training a side, as published."""
+    """One training for each side, as in the publication."""
     slow, fast = (made.trained(name, replicates=1, out="single") for name in (SLOW, FAST))
     made.compared(fast, slow)
 
@@ -91,7 +91,7 @@ def test_the_gate_says_no_and_why(experiment, attack, reasons):
 
 
 def loose_policy(made):
-    """Limits of one's own."""
+    """A policy with other limits."""
     text = PROJECT_POLICY.read_text().replace("accuracy_drop_below: 0.05", "accuracy_drop_below: 0.5")
     Path("loose.yaml").write_text(text)
     made.compared(policy="loose.yaml")
@@ -99,14 +99,14 @@ def loose_policy(made):
 
 
 def loose_policy_for_the_comparison_alone(made):
-    """The project's policy at promotion, after a comparison under another."""
+    """Promotion under the project's policy, after a comparison under another."""
     Path("loose.yaml").write_text(PROJECT_POLICY.read_text().replace("speedup_at_least: 2.0", "speedup_at_least: 0.1"))
     made.compared(policy="loose.yaml")
     promoted()
 
 
 def deleted_failure(made):
-    """The newest comparison failed and is deleted, so that an older pass is the newest."""
+    """The newest comparison failed and was deleted, which leaves an older pass as the newest."""
     made.timed(runs=1, frames=1)
     with pytest.raises(GateRefusal):
         made.compared()
@@ -116,25 +116,25 @@ def deleted_failure(made):
 
 
 def better_baseline_since(made):
-    """A baseline was trained after the comparison that beats the one compared with."""
+    """After the comparison, a better baseline was trained."""
     made.trained(SLOW, epochs=12, out="longer", replicates=2)
     promoted()
 
 
 def timed_again_since(made):
-    """The encoders were timed again after the comparison."""
+    """After the comparison, the encoders were timed again."""
     made.timed()
     promoted()
 
 
 def evaluated_again_since(made):
-    """A side was evaluated again after the comparison."""
+    """After the comparison, a side was evaluated again."""
     made.evaluated(BASELINE, SLOW)
     promoted()
 
 
 def edited_verdict(made):
-    """The verdict's file and tag say PASS where the rules do not hold."""
+    """The verdict's file and tag say PASS although rules do not hold."""
     made.timed(runs=1, frames=1)
     with pytest.raises(GateRefusal):
         made.compared()
@@ -170,7 +170,7 @@ def test_nobody_chooses_the_draws_of_the_bootstrap(experiment):
     assert first == again
 
 
-def test_what_is_fair_is_promoted_with_all_its_comparisons_on_the_card(experiment):
+def test_a_fair_pass_is_promoted_with_all_its_comparisons_on_the_card(experiment):
     with pytest.raises(UsageError):
         promoted("")
     experiment.timed(precision="bf16")  # the newest benchmark that fits the features is still the same

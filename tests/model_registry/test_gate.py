@@ -1,4 +1,4 @@
-"""The gate on constructed cases: each rule from both sides of its limit, each case with one thing that decides it."""
+"""The gate on constructed cases: each rule on both sides of its limit; one property decides each case."""
 
 import functools
 from dataclasses import replace
@@ -30,13 +30,13 @@ def verdict(slow, fast, controls=(), policy=POLICY):
 
 @functools.cache
 def compared():
-    """Equal models, compared once for all cases in which only the records beside the predictions differ."""
+    """Equal models, compared once for all cases that differ only in records other than predictions."""
     slow, fast = sides()
     return compare(slow, [fast])
 
 
 def verdict_with(slow=None, fast=None, policy=POLICY):
-    """The verdict on equal models with other records on one side or both."""
+    """Return the verdict on equal models with changed records on one side or both."""
     comparison = compared()
     baseline = replace(comparison.baseline, evidence=replace(comparison.baseline.evidence, **(slow or {})))
     pair = comparison.pairs[0]
@@ -55,7 +55,7 @@ def rule_of(found, name):
 
 
 def changed(evidence, predictions, replicates=5, **more):
-    """The evidence with other predictions, as its evaluation would have logged them."""
+    """Return the evidence with other predictions, and the metrics that an evaluation of these logs."""
     trainings = replicated(predictions, replicates)
     logged = replicate_metrics(labels_of(predictions), trainings.drop(columns="frame_id"))
     found = side(evidence.encoder, predictions)
@@ -80,7 +80,7 @@ def test_every_rule_is_judged_in_the_order_of_the_list():
     [(4, []), (5, ["accuracy_drop", "accuracy_drop_upper_bound"]), (6, ["accuracy_drop"])],
 )
 def test_a_drop_just_below_at_and_above_the_limit(lost, rules):
-    found = verdict(*sides(lost))  # lost in each genome alike: the interval is a point
+    found = verdict(*sides(lost))  # the same loss in each genome: the interval is a point
     assert set(rules) <= set(failed(found)) and bool(rules) == (found.outcome == "FAIL")
     drop = rule_of(found, "accuracy_drop")
     assert drop.numbers == {"drop": pytest.approx(lost / 100)}
@@ -179,7 +179,7 @@ def test_the_strongest_control_by_validation_warns_or_decides(wrong, gain):
     assert failed(verdict(*sides(), (), with_limits(control_gain="required"))) == [WARNED]
 
 
-def test_a_control_that_does_as_well_is_the_reports_first_word():
+def test_a_control_that_does_as_well_is_named_first_in_the_report():
     slow, fast = sides(lost=2)
     comparison = compare(slow, [fast], [control(11, 0.8)])  # the baseline is one point over it, the candidate one below
     document = verdict_document(comparison, judge(comparison, POLICY), Origin("2026", "run", "command"))

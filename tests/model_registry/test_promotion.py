@@ -1,4 +1,4 @@
-"""Promotion on a real SQLite store: what moves, what is recorded, and what stays when something breaks."""
+"""Promotion on a real SQLite store: aliases, records, and the state after an error."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ print(promote(sys.argv[1], "champion", Policy.read(), sys.argv[3], sys.argv[2]).
 
 
 def race(uris, override=""):
-    """Promote in processes of their own, started together; return what each printed."""
+    """Promote in several processes at once; return their outputs."""
     racers = [
         subprocess.Popen(
             [sys.executable, "-c", RACER, uri, f"racer {n}", override], stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True

@@ -1,4 +1,4 @@
-"""What killed promotions left is finished for the alias that it was meant for, whatever alias changes next."""
+"""A killed promotion is finished for its own alias, whichever alias changes next."""
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -8,7 +8,7 @@ from model_registry.promotion import ALIAS, DONE, PROMOTING, REPLACES, ROLLING_B
 
 @pytest.fixture
 def client(store):
-    """Version 2 is champion, 1 the one before; 3 is of another alias, half done."""
+    """Version 2 is the champion, 1 the previous one; 3 is half promoted to another alias."""
     client = MlflowClient()
     client.create_registered_model("virnuc")
     for state, alias, replaced in ((DONE, "champion", ""), (DONE, "champion", "1"), (PROMOTING, "field", "")):

@@ -52,7 +52,7 @@ def composition_checkpoint():
 
 
 def companion_source():
-    """A companion of the same DNA encoder, and chunks without an open frame that it alone calls rightly."""
+    """A companion of the same DNA encoder, and chunks without an open frame that only it calls correctly."""
     with torch.random.fork_rng():
         torch.manual_seed(4)
         state = {name: value.clone() for name, value in Classifier(256).state_dict().items()}
@@ -69,7 +69,7 @@ def companion_source():
 
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory):
-    """A store with one registered model that is the champion and has a companion; its URI."""
+    """The URI of a store with one registered model, which is the champion and has a companion."""
     home = tmp_path_factory.mktemp("store")
     mlflow.set_tracking_uri(f"sqlite:///{home}/mlflow.db")
     mlflow.set_experiment(experiment_id=mlflow.create_experiment("tests", artifact_location=str(home / "files")))
@@ -91,7 +91,7 @@ def model(registered):
 
 @pytest.fixture(scope="module")
 def called(registered, tmp_path_factory):
-    """What `predict` says of the sequences."""
+    """The calls of `predict` on the sequences."""
     out = tmp_path_factory.mktemp("calls")
     (out / "a.fa").write_text("".join(f">s{n}\n{sequence}\n" for n, sequence in enumerate(SEQUENCES)))
     predict([str(out / "a.fa")], load_scorer(download_scorer(registered, out)), "m", out / "calls")
@@ -128,7 +128,7 @@ def test_the_companion_answers_for_chunks_without_an_open_frame(registered, mode
 
 
 def test_batches_of_a_data_frame_give_the_same(model, called):
-    """What a Spark UDF does: the same object, many pieces of a column."""
+    """As a Spark UDF does, one object scores many pieces of a column."""
     pieces = [model.predict(pd.DataFrame({"sequence": SEQUENCES[i : i + 2]})) for i in range(0, len(SEQUENCES), 2)]
     assert_same(pd.concat(pieces), called)
 
@@ -274,7 +274,7 @@ def test_an_alias_moved_by_hand_is_neither_healthy_nor_used(registered):
 
 @pytest.fixture(scope="module")
 def server(registered):
-    """`mlflow models serve` on the store; the address for requests."""
+    """The address for requests of `mlflow models serve` on the store."""
     with serving(registered, mlflow.get_tracking_uri()) as address:
         yield address
 

@@ -11,7 +11,7 @@ from tests.model_registry.test_scoring_model import SEQUENCES, called, registere
 
 
 def test_a_spark_data_frame_is_scored_in_its_workers(registered, called):  # noqa: F811
-    """As docs/operating.md says it."""
+    """The code is that of docs/operating.md."""
     pytest.importorskip("pyspark", reason="pyspark is not installed: pip install 'virnuc[scale]'")
     if not shutil.which("java"):
         pytest.skip("pyspark needs Java")

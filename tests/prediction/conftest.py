@@ -1,4 +1,4 @@
-"""A scorer with composition encoders and seeded weights: it takes milliseconds, and every step is the real one."""
+"""A real scorer with composition encoders and seeded weights, which takes milliseconds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def checkpoint() -> Checkpoint:
 
 @pytest.fixture(scope="session")
 def companion_checkpoint(checkpoint) -> Checkpoint:
-    """A classifier of the DNA half alone."""
+    """The checkpoint of a classifier of the DNA half."""
     with torch.random.fork_rng():
         torch.manual_seed(4)
         model = Classifier(256)

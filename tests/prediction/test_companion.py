@@ -1,4 +1,4 @@
-"""Chunks with an open frame and without one: scored as by hand, by the method that validation chose."""
+"""Chunks with and without an open frame are scored by the method that validation chose, as computed by hand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STATUSES = ("scored", "no_open_frame", "ambiguous", "too_short")
 
 
 def drawn(count, status):
-    """Random chunks that have one status."""
+    """Return random chunks of one status."""
     found = []
     while len(found) < count:
         chunk = "".join(DRAW.choices("ACGT", weights=[3, 1, 1, 3] if status == "no_open_frame" else None, k=120))
@@ -51,13 +51,13 @@ MIXED = [
 
 @pytest.fixture
 def together(scorer, companion_checkpoint):
-    """The scorer with its companion, for each method, whatever the status of a chunk."""
+    """The scorer with its companion, which uses one method for chunks of any status."""
     companion = Companion(companion_checkpoint.build(), temperature=1.7)
     return {method: replace(scorer, companion=companion, methods=dict.fromkeys(ANSWERED, method)) for method in METHODS}
 
 
 def by_hand(chunk, checkpoint, temperature):
-    """Both probabilities from the definition: margins of both strands, their mean weighted by squares, softmax."""
+    """Compute both probabilities by definition: margins of both strands, their mean weighted by squares, softmax."""
     encoder, model = load_encoder("tetranucleotide"), checkpoint.build()
     with torch.inference_mode():
         logits = [model(encoder.embed([strand]))[0].double().numpy() for strand in (chunk, reverse_complement(chunk))]
@@ -122,7 +122,7 @@ def test_predict_and_the_answer_to_a_request_agree_and_say_who_scored(together, 
 
 
 def chunks_called(scorer):
-    """Chunks of 16 genomes with and without an open frame, with the labels that `scorer` gives them."""
+    """Return chunks of 16 genomes with and without an open frame, labelled by `scorer`."""
     chunks = [*STOPPED, *OPEN]
     table = pd.DataFrame({"chunk_id": [f"g{n % 16}_chunk_{n}" for n in range(len(chunks))], "nucleotide": chunks})
     table["genome"], table["reason"] = [f"g{n % 16}" for n in range(len(chunks))], "no_open_frame"

@@ -1,4 +1,4 @@
-"""Values that a parser takes in more than one way, or not at all, are refused in one line."""
+"""Values that parsers read differently, or not at all, are refused with one line."""
 
 import pandas as pd
 import pytest

@@ -1,4 +1,4 @@
-"""The stage: streams in, tables out; hostile input, and kills at any moment."""
+"""The stage `predict`: streams and tables, hostile input, and kills at any moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Viral regions: the marking against every other one, and coordinates, DNA and calls of a contig with a virus in it."""
+"""Viral regions: optimal among all markings; coordinates, DNA and calls of a contig with a virus."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ DRAW = np.random.default_rng(5)
 
 
 def worth(marked, evidence, cost):
-    """What a marking is worth: the evidence inside, less the cost of each region."""
+    """Return the value of a marking: the evidence inside its regions minus the cost of each region."""
     regions = sum(1 for key, _ in itertools.groupby(marked) if key)
     return float(np.dot(marked, evidence)) - cost * regions
 
 
 @pytest.mark.parametrize("cost", [0.0, 1.0, 3.0, 12.0])
-def test_no_other_marking_is_worth_more(cost):
+def test_no_other_marking_has_a_higher_value(cost):
     for length in (1, 2, 9):
         evidence = DRAW.normal(0, 2, length)
         best = max(worth(other, evidence, cost) for other in itertools.product((0, 1), repeat=length))
@@ -63,7 +63,7 @@ def test_without_a_cost_a_region_is_a_run_of_viral_chunks():
 
 
 class KnownScorer:
-    """Calls chunks without a T viral; as certain as a real scorer ever is."""
+    """Calls chunks without a T viral, with the certainty of a real scorer."""
 
     def __init__(self, scorer):
         self._scorer = scorer

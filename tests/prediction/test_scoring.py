@@ -1,4 +1,4 @@
-"""From chunks to scores: statuses, the rule of VirNucPro, the scorer on disk. Oracles are slow and plain."""
+"""From chunks to scores: statuses, VirNucPro's rule, the scorer on disk; the oracles are slow and simple."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STOPS = "TAATTAATTAA" * 27 + "TAA"
 
 
 def naive(chunk):
-    """Status and (frame, DNA, protein) of each piece, straight from the definition."""
+    """Return status and (frame, DNA, protein) of each piece by definition."""
     if len(chunk) < 30:
         return "too_short", []
     if sum(letter not in "ACGT" for letter in chunk) > 0.1 * len(chunk):
@@ -76,7 +76,7 @@ def test_chunks_cover_a_sequence_from_end_to_end(length, size):
 
 
 def test_scores_are_those_of_each_frame_by_itself(scorer):
-    """One piece at a time, through encoders and classifier by hand."""
+    """The expected scores are computed one piece at a time, by encoders and classifier."""
     chunks = ["".join(DRAW.choices("ACGT", k=300)) for _ in range(40)] + [CODING, CODING[::-1], "A" * 20]
     table = scorer.score(chunks)
     dna, protein = (load_encoder(name) for name in ("tetranucleotide", "dipeptide"))
@@ -208,7 +208,7 @@ def test_encoders_that_do_not_fit_the_classifier_are_refused(scorer):
 
 
 def language_model(directory, shift=0.0):
-    """A copy of the golden ESM-2 model, its embeddings moved by `shift`."""
+    """Copy the golden ESM-2 model, with `shift` added to its token embeddings."""
     shutil.copytree(GOLDEN, directory)
     tensors = load_file(directory / "model.safetensors")
     name = next(name for name in tensors if name.endswith("word_embeddings.weight"))

@@ -1,4 +1,4 @@
-"""The summary: page and Markdown say the same, with the numbers of the tables."""
+"""The summary: page and Markdown agree with each other and with the tables."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def calls(out):
 
 
 def words(page):
-    """The words of a rendered page, without its marks."""
+    """Return the words of a rendered page, without markup."""
     page = re.sub(r"<(style|script)[^>]*>.*?</\1>", " ", page, flags=re.S)
-    page = re.sub(r'<div class="everything">.*?</div>', " ", page, flags=re.S)  # the page alone has it
+    page = re.sub(r'<div class="everything">.*?</div>', " ", page, flags=re.S)  # only the page has it
     text = html.unescape(re.sub(r"<[^>]+>", " ", page))
     return [word.rstrip(".,") for word in re.findall(r"[\w.%,/+-]+", text)]
 
@@ -90,7 +90,7 @@ def test_the_model_and_a_promotion_against_the_gate_are_shown(out):
 def test_names_from_outside_are_escaped_and_nothing_is_fetched(out):
     page = (out / "summary.html").read_text()
     assert "&lt;b&gt;bold" in page and "\\u003cb>bold" in page  # in a static table, and in the rows of the other
-    page = re.sub(r"<script>.*?</script>", "", page, flags=re.S)  # ours and the library's, which hold no name
+    page = re.sub(r"<script>.*?</script>", "", page, flags=re.S)  # virnuc's and the library's, without names
     assert "<b>bold" not in page
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page) and "url(" not in page
     assert "&lt;b>bold&lt;/b>\\|pipe" in (out / "summary.md").read_text()

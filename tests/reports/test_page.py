@@ -1,4 +1,4 @@
-"""The page in a real browser: nothing fetched, nothing complained of, everything seen, wide and narrow."""
+"""The page in a real browser: no requests, no errors, and everything visible on wide and narrow screens."""
 
 import shutil
 
@@ -64,7 +64,7 @@ def test_page_is_whole_at_any_width(browser, page_file, width, scheme):
 
 
 def test_text_stands_out_from_its_background(browser, page_file):
-    """Contrast of at least 4.5 to 1, the WCAG level AA, for every piece of text, light and dark."""
+    """All text has a contrast of at least 4.5 to 1 (WCAG level AA), in light and dark mode."""
     for scheme in ("light", "dark"):
         page = opened(browser, page_file[0], 1200, color_scheme=scheme)
         assert page.evaluate(CONTRAST) >= 4.5
@@ -92,7 +92,7 @@ CONTRAST = """() => {
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """A page with a table of 50,000 rows, one of them with a hostile name."""
+    """A page with a table of 50,000 rows, one with a hostile name."""
     names = [f"contig_{number}" for number in range(49_999)] + ["<img src=x onerror=alert(1)>"]
     calls = ("virus", "no virus", "contains viral regions")
     rows = [[name, number * 7919 % 50_000, calls[number % 3]] for number, name in enumerate(names)]

@@ -1,4 +1,4 @@
-"""Figures hold the numbers that they were given; what a reader sees is read back from the artists."""
+"""Figures show the given numbers, which are read back from matplotlib's artists."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Reports of constructed comparisons: one document, three renderings that say the same, and nothing left out."""
+"""Reports of constructed comparisons: three complete renderings of one document that agree."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def test_the_verdict_keeps_to_its_schema_and_comes_back_from_its_file(kind):
     document, texts = reported(kind)
     assert breaks(document) == []
     assert json.loads(texts[VERDICT]) == document
-    assert breaks({**document, "extra": 1})  # the check does check
+    assert breaks({**document, "extra": 1})  # the schema check itself works
     assert breaks({**document, "answer": None})
 
 
@@ -193,7 +193,7 @@ def test_caveats_follow_from_the_facts_of_the_run(tmp_path):
 
 
 def uneven_runs(side):
-    """The last run as slow as the baseline's."""
+    """Make the last run as slow as the baseline's."""
     return replace(side, runs=(*side.runs[:-1], Timing(0.0, 10.0)))
 
 

@@ -1,4 +1,4 @@
-"""Files made to take a reader's memory or its process are refused early, with file and record."""
+"""Files made to exhaust a reader's memory are refused early, with the names of file and record."""
 
 import gzip
 import resource
@@ -37,7 +37,7 @@ def test_a_small_gzip_with_a_huge_header_takes_no_memory(tmp_path, read):
     path.write_bytes(gzip.compress(b">a\nACGT\n>" + b"x" * 300_000_000, compresslevel=1))
     argument = f"[{str(path)!r}]" if read is read_sequences else f"Path({str(path)!r})"
     code = f"from pathlib import Path; from {read.__module__} import read_records; list(read_records({argument}))"
-    limit = 700_000_000  # bytes of address space, of which the libraries take most
+    limit = 700_000_000  # bytes of address space; libraries take most of it
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

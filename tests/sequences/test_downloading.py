@@ -30,7 +30,7 @@ def mirror():
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A directory on a disk of 16 kB, and a function that makes the disk larger."""
+    """A directory on a disk of 16 kB, and a function that enlarges the disk."""
     place = tmp_path / "disk"
     place.mkdir()
 

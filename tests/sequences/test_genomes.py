@@ -1,4 +1,4 @@
-"""Which records are one genome, as prepare tells it from GenBank, from FASTA and from a table."""
+"""How prepare assigns records to genomes, from GenBank, from FASTA and from a table."""
 
 import random
 
@@ -15,12 +15,12 @@ from virnuc.storage.manifest import read_manifest
 
 
 def dna(accession):
-    """Return 60 bp that are a record's own; without T, so that no stop codon is on the forward strand."""
+    """Return 60 bp that are different for each record, without T, so that the forward strand has no stop codon."""
     return "".join(random.Random(accession).choices("acg", k=60))
 
 
 def genbank(accession, *, dblink="", organism="Thing one", qualifiers="", submitted=(), date="18-APR-2005"):
-    """One GenBank record of 60 bp."""
+    """Return a GenBank record of 60 bp."""
     links = dblink and "DBLINK      " + "\n            ".join(dblink.split("\n")) + "\n"
     references = "".join(
         f"REFERENCE   {number}  (bases 1 to 60)\n  AUTHORS   A,B.\n  TITLE     Direct Submission\n"
@@ -81,7 +81,7 @@ def test_the_first_submission_dates_a_record_and_else_its_last_change(tmp_path):
 
 @pytest.fixture
 def source(tmp_path):
-    """Two contigs of one project and a segment in FASTA, and a bacterium in GenBank."""
+    """A directory with two contigs of one project and a segment in FASTA, and a bacterium in GenBank."""
     directory = tmp_path / "source"
     directory.mkdir()
     names = ("NZ_ABCD01000001.1", "NZ_ABCD01000002.1", "SEG1.1", "SEG2.1", "ALONE.1")

@@ -46,7 +46,7 @@ def small(genomes, tmp_path):
 
 
 def naive_chunks(source, size, only=None):
-    """Chunk and translate the slow obvious way: id, start, DNA, open frames, and those in an annotated protein."""
+    """Return id, start, DNA, open frames and annotated frames of each chunk, computed slowly by definition."""
     for path in [only] if only else sorted(source.iterdir()):
         with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as stream:
             for record in SeqIO.parse(stream, "fasta" if path.suffix == ".fa" else "genbank"):
@@ -227,7 +227,7 @@ def test_groups_share_evenly_and_small_ones_give_all_they_have(seed):
     available = {f"group{number}": int(count) for number, count in enumerate(random.integers(0, 30, 6))}
     total = int(random.integers(0, sum(available.values()) + 1))
     given = dict.fromkeys(available, 0)
-    for _ in range(total):  # one after the other, from whoever gave least and still has some
+    for _ in range(total):  # each from the group that gave fewest and still has some
         given[min((name for name in available if given[name] < available[name]), key=given.__getitem__)] += 1
     found = share(available, total)
     assert sorted(found.values()) == sorted(given.values())

@@ -1,4 +1,4 @@
-"""What several tests use: constructed evidence, small feature sets, golden checkpoints, a server of models."""
+"""Shared by several tests: constructed evidence, small feature sets, golden checkpoints, servers."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,6 @@ PROJECT = Path(__file__).parents[2]
 
 
 def made_once(tmp_path_factory, name: str) -> Path:
-    """Return the place of what one of the processes makes for all."""
+    """Return the path of something that one process makes for all."""
     own = tmp_path_factory.getbasetemp()
     return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name

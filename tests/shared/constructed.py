@@ -1,4 +1,4 @@
-"""Evidence with known answers: test frames whose calls, and so whose accuracies and drops, are chosen one by one."""
+"""Evidence with known results: calls on test frames, hence accuracies and drops, are chosen one by one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GROUPS = ("bacteria", "fungi", "plant", "vertebrate_other")
 
 
 def frames_table(genomes: int = 40, frames: int = 100) -> pd.DataFrame:
-    """Rows of a split: every second genome is viral, each chunk has two frames."""
+    """Return rows of a split in which every second genome is viral and each chunk has two frames."""
     rows = []
     for number in range(genomes):
         viral = number % 2
@@ -39,7 +39,7 @@ def frames_table(genomes: int = 40, frames: int = 100) -> pd.DataFrame:
 
 
 def predicted(table: pd.DataFrame, wrong: np.ndarray, seed: int = 0) -> pd.DataFrame:
-    """Predictions that are wrong exactly on the frames marked in `wrong`."""
+    """Return predictions that are wrong exactly on the frames marked in `wrong`."""
     strength = 1 + np.random.default_rng(seed).random(len(table))
     margin = np.where((table["label"] == 1) ^ wrong, strength, -strength)
     predictions = predictions_table(table, np.stack([-margin / 2, margin / 2], axis=1))
@@ -50,7 +50,7 @@ def predicted(table: pd.DataFrame, wrong: np.ndarray, seed: int = 0) -> pd.DataF
 def timed(
     seconds: float, baseline: float = 10.0, name: str = "fast", runs: int = 5, **changed: object
 ) -> BenchmarkResult:
-    """A benchmark in which the baseline takes `baseline` seconds a run and the candidate `seconds`."""
+    """Return a benchmark in which a run takes `baseline` seconds for the baseline and `seconds` for the candidate."""
     sides = {}
     for role, encoder, time in (("baseline", "slow", baseline), ("candidate", name, seconds)):
         provenance = {"name": encoder, "kind": "protein", "precision": "fp32", "weights": "hub", "dimension": 64}
@@ -64,13 +64,13 @@ def timed(
 
 
 def replicated(predictions: pd.DataFrame, replicates: int = 5) -> pd.DataFrame:
-    """Trainings that call every frame alike."""
+    """Return trainings that make the same calls."""
     scores = {f"seed_{seed}": predictions["score"] for seed in range(replicates)}
     return pd.DataFrame({"frame_id": predictions["frame_id"], **scores})
 
 
 def side(name: str, predictions: pd.DataFrame, seconds: float = 10.0, **changed: object) -> SideEvidence:
-    """Evidence for a registered model as the store would hold it, with nothing wrong."""
+    """Return the evidence for a registered model as a store has it, without faults."""
     sizes = {"model_type": name, "dna_dim": 256, "protein_dim": 64, "merged_dim": 320}
     protein = {"weight_digest": f"weights of {name}", "precision": "fp32"}
     encoders = {"dna": {"weight_digest": "d1", "precision": "fp32"}, "protein": protein}
@@ -103,7 +103,7 @@ def side(name: str, predictions: pd.DataFrame, seconds: float = 10.0, **changed:
 def sides(
     lost: int = 0, genomes: int = 40, frames: int = 100, speedup: float = 4.0
 ) -> tuple[SideEvidence, SideEvidence]:
-    """A baseline wrong on 10 % of each genome's frames, and a candidate wrong on `lost` more frames of each genome."""
+    """Return a baseline wrong on 10 % of each genome's frames, and a candidate wrong on `lost` more of each genome."""
     table = frames_table(genomes, frames)
     place = np.tile(np.arange(frames), genomes)
     slow = side("slow", predicted(table, place < frames // 10), speed=None)

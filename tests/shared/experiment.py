@@ -1,4 +1,4 @@
-"""A small experiment whose records the stages themselves made: two encoders, trained, evaluated and compared."""
+"""A small experiment, recorded by the stages themselves: two encoders, trained, evaluated and compared."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ QUICK = {"epochs": 3, "lr": 0.01, "hidden_dim": 16, "device": "cpu"}
 
 @dataclass(frozen=True)
 class Experiment:
-    """Where its store and directories are."""
+    """The experiment's store and directories."""
 
     home: Path
 
     @property
     def frames(self) -> Path:
-        """Frames to time encoders on."""
+        """Frames for the benchmark."""
         return self.home / "frames"
 
     def features(self, protein: str, source: str = "features") -> Path:
-        """The features of one side; those of another source have other vectors."""
+        """Return the features of one side; another source gives other vectors."""
         return self.home / source / f"{DNA}+{protein}"
 
     def use(self, monkeypatch, directory: Path) -> None:
-        """Point MLflow to a copy of the store, in a directory of its own; artifacts are shared."""
+        """Set MLflow to use a copy of the store in a directory of its own; artifacts are shared."""
         uri = f"sqlite:///{shutil.copy(self.home / 'mlflow.db', directory / 'mlflow.db')}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         monkeypatch.chdir(directory)
@@ -83,7 +83,7 @@ class Experiment:
         return find_finished("benchmark", {"baseline": SLOW, "candidate": FAST})
 
     def timed(self, runs: int = 5, frames: int = 500, precision: str = "fp32") -> None:
-        """Record a benchmark as its stage does, with times as given: a busy machine's would fail the gate by chance."""
+        """Record a benchmark as its stage does, with given times, as those of a busy machine could fail the gate."""
         sides = {}
         for side, name, taken in (("baseline", SLOW, 6.0), ("candidate", FAST, 2.0)):
             provenance = load_encoder(name, device="cpu", precision="fp32").provenance.asdict()
@@ -98,7 +98,7 @@ class Experiment:
             log(result, settings, tracker)
 
     def compared(self, candidate: str = CANDIDATE, baseline: str = BASELINE, **changed) -> dict:
-        """Compare; return the verdict document of a pass."""
+        """Compare; return the verdict document, which must be a pass."""
         return compare.run(CompareSettings(baseline=baseline, candidate=(candidate,), **changed))
 
     def split(self, name: str, **changed) -> None:
@@ -108,7 +108,7 @@ class Experiment:
 
 
 def build(home: Path, empty_store: Path) -> Experiment:
-    """Make the experiment in a fresh SQLite store, unless another process has made it there."""
+    """Make the experiment in a new SQLite store, unless another process has done so."""
     made, finished = Experiment(home), home / "finished"
     if finished.exists():
         return made
@@ -122,7 +122,7 @@ def build(home: Path, empty_store: Path) -> Experiment:
 
 
 def copy_policy(directory: Path) -> None:
-    """Give a directory the project's own policy, where compare and promote look for it."""
+    """Copy the project's own policy to where compare and promote expect it in a directory."""
     (directory / "model_registry").mkdir()
     shutil.copy(PROJECT / "model_registry" / "policy.yaml", directory / "model_registry")
 
@@ -139,7 +139,7 @@ def fill(made: Experiment, uri: str) -> None:
 
 
 def begin(made: Experiment, uri: str, genomes: int = 120) -> None:
-    """Point MLflow to a store without content, and write frames, features and split."""
+    """Set MLflow to use an empty store; write frames, features and split."""
     os.environ["MLFLOW_TRACKING_URI"] = uri
     mlflow.set_tracking_uri(uri)
     mlflow.set_experiment(experiment_id=mlflow.create_experiment("virnuc", artifact_location=str(made.home / "files")))
@@ -161,7 +161,7 @@ def _write_frames(directory: Path, rows: int = 20) -> None:
 
 
 def _write_features(made: Experiment, protein: str, genomes: int, seed: int, source: str) -> None:
-    """Write features in which classes lie apart, with the record of the true encoders."""
+    """Write features with separable classes, with the provenance of the real encoders."""
     known = {kind: load_encoder(name, device="cpu", precision="fp32").provenance for kind, name in _kinds(protein)}
     widths = {kind: provenance.dimension for kind, provenance in known.items()}
     drawn = sample_frames(genomes=genomes, frames=10, width=sum(widths.values()), seed=seed, apart=0.6)

@@ -1,4 +1,4 @@
-"""Figures that are saved without being drawn, where a test is about something else."""
+"""Saving figures without drawing them, for tests of other things."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 
 def undrawn(monkeypatch) -> None:
-    """Save figures as empty files: drawing is half of what train, evaluate and compare do on small data.
+    """Save figures as empty files, as drawing takes half of the time of stages on small data.
 
     `tests/reports`, `tests/entrypoints/test_evaluate.py` and `tests/e2e` draw them.
     """

@@ -1,4 +1,4 @@
-"""A hub's cache as downloads leave it, with random weights."""
+"""A hub cache in the layout of downloads, with random weights."""
 
 import json
 
@@ -13,7 +13,7 @@ OTHER = "f" * 40
 
 
 def fill_hub_cache(cache, name, seeds):
-    """Write what the hub's cache holds after downloads of `seeds`, random weights by commit; `main` is the last."""
+    """Write a hub cache with random weights, by the seeds in `seeds` for each commit; `main` is the last commit."""
     spec = ENCODERS[name]
     repository = cache / f"models--{spec.hub_id.replace('/', '--')}"
     shapes = {

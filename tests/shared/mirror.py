@@ -1,4 +1,4 @@
-"""A RefSeq release on this machine, served over HTTP with ranges, broken connections and other faults."""
+"""A RefSeq release, served over HTTP on this machine with ranges, broken connections and other faults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BREAK = 700  # bytes after which a breaking server closes the connection
 
 
 class Mirror(ThreadingHTTPServer):
-    """A release on localhost; `faults` holds what is to go wrong with a file, one after the other."""
+    """A release on localhost; `faults` lists the faults of successive requests for each file."""
 
     def __init__(self, files):
         super().__init__(("127.0.0.1", 0), Answer)

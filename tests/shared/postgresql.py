@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own, where its program is installed."""
+"""A PostgreSQL server for tests, where PostgreSQL is installed."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ import pytest
 
 @contextmanager
 def postgresql():
-    """Run a PostgreSQL server of our own for the time of a block and yield the URI of its database."""
+    """Run a PostgreSQL server until the end of the block; yield the URI of its database."""
     debian = [str(path) for path in Path("/usr/lib/postgresql").glob("*/bin")]
     path = os.pathsep.join([os.environ["PATH"], *debian])
     initdb, server = (shutil.which(name, path=path) for name in ("initdb", "postgres"))

@@ -1,4 +1,4 @@
-"""Constructed comparisons and their reports, each made once."""
+"""Constructed comparisons and their reports, each made only once."""
 
 import functools
 import tempfile
@@ -26,7 +26,7 @@ ORIGIN = Origin(
 
 
 def logged(evidence):
-    """The same evidence with the control that every evaluation logs."""
+    """Return the evidence with the control that every evaluation logs."""
     control = {f"test/control/{key}": value for key, value in permuted_labels(evidence.predictions, 1).items()}
     return replace(evidence, metrics={**evidence.metrics, **control})
 
@@ -48,13 +48,13 @@ def case(kind):
 
 @functools.cache
 def reported(kind):
-    """The document and the files' texts of a case, made once."""
+    """Return the document and the texts of all files of a case, made only once."""
     with tempfile.TemporaryDirectory() as directory:
         return report(case(kind), Path(directory), drawn=kind in ("pass", "several"))
 
 
 def report(comparison, directory, drawn=False):
-    """The document and the files' texts; drawing the figures takes longer than all else."""
+    """The document and the texts of all files; drawing the figures takes most of the time."""
     document = verdict_document(comparison, judge(comparison, POLICY), ORIGIN)
     drawings = comparison_drawings(comparison)
     files = write_report(document, drawings if drawn else {}, directory)

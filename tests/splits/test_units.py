@@ -1,4 +1,4 @@
-"""The assignment of units to parts, against slow and obvious statements of what it promises."""
+"""The assignment of units to parts, checked against slow and obvious statements of its promises."""
 
 import pandas as pd
 import pytest
@@ -13,7 +13,7 @@ GROUPS = ("viral", "bacteria", "archaea")
 
 
 def table_of(genomes, **columns):
-    """A row a frame; `genomes` has the frames and the group of each, `columns` more of each genome."""
+    """Return a row for each frame; `genomes` has frames and group of each genome, `columns` other values."""
     rows = [
         {"frame_id": f"{genome}_{row}", "record": f"r{genome}", "genome": f"g{genome}", "group": group}
         | {"label": int(group == "viral"), "organism": "", "lineage": ""}
@@ -34,7 +34,7 @@ def test_groups_are_stratified_and_units_whole(genomes, seed, fraction):
     try:
         assign(table, SplitSettings(test_fraction=fraction, val_fraction=fraction, seed=seed))
     except UsageError:
-        return  # too few units for three parts of both classes, and said so
+        return  # too few units for three parts of both classes, and recorded
     assert table.groupby("genome")["part"].nunique().max() == 1
     assert set(table["part"]) == {"train", "val", "test"}
     for _, group in table.groupby("group"):
@@ -90,7 +90,7 @@ def test_the_order_of_the_frames_changes_nothing():
 
 
 def lineages():
-    """Twenty viruses, half of them phages, and twenty bacteria."""
+    """Return twenty viruses, half of them phages, and twenty bacteria."""
     genomes = [(3, "viral")] * 20 + [(3, "bacteria")] * 20
     taxa = ["Viruses; Caudoviricetes", "Viruses; Riboviria"] * 10 + ["Bacteria"] * 20
     return table_of(genomes, lineage=taxa, organism=[f"Thing {number}" for number in range(40)])
@@ -135,7 +135,7 @@ files = st.lists(st.integers(1, 6), min_size=6, max_size=15)
 @given(folders=files, straddling=st.sampled_from(["drop", "keep"]), seed=st.integers(0, 20))
 @settings(max_examples=40)
 def test_files_are_spread_over_folders_and_nothing_is_lost(folders, straddling, seed):
-    """One file of each folder is drawn before a second of any; frames of a genome on both sides leave training."""
+    """Each folder gives one file before any gives a second; frames of genomes on both sides leave training."""
     counts = {"viral": [20], "bacteria": folders}
     rows = []
     for group, sizes in counts.items():
@@ -156,13 +156,13 @@ def test_files_are_spread_over_folders_and_nothing_is_lost(folders, straddling, 
     assert len(tested) == max(1, round(0.2 * sum(folders) - 1e-9))
     per_folder = tested.str.rpartition("/")[0].value_counts()
     files_left = {f"bacteria.{folder}.1_merged": size for folder, size in enumerate(folders)}
-    for folder, size in files_left.items():  # nobody has two while another that has a file has none
+    for folder, size in files_left.items():  # no folder has two while another with files has none
         assert per_folder.get(folder, 0) >= min(per_folder.max() - 1, size)
     parts = table[table["part"] != LEFT_OUT].groupby("genome")["part"].nunique()
     if straddling == "drop":
         assert parts.max() == 1
         rank = {"train": 0, "val": 1, "test": 2, LEFT_OUT: -1}
-        for _, genome in table.groupby("genome"):  # what is left out is never of the part nearest to testing
+        for _, genome in table.groupby("genome"):  # frames left out are never of the part closest to testing
             assert genome["part"].map(rank).max() >= 0
     else:
         assert LEFT_OUT not in set(table["part"])

@@ -1,4 +1,4 @@
-"""Frames, features and splits on an object store: a real S3 server on this machine."""
+"""Frames, features and splits on an object store, a real S3 server on this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from virnuc.storage.remote import on_this_machine
 
 @pytest.fixture
 def s3(tmp_path, monkeypatch):
-    """Return a client of a server with the bucket `lab`, which pyarrow finds by its environment."""
+    """Return a client of a server with the bucket `lab`, which pyarrow finds by environment variables."""
     moto = pytest.importorskip("moto.server", reason="no S3 server is installed: pip install 'virnuc[scale]'")
     import boto3
 

@@ -1,4 +1,4 @@
-"""Workers on a local Ray cluster do what processes of this machine do, byte for byte."""
+"""Workers on a local Ray cluster give the same bytes as processes on this machine."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def content(directory):
 
 
 def kill_one(killed):
-    """Kill the Ray worker of the first name, once."""
+    """Kill one Ray worker, once."""
     for process in Path("/proc").glob("[0-9]*"):
         if not killed and (process / "cmdline").read_bytes().startswith(b"ray::worker 0 on cpu"):
             os.kill(int(process.name), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Every frame is in every epoch once, in an order that the seed and the epoch decide."""
+"""Every epoch has every frame once, in an order that depends on seed and epoch."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_blocks_stay_within_their_window():
         window = order[start : start + 1024]
         assert len({position // 256 for position in window}) <= 6
         assert not np.array_equal(window, np.sort(window))
-    assert np.abs(np.diff(order // 256)).max() > 20  # blocks come from all over
+    assert np.abs(np.diff(order // 256)).max() > 20  # blocks come from the whole range
 
 
 @pytest.mark.parametrize("readers", [1, 3, 8])

@@ -1,4 +1,4 @@
-"""A checkpoint comes back as it was saved and is used only with what it was trained on."""
+"""A checkpoint is read as it was saved, and used only with the data it was trained on."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""On a GPU: steps launched as a CUDA graph give what plain steps give, whether the features fit there or not."""
+"""On a GPU: training by a CUDA graph agrees with plain steps, whether or not the features fit into its memory."""
 
 import pytest
 import torch

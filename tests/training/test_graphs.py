@@ -1,4 +1,4 @@
-"""When a captured graph counts as training like plain steps; the graph itself needs a GPU, see test_gpu."""
+"""When a captured graph counts as equal to plain steps; the graph itself needs a GPU, see test_gpu."""
 
 import torch
 
@@ -12,7 +12,7 @@ from virnuc.training.state import Replicate
 
 
 def trained(sample, batches, dropout_seed=0):
-    """The state of a classifier after steps on some batches of real rows, and before them."""
+    """Return the state of a classifier before and after steps on random batches."""
     own = Replicate.begin(1, TrainSettings(hidden_dim=16), sample.features.dimension, torch.device("cpu"))
     before = {name: tensor.clone() for name, tensor in own.model.state_dict().items()}
     stack = Stack([own.model], [own.optimizer])
@@ -53,4 +53,4 @@ def test_a_graph_that_cannot_be_captured_leaves_the_training_as_it_was(sample, m
     ]
     assert all(torch.equal(before[name], now) for name, now in own.model.state_dict().items())
     assert not any(state["momentum_buffer"].any() for state in own.optimizer.state.values())
-    assert stack.generators[0] is not generators[0]  # torch leaves the old ones in a capture that does not end
+    assert stack.generators[0] is not generators[0]  # a failed capture does not release the old ones

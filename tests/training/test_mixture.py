@@ -1,4 +1,4 @@
-"""Chunk sizes are trained on together, genomes stay in their part, and each size has metrics of its own."""
+"""Several chunk sizes are trained together; genomes stay in their part, and each size has its own metrics."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from virnuc.training.data import match
 
 @pytest.fixture
 def short(tmp_path):
-    """Features of shorter chunks: more frames, of the sample's genomes and of four that its split lacks."""
+    """Features of shorter chunks: more frames, from the sample's genomes and from four that are not in its split."""
     ids, labels, vectors = sample_frames(genomes=64, frames=16, seed=5, apart=0.5)
     write_features(tmp_path / "short", ids, labels, vectors)
     return tmp_path / "short"
@@ -71,7 +71,7 @@ def test_shards_change_no_bit(sample, short, tmp_path):
     assert all(torch.equal(value, other.model_state[name]) for name, value in one.model_state.items())
 
 
-def test_what_does_not_belong_together(sample, short, tmp_path):
+def test_features_that_do_not_belong_together_are_refused(sample, short, tmp_path):
     directory = sample.features.directory
     wrong = {"{},{}": "different chunk sizes", "{}@300,{}@300": "different", "{}@300,{}@short": "chunk size in bp"}
     for text, words in wrong.items():

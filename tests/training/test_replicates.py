@@ -1,4 +1,4 @@
-"""Replicates trained in one pass are those that a plain loop gives one by one; the median one stands for them."""
+"""Replicates trained in one pass equal those of a plain loop; the median one represents them."""
 
 import math
 import statistics
@@ -30,7 +30,7 @@ def rows_of(sample, name):
 
 
 def trained_alone(sample, seed, first, epochs, patience, lr, dropout=0.5):
-    """One replicate in plain PyTorch: rows in the order of the first seed, weights and dropout by its own."""
+    """Train one replicate in plain PyTorch: rows in the order of the first seed, weights and dropout by its own."""
     vectors, labels = rows_of(sample, "train")
     held_out, truth = rows_of(sample, "val")
     torch.manual_seed(derived_seed(seed, "weights"))
@@ -65,7 +65,7 @@ def trained_alone(sample, seed, first, epochs, patience, lr, dropout=0.5):
 
 @pytest.fixture(scope="module")
 def settings():
-    """Some of these five stop early, and not all at once."""
+    """Settings for five trainings of which some stop early, at different epochs."""
     return quick(replicates=5, seed=3, epochs=14, patience=3, lr=0.003, hidden_dim=HIDDEN)
 
 
@@ -74,7 +74,7 @@ def five(sample, settings, tmp_path_factory):
     return train(sample.features, sample.split, settings, tmp_path_factory.mktemp("five"))
 
 
-def test_five_at_once_are_five_plain_trainings(sample, five, settings):
+def test_five_at_once_equal_five_plain_trainings(sample, five, settings):
     assert [own.seed for own in five.replicates] == [3, 4, 5, 6, 7]
     lengths = [own.epochs for own in five.replicates]
     assert min(lengths) < max(lengths)  # a finished one leaves the pass while others go on
@@ -87,7 +87,7 @@ def test_five_at_once_are_five_plain_trainings(sample, five, settings):
             torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_the_median_stands_for_all_and_every_checkpoint_knows_the_others(five):
+def test_the_median_represents_all_and_every_checkpoint_lists_the_others(five):
     losses = {own.seed: own.metrics["val/loss"] for own in five.replicates}
     assert losses[five.seed] == statistics.median(losses.values())
     place = five.model.parent
@@ -134,13 +134,13 @@ def test_interrupted_anywhere_the_same_bits(sample, five, settings, tmp_path):
 
 
 def test_a_checkpoint_holds_one_replicate_alone(five):
-    """Views of the stack would drag all replicates into each file."""
+    """Saved views of the stack would bring all replicates into each file."""
     sizes = [own.model.stat().st_size for own in five.replicates]
     values = sum(tensor.numel() for tensor in load_checkpoint(five.model).model_state.values())
     assert max(sizes) < 2 * 4 * values + 16_000  # weights and momentum
 
 
-def test_replicates_whose_loss_is_no_number_stop(sample, tmp_path):
+def test_replicates_whose_loss_is_not_finite_stop(sample, tmp_path):
     with pytest.raises(UsageError, match="lower --lr"):
         train(sample.features, sample.split, quick(lr=1e30, replicates=2), tmp_path)
 

@@ -1,4 +1,4 @@
-"""A training that is killed and started again ends with the same bits, and reports no epoch twice."""
+"""A training that is killed and resumed ends with the same bits, and repeats a report only in doubt."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ def die():
 
 
 def train_and_die(features, split, out, where, moment):
-    """Train and be killed: at a batch, or in the report of an epoch, before or after it is written."""
+    """Train until killed: at a batch, or in the report of an epoch, before or after it is recorded."""
     torch.set_num_threads(1)
     batches = itertools.count(1)
 
@@ -59,7 +59,7 @@ def test_killed_in_three_epochs(sample, tmp_path):
     assert run_child(sample, out, "batch", 15) == -signal.SIGKILL  # in epoch 2
     assert find_training(out).epoch == 1
     assert run_child(sample, out, "before", 3) == -signal.SIGKILL  # finished, not reported
-    assert run_child(sample, out, "after", 5) == -signal.SIGKILL  # reported, not written down
+    assert run_child(sample, out, "after", 5) == -signal.SIGKILL  # reported, not recorded
     assert find_training(out).run_id == "run"
     assert run_child(sample, out, "never") == 0
     reports = [json.loads(line) for line in (out / "reports.jsonl").read_text().splitlines()]
@@ -67,13 +67,13 @@ def test_killed_in_three_epochs(sample, tmp_path):
     certain = [(epoch, loss) for epoch, loss, in_doubt in reports if not in_doubt]
     doubtful = [(epoch, loss) for epoch, loss, in_doubt in reports if in_doubt]
     assert sorted({*certain, *doubtful}) == list(enumerate(losses, start=1))
-    assert [epoch for epoch, _ in doubtful] == [3, 5]  # 3 was not told, 5 was: the caller is warned of both
+    assert [epoch for epoch, _ in doubtful] == [3, 5]  # 3 was not reported, 5 was; both are marked as in doubt
     for name in ("model_esm2_tiny.pth", "model_esm2_tiny_last.pth", "model_esm2_tiny_best.pth"):
         assert same_weights(tmp_path / "whole" / name, out / name)
     assert not list(out.glob("*.partial"))
 
 
-def test_optimizer_and_early_stopping_go_on(sample, tmp_path):
+def test_optimizer_and_early_stopping_are_resumed(sample, tmp_path):
     settings = quick(epochs=80, lr=0.1, patience=4, dropout=0.0)
     whole = train(sample.features, sample.split, settings, tmp_path / "whole")
     stopped_at = whole.best_epoch + 2
@@ -101,7 +101,7 @@ def test_damaged_state_is_no_reason_to_start_anew(sample, tmp_path, content):
 
 
 def test_the_saved_state_holds_copies_alone():
-    """On a GPU learning rates are tensors there; the file is to be of the CPU."""
+    """On a GPU learning rates are tensors on the device; the file must have tensors on the CPU."""
     own = Replicate.begin(1, quick(), 8, torch.device("cpu"))
     own.optimizer = torch.optim.SGD(own.model.parameters(), lr=torch.tensor(0.1), fused=True)
     own.scheduler = torch.optim.lr_scheduler.StepLR(own.optimizer, 1, 0.5)

@@ -1,4 +1,4 @@
-"""Training gives what a plain loop gives, stops when it should, and says what it will not train on."""
+"""Training agrees with a plain loop, stops when it should, and refuses data it cannot be trained on."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def part(sample, name, columns=slice(None)):
 
 
 def plain_training(vectors, labels, epochs, seed=42, lr=0.01, batch=32, step_size=10, gamma=0.85):
-    """The published training as a dozen lines of PyTorch; returns the weights and losses of each epoch."""
+    """Run the published training in a dozen lines of PyTorch; return the weights and the losses of each epoch."""
     torch.manual_seed(derived_seed(seed, "weights"))
     hidden, norm, output = nn.Linear(vectors.shape[1], 16), nn.BatchNorm1d(16), nn.Linear(16, 2)
     nn.init.xavier_uniform_(hidden.weight), nn.init.xavier_uniform_(output.weight)
@@ -167,7 +167,7 @@ def test_another_training_is_not_overwritten(sample, tmp_path):
         train(sample.features, sample.split, quick(epochs=1, shuffle="block"), tmp_path)
 
 
-def test_loss_that_is_no_number_stops(sample, tmp_path):
+def test_a_loss_that_is_not_finite_stops_training(sample, tmp_path):
     with pytest.raises(UsageError, match=r"training loss became .* lower --lr"):
         train(sample.features, sample.split, quick(lr=1e30), tmp_path)
 

@@ -1,4 +1,4 @@
-"""VirNucPro's pickled modules are taken in without running them; anything else is refused."""
+"""VirNucPro's pickled modules are read without running them; anything else is refused."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from virnuc.training.virnucpro import convert_checkpoint, read_external_metrics,
 
 @pytest.fixture(params=["__main__", "train"])
 def saved_as(request, monkeypatch):
-    """Pickle the class as if it had been defined in this module."""
+    """Move the classifier's class to a module of the name that is returned, which pickles then contain."""
     home = sys.modules[request.param] if request.param in sys.modules else types.ModuleType(request.param)
     monkeypatch.setitem(sys.modules, request.param, home)
     monkeypatch.setattr(home, "MLPClassifier", MLPClassifier, raising=False)
@@ -121,7 +121,7 @@ class Builtin:
     ],
 )
 @pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))])
-def test_everything_else_is_refused(tmp_path, monkeypatch, value, save):
+def test_other_files_are_refused(tmp_path, monkeypatch, value, save):
     monkeypatch.chdir(tmp_path)
     save(value, tmp_path / "model.pth")
     with pytest.raises(DataError):
@@ -129,7 +129,7 @@ def test_everything_else_is_refused(tmp_path, monkeypatch, value, save):
     assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
 
 
-def test_weights_that_are_no_numbers(saved_as, tmp_path):
+def test_weights_that_are_not_finite(saved_as, tmp_path):
     model = trained()
     model.bn1.running_var[3] = float("nan")
     torch.save(model, tmp_path / "model.pth")
@@ -156,7 +156,7 @@ def test_external_metrics(tmp_path):
     "text",
     ["", "[]", "{}", '{"accuracy": "0.9"}', '{"accuracy": NaN}', '{"accuracy": 90.2}', '{"f1": true}', '{"acc": 0.9}'],
 )
-def test_external_metrics_that_are_none(tmp_path, text):
+def test_wrong_external_metrics_are_refused(tmp_path, text):
     path = tmp_path / "metrics.json"
     path.write_text(text)
     with pytest.raises(DataError, match=r"metrics\.json"):
