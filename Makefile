@@ -20,8 +20,11 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH" MLFLOW_DISABLE_TELEMETRY=true
 PORT ?= 5000
 ON_ALL_CORES := --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
 
+# The lock files leave out torch, whose file differs by device, and what its build for GPUs needs, which comes with it.
+CUDA := cuda-bindings cuda-pathfinder cuda-toolkit triton $(addprefix nvidia-, cublas cuda-cupti cuda-nvrtc cuda-runtime \
+    cudnn-cu13 cufft cufile curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvjitlink nvshmem-cu13 nvtx)
 LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet \
-    --no-header --no-annotate --no-emit-package torch
+    --no-header --no-annotate $(addprefix --no-emit-package=,torch $(CUDA))
 MINUTES ?= 10
 FAULTS ?= kill,term,twice,clock,full,readonly,step,locked,server
 STAGES ?= prepare,extract,split,train,evaluate,benchmark,compare,promote,predict

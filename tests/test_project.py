@@ -90,6 +90,11 @@ def test_the_lock_files_have_every_pin_with_hashes_and_torch_is_left_to_the_mach
         locked[re.sub(r"[-_.]+", "-", pin.partition("=")[0]).lower()] = pin.partition("==")[2]
         assert "--hash=sha256:" in entry, pin
     assert {name: locked.get(name) for name in pinned(pins)} == pinned(pins) | {"torch": None}
+    assert not [name for name in locked if name.startswith(("nvidia-", "cuda-", "triton"))]  # a torch for GPUs has them
+
+
+def test_uv_installs_the_project_as_pip_does():
+    assert "uv" not in PYPROJECT["tool"]  # settings for the lock files once hid what torch needs on a GPU
 
 
 def pinned(pins):

@@ -10,7 +10,7 @@ import gzip
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from io import BufferedReader
@@ -229,10 +229,11 @@ def _annotation(record: gb_io.Record) -> tuple[list[str], tuple[str, ...], int]:
 def _deposited(record: gb_io.Record) -> str:
     """Return the date of the first `Submitted (DD-MON-YYYY)` among the references, else of the LOCUS line."""
     journals = " ".join(reference.journal or "" for reference in record.references)
-    dates = [_date(text) for text in _SUBMITTED.findall(journals)]
-    if record.date is not None:
-        dates = [day for day in dates if day] or [record.date]
-    return min((day.isoformat() for day in dates if day), default="")
+    dates = [day for text in _SUBMITTED.findall(journals) if (day := _date(text))]
+    if not dates:
+        with suppress(ValueError):  # a year beyond 9999, which gb-io refuses here
+            dates = [record.date] if record.date else []
+    return min((day.isoformat() for day in dates), default="")
 
 
 def _date(text: str) -> date | None:

@@ -42,7 +42,7 @@ def load_plain(path: Path, *, mmap: bool = False, stand_ins: Sequence[tuple[type
             f"{path}: refused, nothing was run: it holds more than tensors and plain values ({_culprit(error)}); "
             "for a model of VirNucPro use import_model"
         ) from error
-    except (RuntimeError, ValueError, OSError, EOFError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except Exception as error:  # a damaged file makes torch's reader raise nearly anything, such as struct.error
         first = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise DataError(f"{path}: cut short, damaged or not saved by torch.save ({first})") from error
 
