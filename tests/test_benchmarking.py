@@ -57,7 +57,7 @@ def frames(tmp_path_factory):
     return directory
 
 
-def told(result):
+def page_text(result):
     """Return the page of a benchmark as Markdown."""
     return markdown(speed_page(result))
 
@@ -78,7 +78,7 @@ def result(frames):
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def no_peaks(monkeypatch):
     """No measurement of peaks, which takes most of the time, for tests of other things."""
     monkeypatch.setattr(benchmarking, "gemm_peak", lambda *given: 1e11)
     monkeypatch.setattr(benchmarking, "peak_in_fresh_process", lambda *given: 0.5)
@@ -127,7 +127,7 @@ def test_the_lower_end_is_the_bound_of_wilcoxons_signed_ranks(ratios, low):
         assert lower_end(ratios) == pytest.approx(means[2])
 
 
-def test_sides_are_timed_in_turns_and_never_held_together(frames, monkeypatch, quick):
+def test_sides_are_timed_in_turns_and_never_held_together(frames, monkeypatch, no_peaks):
     loaded, order, peaks = [], [], []
     load, take = benchmarking.load_encoder, benchmarking.seconds
     monkeypatch.setattr(benchmarking, "peak_in_fresh_process", lambda job: peaks.append(job.name) or 0.5)
@@ -149,7 +149,7 @@ def test_sides_are_timed_in_turns_and_never_held_together(frames, monkeypatch, q
 
 
 def test_a_run_of_given_seconds_has_whole_batches_of_the_sample_repeated_and_is_compared_frame_by_frame(
-    frames, monkeypatch, quick
+    frames, monkeypatch, no_peaks
 ):
     embedded, speeds = [], {"esm-": 100, "esm2_tiny": 200}  # frames/s, by the start of the name
     embed = LanguageModelEncoder.embed_tokens
@@ -189,7 +189,7 @@ def test_what_the_figures_hold_for_is_logged(result):
     assert facts["bench/baseline_warmup_batches"] == "1"
     assert len(facts["bench/sample_digest"]) == 64
     assert {"bench/processor", "bench/threads", "bench/torch"} <= facts.keys()
-    assert all(facts[key] in told(result) for key in ("bench/sample_digest", "bench/processor"))
+    assert all(facts[key] in page_text(result) for key in ("bench/sample_digest", "bench/processor"))
 
 
 def test_a_sample_is_seeded_and_in_order(frames):
@@ -202,20 +202,20 @@ def test_a_sample_is_seeded_and_in_order(frames):
     assert len(draw_sample(frames, 1000, 1).ids) == 60
 
 
-def test_different_precisions_are_marked_everywhere(frames, quick):
+def test_different_precisions_are_marked_everywhere(frames, no_peaks):
     mixed = benchmark(settings(frames, precision=("fp32", "bf16")))
     assert mixed.parameters["bench/same_precision"] == "no"
-    assert "(differs)" in told(mixed)
-    assert "does not compare the models" in told(mixed)
+    assert "(differs)" in page_text(mixed)
+    assert "does not compare the models" in page_text(mixed)
 
 
-def test_random_weights_are_marked(frames, quick):
+def test_random_weights_are_marked(frames, no_peaks):
     timed = benchmark(settings(frames, candidate="esm2_8m", weights={"esm2_8m": "random"}, sample=3))
     assert timed.parameters["bench/candidate_weights"] == "random"
-    assert "Random weights" in told(timed)
+    assert "Random weights" in page_text(timed)
 
 
-def test_one_side_that_does_not_fit_leaves_the_other(frames, monkeypatch, quick):
+def test_one_side_that_does_not_fit_leaves_the_other(frames, monkeypatch, no_peaks):
     load = benchmarking.load_encoder
 
     def small_machine(name, **options):
@@ -228,7 +228,7 @@ def test_one_side_that_does_not_fit_leaves_the_other(frames, monkeypatch, quick)
     assert set(timed.sides) == {"candidate"}
     assert timed.speedup is None
     assert timed.parameters["bench/baseline_failure"] == "needs 11 GB"
-    assert "was not timed: needs 11 GB" in told(timed)
+    assert "was not timed: needs 11 GB" in page_text(timed)
     with pytest.raises(MemoryShortageError, match="neither side"):
         benchmark(settings(frames, candidate=ESM2))
 

@@ -40,7 +40,7 @@ def test_mlproject_and_settings_have_the_same_parameters_and_defaults(name):
     assert entry["command"] == f"MLFLOW_DISABLE_TELEMETRY=true python -m entrypoints.{name} {expected}"
 
 
-def helped(module, *arguments):
+def run_briefly(module, *arguments):
     """Run a module that answers and ends; check that it loaded nothing heavy."""
     program = (
         f"import sys, runpy; sys.argv = ['x', *{arguments!r}]\n"
@@ -53,18 +53,18 @@ def helped(module, *arguments):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_help_answers_without_loading_torch_or_mlflow(name):
-    done = helped(f"entrypoints.{name}", "--help")
+    done = run_briefly(f"entrypoints.{name}", "--help")
     for field in dataclasses.fields(stage_of(name).settings):
         assert f"--{field.name.replace('_', '-')}" in done.stdout
 
 
 def test_the_console_command_has_all_stages_and_loads_none_of_them_for_its_help():
     assert set(settings.STAGES) == set(STAGES)
-    listed = helped("entrypoints.cli", "--help").stdout
+    listed = run_briefly("entrypoints.cli", "--help").stdout
     assert [line.split()[0] for line in listed.partition("Commands:")[2].splitlines() if line.strip()] == [
         *settings.STAGES
     ]
-    assert "--dropout" in helped("entrypoints.cli", "train", "--help").stdout
+    assert "--dropout" in run_briefly("entrypoints.cli", "train", "--help").stdout
 
 
 def test_pins_are_in_one_place_and_installed():

@@ -95,7 +95,7 @@ def test_versions_are_found_by_names_with_any_letters(store):
         model_version(f"models:/{name}/3")
 
 
-def listed() -> list[str]:
+def statuses() -> list[str]:
     """Return the status of each run that the UI lists."""
     return [run.info.status for run in mlflow.search_runs(search_all_experiments=True, output_format="list")]
 
@@ -106,7 +106,7 @@ def test_an_input_at_fault_leaves_no_failed_run_behind(store, tmp_path, monkeypa
     with pytest.raises(error), tracked_run("prepare", PrepareSettings()) as tracker:
         tracker.start()
         raise error("no such directory")
-    assert listed() == left
+    assert statuses() == left
 
 
 @pytest.mark.parametrize("answer", [GateRefusal, NoVerdictError])
@@ -115,11 +115,11 @@ def test_a_comparison_whose_answer_is_no_is_finished(store, tmp_path, monkeypatc
     with pytest.raises(answer), tracked_run("compare", PrepareSettings()) as tracker:
         tracker.tags({"verdict": "FAIL"})
         raise answer("the drop is too large")
-    assert listed() == ["FINISHED"]
+    assert statuses() == ["FINISHED"]
 
 
 @pytest.fixture
-def given(store, tmp_path, monkeypatch):
+def begun_by_mlflow_run(store, tmp_path, monkeypatch):
     """Make a run as `mlflow run` does, by experiment and name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)  # as in a new process
@@ -135,8 +135,8 @@ def given(store, tmp_path, monkeypatch):
     mlflow.set_experiment("tests")
 
 
-def test_a_run_that_mlflow_run_began_without_an_experiment_goes_on_in_virnucs(given):
-    client, began = MlflowClient(), given("0")
+def test_a_run_that_mlflow_run_began_without_an_experiment_goes_on_in_virnucs(begun_by_mlflow_run):
+    client, began = MlflowClient(), begun_by_mlflow_run("0")
     with tracked_run("prepare", PrepareSettings()) as tracker:
         tracker.start()
     run = client.get_run(tracker.run_id)
@@ -149,25 +149,25 @@ def test_a_run_that_mlflow_run_began_without_an_experiment_goes_on_in_virnucs(gi
     assert client.search_runs(["0"]) == []
 
 
-def test_and_is_deleted_there_if_its_inputs_are_at_fault(given):
-    given("0")
+def test_and_is_deleted_there_if_its_inputs_are_at_fault(begun_by_mlflow_run):
+    begun_by_mlflow_run("0")
     open_store()
     discard_given_run()
     assert MlflowClient().search_runs([MlflowClient().get_experiment_by_name("virnuc").experiment_id]) == []
 
 
-def test_a_name_that_mlflow_run_was_given_stays_and_one_that_it_made_up_does_not(given):
+def test_a_name_that_mlflow_run_was_given_stays_and_one_that_it_made_up_does_not(begun_by_mlflow_run):
     experiment = MlflowClient().create_experiment("of my own")
     for name, expected in (("my-run-1", "my-run-1"), (None, "a, b"), ("prepare", "a, b")):
-        began = given(experiment, name)
+        began = begun_by_mlflow_run(experiment, name)
         with tracked_run("prepare", PrepareSettings()) as tracker:
             tracker.rename("a, b")
         assert tracker.run_id == began
         assert MlflowClient().get_run(began).info.run_name == expected
 
 
-def test_a_run_that_mlflow_run_made_for_a_mistyped_command_goes(given):
-    began = given(MlflowClient().create_experiment("of my own"))
+def test_a_run_that_mlflow_run_made_for_a_mistyped_command_goes(begun_by_mlflow_run):
+    began = begun_by_mlflow_run(MlflowClient().create_experiment("of my own"))
     discard_given_run()
     close_abandoned("prepare")
     assert MlflowClient().get_run(began).info.lifecycle_stage == "active"  # `mlflow run` will end it, and must find it

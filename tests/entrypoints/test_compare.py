@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 
 from entrypoints.compare import compare
 from tests.shared.experiment import BASELINE, CANDIDATE, FAST
-from tests.shared.verdict import breaks
+from tests.shared.verdict import violations
 from virnuc.errors import DataError, GateRefusal, UsageError
 from virnuc.reports.rendering import HTML, MARKDOWN, VERDICT
 from virnuc.settings import CompareSettings
@@ -23,7 +23,7 @@ def runs_of(stage, **tags):
     return MlflowClient().search_runs(["1"], query)
 
 
-def judged(*candidates, **changed):
+def verdict_on(*candidates, **changed):
     """Compare; return the verdict document, whatever the outcome."""
     settings = CompareSettings(baseline=BASELINE, candidate=candidates, out="reports", **changed)
     try:
@@ -37,8 +37,8 @@ def judged(*candidates, **changed):
 
 def test_each_of_several_candidates_has_its_own_verdict_on_one_page_and_a_run_of_its_own(experiment):
     assert experiment.trained(FAST, epochs=1, out="weak", replicates=2) == WEAK
-    document = judged(CANDIDATE, WEAK)
-    assert breaks(document) == []
+    document = verdict_on(CANDIDATE, WEAK)
+    assert violations(document) == []
     assert [verdict["outcome"] for verdict in document["verdicts"]] == ["PASS", "FAIL"]
     assert document["outcome"] == "FAIL"
     assert [len(verdict["earlier"]) for verdict in document["verdicts"]] == [1, 0]
@@ -64,10 +64,10 @@ def test_each_of_several_candidates_has_its_own_verdict_on_one_page_and_a_run_of
 def test_the_newest_benchmark_counts_unless_one_is_named_and_others_are_refused(experiment):
     (first,) = runs_of("benchmark")
     experiment.timed(runs=1, frames=1)
-    newest = judged(CANDIDATE)
+    newest = verdict_on(CANDIDATE)
     assert newest["outcome"] == "FAIL"
     assert "1 frames are too few" in newest["answer"]
-    assert judged(CANDIDATE, benchmark=(first.info.run_id,))["outcome"] == "PASS"
+    assert verdict_on(CANDIDATE, benchmark=(first.info.run_id,))["outcome"] == "PASS"
     for wrong in (runs_of("train")[0].info.run_id, "0123"):
         with pytest.raises(DataError, match=f"{wrong} is not a finished benchmark|has no run {wrong}"):
             compare.run(CompareSettings(baseline=BASELINE, candidate=(CANDIDATE,), benchmark=(wrong,)))
@@ -76,7 +76,7 @@ def test_the_newest_benchmark_counts_unless_one_is_named_and_others_are_refused(
 def test_candidates_that_are_one_version_are_a_usage_error(experiment):
     MlflowClient().set_registered_model_alias(f"virnuc-{FAST}", "twin", "1")
     with pytest.raises(UsageError, match="the same version"):
-        judged(CANDIDATE, f"models:/virnuc-{FAST}@twin")
+        verdict_on(CANDIDATE, f"models:/virnuc-{FAST}@twin")
 
 
 def test_a_metric_edited_in_the_store_is_refused(experiment):
@@ -87,7 +87,7 @@ def test_a_metric_edited_in_the_store_is_refused(experiment):
 
 
 def test_commands_are_written_as_a_shell_reads_them(experiment):
-    document = judged(CANDIDATE)
+    document = verdict_on(CANDIDATE)
     stages = [shlex.split(command)[2] for command in document["sides"][1]["commands"]]
     assert [name.removeprefix("entrypoints.") for name in stages] == ["train", "evaluate", "benchmark"]
     words = shlex.split(document["command"])

@@ -47,7 +47,7 @@ FIRST = "data/first"
 
 
 @contextlib.contextmanager
-def inside(directory):
+def working_in(directory):
     """Change into a directory with its own store and its own cache of the hub."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
@@ -61,7 +61,7 @@ def inside(directory):
 
 
 @pytest.fixture(scope="module")
-def made_there(tmp_path_factory, genomes, empty_store):
+def finished_pipeline(tmp_path_factory, genomes, empty_store):
     """A pipeline on the shortest genomes; the baseline is from a directory, the candidate at another revision."""
     directory = tmp_path_factory.mktemp("directories")
     shutil.copy(empty_store, directory / "mlflow.db")
@@ -74,7 +74,7 @@ def made_there(tmp_path_factory, genomes, empty_store):
         ]
         release[name] = gzip.compress("".join(short[:14]).encode())
     fill_hub_cache(directory / "hub", "esm2_8m", {PINNED: 1, OTHER: 2})
-    with inside(directory):
+    with working_in(directory):
         with mirrored(release) as mirror:
             divisions = tuple(name.split(".")[0] for name in release)
             download.run(DownloadSettings(mirror=mirror.url, divisions=divisions, out="genomes"))
@@ -93,9 +93,9 @@ def run_pipeline(**options):
 
 
 @pytest.fixture
-def experiment(made_there):
-    with inside(made_there):
-        yield made_there
+def experiment(finished_pipeline):
+    with working_in(finished_pipeline):
+        yield finished_pipeline
 
 
 def runs_of(stage):

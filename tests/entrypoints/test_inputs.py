@@ -116,7 +116,7 @@ LATER = (["--source", "damaged"], ["--source", "one_source"], ["--source", FEATU
 
 
 @pytest.fixture(scope="module")
-def place(made, tmp_path_factory):
+def faulty_inputs(made, tmp_path_factory):
     """A copy of the experiment's store, with faulty inputs in the same directory."""
     directory = tmp_path_factory.mktemp("inputs")
     with pytest.MonkeyPatch.context() as patch:
@@ -139,12 +139,12 @@ def runs(directory: Path, condition: str = "1") -> int:
 
 
 @pytest.mark.parametrize("stage", sorted(set(STAGES) - {"doctor"}))  # which opens no run
-def test_an_input_at_fault_leaves_no_run(made, place, stage):
-    listed, all_runs = runs(place, "lifecycle_stage = 'active'"), runs(place)
+def test_an_input_at_fault_leaves_no_run(made, faulty_inputs, stage):
+    listed, all_runs = runs(faulty_inputs, "lifecycle_stage = 'active'"), runs(faulty_inputs)
     for case in REFUSED[stage]:
-        code, line = refused(stage, place, *(argument.format(home=made.home) for argument in case))
+        code, line = refused(stage, faulty_inputs, *(argument.format(home=made.home) for argument in case))
         assert code in (2, 4), (case, line)
         assert "please report" not in line
-        assert runs(place, "lifecycle_stage = 'active'") == listed, case
-        assert runs(place) == all_runs or any(case[: len(late)] == late for late in LATER), case
-        all_runs = runs(place)
+        assert runs(faulty_inputs, "lifecycle_stage = 'active'") == listed, case
+        assert runs(faulty_inputs) == all_runs or any(case[: len(late)] == late for late in LATER), case
+        all_runs = runs(faulty_inputs)

@@ -145,7 +145,7 @@ def test_two_identical_trainings_at_once_are_one_version(place, monkeypatch):
     same, seen = {"epochs": 1, "replicates": 1}, Barrier(2)
     train.run(settings(**same, register=False))
 
-    def none_yet(name):
+    def wait_for_the_other(name):
         """Return what is registered; if that is nothing, wait for the other process to find nothing, too."""
         found = versions_of(name)
         if not found:
@@ -153,7 +153,7 @@ def test_two_identical_trainings_at_once_are_one_version(place, monkeypatch):
                 seen.wait(0.5)
         return found
 
-    monkeypatch.setattr(packaging, "versions_of", none_yet)
+    monkeypatch.setattr(packaging, "versions_of", wait_for_the_other)
     with ThreadPoolExecutor() as pool:
         versions = list(pool.map(lambda _: train.run(settings(**same)), range(2)))
     assert [version.version for version in versions] == [1, 1]

@@ -90,7 +90,7 @@ def model(registered):
 
 
 @pytest.fixture(scope="module")
-def called(registered, tmp_path_factory):
+def predicted(registered, tmp_path_factory):
     """The calls of `predict` on the sequences."""
     out = tmp_path_factory.mktemp("calls")
     (out / "a.fa").write_text("".join(f">s{n}\n{sequence}\n" for n, sequence in enumerate(SEQUENCES)))
@@ -98,16 +98,16 @@ def called(registered, tmp_path_factory):
     return pd.read_parquet(out / "calls" / "sequences.parquet")
 
 
-def assert_same(answer, called):
+def assert_same(answer, predicted):
     assert answer["probability"].to_numpy(float) == pytest.approx(
-        called["probability"].to_numpy(), abs=1e-6, nan_ok=True
+        predicted["probability"].to_numpy(), abs=1e-6, nan_ok=True
     )
     for name in ("label", "status", "chunks", "frame"):
-        assert answer[name].tolist() == called[name].tolist()
+        assert answer[name].tolist() == predicted[name].tolist()
 
 
-def test_it_answers_as_predict_does(model, called):
-    assert_same(model.predict(pd.DataFrame({"sequence": SEQUENCES})), called)
+def test_it_answers_as_predict_does(model, predicted):
+    assert_same(model.predict(pd.DataFrame({"sequence": SEQUENCES})), predicted)
 
 
 def test_the_companion_answers_for_chunks_without_an_open_frame(registered, model, tmp_path):
@@ -127,10 +127,10 @@ def test_the_companion_answers_for_chunks_without_an_open_frame(registered, mode
     assert f"companion {1:.3f}" in card and f"frames {choice.accuracy['frames']:.3f}" in card
 
 
-def test_batches_of_a_data_frame_give_the_same(model, called):
+def test_batches_of_a_data_frame_give_the_same(model, predicted):
     """As a Spark UDF does, one object scores many pieces of a column."""
     pieces = [model.predict(pd.DataFrame({"sequence": SEQUENCES[i : i + 2]})) for i in range(0, len(SEQUENCES), 2)]
-    assert_same(pd.concat(pieces), called)
+    assert_same(pd.concat(pieces), predicted)
 
 
 def test_no_pickle_is_among_its_files(registered):
@@ -172,7 +172,7 @@ def test_a_request_with_nothing_to_score_is_refused(model, kind):
     assert caught.value.get_http_status_code() == 400
 
 
-def test_requests_of_several_threads_are_scored_in_one(model, called, monkeypatch):
+def test_requests_of_several_threads_are_scored_in_one(model, predicted, monkeypatch):
     real, threads = Scorer.score_frames, set()
 
     def noted(*args):
@@ -184,7 +184,7 @@ def test_requests_of_several_threads_are_scored_in_one(model, called, monkeypatc
         answers = list(pool.map(model.predict, [pd.DataFrame({"sequence": SEQUENCES})] * 3))
     assert len(threads) == 1
     for answer in answers:
-        assert_same(answer, called)
+        assert_same(answer, predicted)
 
 
 @pytest.mark.parametrize("params", [{"threshold": 1.5}, {"chunk_size": 10}, {"batch_tokens": 0}])
@@ -279,10 +279,10 @@ def server(registered):
         yield address
 
 
-def test_over_http_it_answers_as_predict_does(server, called):
+def test_over_http_it_answers_as_predict_does(server, predicted):
     status, answer = post(server, records(*SEQUENCES))
     assert status == 200
-    assert_same(pd.DataFrame(answer["predictions"]), called)
+    assert_same(pd.DataFrame(answer["predictions"]), predicted)
 
 
 def test_over_http_one_bad_row_does_not_lose_the_others(server):

@@ -50,7 +50,7 @@ MIXED = [
 
 
 @pytest.fixture
-def together(scorer, companion_checkpoint):
+def by_method(scorer, companion_checkpoint):
     """The scorer with its companion, which uses one method for chunks of any status."""
     companion = Companion(companion_checkpoint.build(), temperature=1.7)
     return {method: replace(scorer, companion=companion, methods=dict.fromkeys(ANSWERED, method)) for method in METHODS}
@@ -66,9 +66,9 @@ def by_hand(chunk, checkpoint, temperature):
     return np.array([1 - viral, viral])
 
 
-def test_every_method_scores_both_kinds_of_chunks_as_by_hand(scorer, together, companion_checkpoint):
+def test_every_method_scores_both_kinds_of_chunks_as_by_hand(scorer, by_method, companion_checkpoint):
     alone = scorer.score(MIXED)
-    tables = {method: own.score(MIXED) for method, own in together.items()}
+    tables = {method: own.score(MIXED) for method, own in by_method.items()}
     scored = alone["status"].isin(ANSWERED)
     assert (alone["status"] == "no_open_frame").sum() == 9 and set(alone["status"]) == set(STATUSES)
     for method, table in tables.items():
@@ -92,25 +92,25 @@ def test_every_method_scores_both_kinds_of_chunks_as_by_hand(scorer, together, c
     assert tables["mean"].loc[scored, "frame"].tolist() == alone.loc[scored, "frame"].tolist()
 
 
-def test_each_kind_of_chunk_has_its_own_method(together):
+def test_each_kind_of_chunk_has_its_own_method(by_method):
     methods = {"scored": "mean", "no_open_frame": "companion"}
-    table = replace(together["mean"], methods=methods).score(MIXED)
+    table = replace(by_method["mean"], methods=methods).score(MIXED)
     for status, method in methods.items():
         own = table["status"] == status
-        pd.testing.assert_frame_equal(table[own], together[method].score(MIXED)[own])
+        pd.testing.assert_frame_equal(table[own], by_method[method].score(MIXED)[own])
 
 
-def test_the_strand_that_was_read_does_not_matter_to_the_companion(together):
-    forward = together["companion"].score(STOPPED)["probability"]
-    backward = together["companion"].score([reverse_complement(chunk) for chunk in STOPPED])["probability"]
+def test_the_strand_that_was_read_does_not_matter_to_the_companion(by_method):
+    forward = by_method["companion"].score(STOPPED)["probability"]
+    backward = by_method["companion"].score([reverse_complement(chunk) for chunk in STOPPED])["probability"]
     assert forward.to_numpy() == pytest.approx(backward.to_numpy(), abs=1e-6)
 
 
-def test_predict_and_the_answer_to_a_request_agree_and_say_who_scored(together, tmp_path):
+def test_predict_and_the_answer_to_a_request_agree_and_say_who_scored(by_method, tmp_path):
     sequences = ["".join(STOPPED[:5]), MIXED[6] * 3, STOPPED[5]]
     (tmp_path / "a.fa").write_text("".join(f">s{n}\n{sequence}\n" for n, sequence in enumerate(sequences)))
     methods = {"scored": "frames", "no_open_frame": "companion"}
-    scorer = replace(together["companion"], methods=methods, chunk_size=120)
+    scorer = replace(by_method["companion"], methods=methods, chunk_size=120)
     predict([str(tmp_path / "a.fa")], scorer, "m", tmp_path / "out")
     calls = pd.read_csv(tmp_path / "out" / "calls.tsv", sep="\t", keep_default_na=False)
     assert calls["scored_by"].tolist() == [methods[status] for status in calls["status"]]
@@ -118,7 +118,7 @@ def test_predict_and_the_answer_to_a_request_agree_and_say_who_scored(together, 
     summary, direct = pd.read_parquet(tmp_path / "out" / "sequences.parquet"), score_sequences(scorer, sequences)
     assert summary["probability"].to_numpy() == pytest.approx(direct["probability"].to_numpy(), abs=1e-9)
     with pytest.raises(DataError, match="methods="):
-        predict([str(tmp_path / "a.fa")], replace(together["companion"], chunk_size=120), "m", tmp_path / "out")
+        predict([str(tmp_path / "a.fa")], replace(by_method["companion"], chunk_size=120), "m", tmp_path / "out")
 
 
 def chunks_called(scorer):
@@ -137,11 +137,11 @@ def copied(packed, tmp_path):
 
 @pytest.mark.parametrize("methods", [("companion", "frames"), ("frames", "companion"), ("frames", "frames")])
 def test_the_simplest_method_with_about_the_lowest_log_loss_is_chosen_and_kept(
-    together, copied, companion_checkpoint, methods
+    by_method, copied, companion_checkpoint, methods
 ):
     wanted = dict(zip(ANSWERED, methods, strict=True))
     source = CompanionSource(
-        companion_checkpoint, "models:/virnuc-x_dna/3", chunks_called(replace(together["mean"], methods=wanted))
+        companion_checkpoint, "models:/virnuc-x_dna/3", chunks_called(replace(by_method["mean"], methods=wanted))
     )
     choices = add_companion(copied, source, seed=1)
     assert {status: choice.method for status, choice in choices.items()} == wanted
@@ -166,8 +166,8 @@ def test_the_simplest_method_with_about_the_lowest_log_loss_is_chosen_and_kept(
         assert loaded.score([stopped])["scored_by"].tolist() == [wanted["no_open_frame"]]
 
 
-def test_a_chunk_is_judged_by_the_calibration_of_the_other_half(together, scorer, companion_checkpoint):
-    chunks = chunks_called(together["companion"])
+def test_a_chunk_is_judged_by_the_calibration_of_the_other_half(by_method, scorer, companion_checkpoint):
+    chunks = chunks_called(by_method["companion"])
     half = np.arange(len(chunks)) % 2 == 1
     chosen, choices = choose_methods(scorer, companion_checkpoint, chunks, half)
     logits = Companion(companion_checkpoint.build()).logits(
@@ -187,8 +187,8 @@ def test_a_chunk_is_judged_by_the_calibration_of_the_other_half(together, scorer
     assert chosen.companion.temperature == fit_temperature(labels, margins)
 
 
-def test_what_cannot_be_measured_is_said(copied, together, companion_checkpoint):
-    chunks = chunks_called(together["companion"])
+def test_what_cannot_be_measured_is_said(copied, by_method, companion_checkpoint):
+    chunks = chunks_called(by_method["companion"])
     one_class = chunks[chunks["label"] == 1]
     choices = add_companion(copied, CompanionSource(companion_checkpoint, "m", one_class), seed=1)
     assert all(choice.method == "frames" and "lacks one of the classes" in choice.reason for choice in choices.values())
@@ -200,8 +200,8 @@ def test_what_cannot_be_measured_is_said(copied, together, companion_checkpoint)
 
 
 @pytest.fixture
-def with_companion(copied, together, companion_checkpoint):
-    add_companion(copied, CompanionSource(companion_checkpoint, "m", chunks_called(together["companion"])), seed=1)
+def with_companion(copied, by_method, companion_checkpoint):
+    add_companion(copied, CompanionSource(companion_checkpoint, "m", chunks_called(by_method["companion"])), seed=1)
     return copied
 
 
@@ -222,8 +222,8 @@ def test_a_companion_that_scores_otherwise_is_noticed(with_companion):
         check_probe(bent, with_companion)
 
 
-def test_companions_of_other_encoders_splits_and_halves_are_refused(copied, together, companion_checkpoint):
-    chunks, metadata = chunks_called(together["companion"]), companion_checkpoint.metadata
+def test_companions_of_other_encoders_splits_and_halves_are_refused(copied, by_method, companion_checkpoint):
+    chunks, metadata = chunks_called(by_method["companion"]), companion_checkpoint.metadata
     dna = {**metadata["encoders"]["dna"], "weight_digest": "f" * 64}
     for change, match in (
         ({"modality": "merged"}, "reads more than DNA"),
@@ -263,7 +263,7 @@ def test_a_scorer_of_format_1_scores_by_the_longest_open_reading_frame(packed, c
     pd.testing.assert_frame_equal(load_scorer(copied).score(MIXED), scorer.score(MIXED))
 
 
-def test_a_model_of_proteins_alone_can_have_no_companion(checkpoint, companion_checkpoint, together, tmp_path):
+def test_a_model_of_proteins_alone_can_have_no_companion(checkpoint, companion_checkpoint, by_method, tmp_path):
     weight = checkpoint.model_state["hidden_layer.weight"][:, 256:].clone()
     own = replace(
         checkpoint,
@@ -271,7 +271,7 @@ def test_a_model_of_proteins_alone_can_have_no_companion(checkpoint, companion_c
         metadata={**checkpoint.metadata, "modality": "protein", "input_dim": 400},
     )
     save_scorer(own, tmp_path / "scorer", 300)
-    source = CompanionSource(companion_checkpoint, "m", chunks_called(together["companion"]))
+    source = CompanionSource(companion_checkpoint, "m", chunks_called(by_method["companion"]))
     with pytest.raises(IncompatibleCheckpointError, match="proteins alone"):
         add_companion(tmp_path / "scorer", source, seed=1)
 

@@ -20,7 +20,7 @@ from virnuc.prediction.regions import RegionRule, find_regions, mark
 DRAW = np.random.default_rng(5)
 
 
-def worth(marked, evidence, cost):
+def value_of(marked, evidence, cost):
     """Return the value of a marking: the evidence inside its regions minus the cost of each region."""
     regions = sum(1 for key, _ in itertools.groupby(marked) if key)
     return float(np.dot(marked, evidence)) - cost * regions
@@ -30,8 +30,8 @@ def worth(marked, evidence, cost):
 def test_no_other_marking_has_a_higher_value(cost):
     for length in (1, 2, 9):
         evidence = DRAW.normal(0, 2, length)
-        best = max(worth(other, evidence, cost) for other in itertools.product((0, 1), repeat=length))
-        assert worth(mark(evidence, cost), evidence, cost) == pytest.approx(best)
+        best = max(value_of(other, evidence, cost) for other in itertools.product((0, 1), repeat=length))
+        assert value_of(mark(evidence, cost), evidence, cost) == pytest.approx(best)
 
 
 def chunks(record, probabilities, size=500):

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from tests.shared import PROJECT
 from tests.shared.constructed import frames_table, predicted, side, sides
 from tests.shared.reports import ORIGIN, case, logged, report, reported
-from tests.shared.verdict import breaks
+from tests.shared.verdict import violations
 from virnuc.evaluation.comparison import compare
 from virnuc.evaluation.metrics import METRICS
 from virnuc.evaluation.speed import Timing
@@ -27,10 +27,10 @@ from virnuc.reports.sections import sections
 @pytest.mark.parametrize("kind", ["pass", "fail", "several", "alone", "unpaired", "other split"])
 def test_the_verdict_keeps_to_its_schema_and_comes_back_from_its_file(kind):
     document, texts = reported(kind)
-    assert breaks(document) == []
+    assert violations(document) == []
     assert json.loads(texts[VERDICT]) == document
-    assert breaks({**document, "extra": 1})  # the schema check itself works
-    assert breaks({**document, "answer": None})
+    assert violations({**document, "extra": 1})  # the schema check itself works
+    assert violations({**document, "answer": None})
 
 
 @pytest.mark.parametrize("kind", ["pass", "fail", "several", "alone", "unpaired", "other split"])
@@ -256,7 +256,7 @@ def test_accuracy_over_all_chunks_is_shown_or_its_absence_explained(tmp_path):
     fast = replace(fast, metrics={**fast.metrics, **coverage})
     slow = replace(slow, left_out="the split keeps no chunks: it was made from features")
     document, texts = report(compare(slow, [fast]), tmp_path)
-    assert not breaks(document)
+    assert not violations(document)
     for name in (HTML, MARKDOWN):
         assert "No accuracy over all chunks of virnuc-slow v1: the split keeps no chunks" in texts[name]
         assert "1,234" in texts[name] and "0.813" in texts[name]

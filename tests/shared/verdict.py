@@ -10,6 +10,6 @@ _SCHEMA = verdict_schema()
 Draft202012Validator.check_schema(_SCHEMA)
 
 
-def breaks(document: Any) -> list[str]:
+def violations(document: Any) -> list[str]:
     """Return all violations of the schema in a verdict, with their places."""
     return [f"{error.json_path}: {error.message}" for error in Draft202012Validator(_SCHEMA).iter_errors(document)]
