@@ -1,7 +1,7 @@
-"""`mlflow run` of a project elsewhere: paths of a stage mean the directory that the command was given in.
+"""`mlflow run` of a project elsewhere: a stage's paths are relative to the directory where the command was given.
 
-MLflow starts a stage in the project's directory, which for a URL is a temporary clone, while its store lies where it
-was called. So the stage goes there too. What ships with the project is found in the project all the same.
+MLflow starts a stage in the project's directory, for a URL a temporary clone, but its store is in the directory where
+it was called. So the stage changes to that directory; files that ship with the project are still found in the project.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SHIPPED = re.compile(r"(--[\w-]+=)((?:examples|model_registry)(?:/.*)?)")
 
 
 def leave_project(arguments: list[str], environment: Mapping[str, str], project: Path) -> list[str]:
-    """Return the arguments for the directory that `mlflow run` was called in, and go there.
+    """Change to the directory where `mlflow run` was called; return the arguments as they are right there.
 
     Args:
         arguments: of the command line.
@@ -40,7 +40,7 @@ def _found(argument: str, project: Path) -> str:
 
 
 def _caller() -> Path:
-    """Return the working directory of the process that started this one, by `bash -c` or not; here, if unknown."""
+    """Return the working directory of the process that started this one, with or without `bash -c`; else this one's."""
     parent = Path(f"/proc/{os.getppid()}")
     try:
         if (parent / "cmdline").read_bytes().startswith(b"bash\0-c\0"):

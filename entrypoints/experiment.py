@@ -209,7 +209,7 @@ class Experiment:
         return version_uri(version)
 
     def _conclude(self) -> None:
-        """Leave verdict, figures and report on the parent run, and say where everything is."""
+        """Log verdict, figures and report to the parent run, and print where everything is."""
         from virnuc.reports.rendering import HTML, MARKDOWN, VERDICT
         from virnuc.reports.speed import SPEED
         from virnuc.reports.verdict import headline

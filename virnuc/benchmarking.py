@@ -116,8 +116,8 @@ class _Job:
 def _in_turns(jobs: Mapping[str, _Job], progress: Progress) -> tuple[dict[str, SideResult], dict[str, str]]:
     """Time the sides in turns and return their results, or why a side has none.
 
-    The order is that of A B, B A, A B: runs of a pair follow one another, so that both meet the same neighbours on the
-    machine, and each encoder is freed before the other is loaded.
+    The order is A B, B A, A B: the runs of a pair follow one another, so that other work on the machine affects both.
+    Each encoder is freed before the other is loaded.
     """
     runs = next(iter(jobs.values())).settings.runs
     order = [side for number in range(runs) for side in (SIDES if number % 2 == 0 else SIDES[::-1])]

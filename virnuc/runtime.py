@@ -1,4 +1,4 @@
-"""The device with the reason for the choice, memory, seeds, and progress: decided here alone."""
+"""Device, with the reason for its choice, memory, seeds and progress: each is decided here and nowhere else."""
 
 from __future__ import annotations
 

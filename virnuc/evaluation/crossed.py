@@ -46,10 +46,10 @@ def crossed_drop(genomes: pd.Series, labels: Labels, lost: pd.DataFrame, seed: i
     Args:
         genomes: The genome of each frame, [n].
         labels: 1 viral, 0 non-viral, int8 [n].
-        lost: A column a pair of replicates, named by their seed, [n]: 1 where the baseline alone is right, -1 where the
-            candidate alone is, else 0.
-        seed: Of the draws.
-        draws: How many.
+        lost: A column for each pair of replicates, named by their seed, [n]: 1 where only the baseline is right, -1
+            where only the candidate is, else 0.
+        seed: Seed of the draws.
+        draws: Number of draws.
     """
     codes, names = pd.factorize(genomes, sort=True)
     own = lost.mean().astype(float)

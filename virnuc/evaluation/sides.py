@@ -57,7 +57,7 @@ class SideEvidence:
 
     @property
     def identity(self) -> str:
-        """Name and version, as they stand in the registry."""
+        """Name and version, as in the registry."""
         return f"{self.name} v{self.version}" if self.version else self.name
 
     @property
@@ -125,7 +125,7 @@ class Comparison:
 
     @property
     def control_gain(self) -> ControlGain | None:
-        """What the baseline has over the strongest control; None without one."""
+        """The baseline's gain over the strongest control; None without one."""
         control = self.strongest_control
         return ControlGain(control.candidate.evidence.identity, control.drop) if control and control.drop else None
 

@@ -61,7 +61,7 @@ class _Sum:
         self._now: dict[str, dict[str, int]] = {}
 
     def add(self, worker: str, what: str, done: int, total: int) -> None:
-        """Take a worker's own count; work that is done again after a death is not counted beyond the total."""
+        """Take a worker's own count; work repeated for a killed worker does not raise the sum above the total."""
         begun = self._begun.setdefault(what, {})
         now = self._now.setdefault(what, {})
         begun.setdefault(worker, done)

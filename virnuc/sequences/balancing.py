@@ -19,7 +19,7 @@ from virnuc.storage.files import write_text
 
 
 def balance(shards: Sequence[Path], drawn: Path, seed: int) -> None:
-    """Write the shards of the larger class anew with those frames alone that are drawn.
+    """Rewrite the shards of the larger class with only the frames that are drawn.
 
     The highest hash to keep of each group is fixed in the file `drawn` before the first shard is rewritten, so a
     restart filters the remaining shards alike, and filtering a shard twice changes nothing.
@@ -56,7 +56,7 @@ def _highest(hashes: Mapping[str, list[str]]) -> dict[str, str]:
 
 
 def share(available: Mapping[str, int], total: int) -> dict[str, int]:
-    """Return how many of `total` each gives: the same, but all it has where that is less, and the others more."""
+    """Return how many of `total` each gives: equal numbers, unless one has fewer; then the others give more."""
     given, left = {}, total
     for place, name in enumerate(sorted(available, key=lambda name: (available[name], name))):
         given[name] = min(available[name], left // (len(available) - place))

@@ -1,7 +1,7 @@
-"""One source file to shards of frames, which wait below `.progress/` until those of all files have their numbers.
+"""The frames of one source file in shards, which stay below `.progress/` until the shards of all files are numbered.
 
-A file is the unit of restart, and of several processes: each takes files that no other has. What a file gave is noted
-beside its shards when they are all there; a file with such a note is not read again.
+Files are the units of restarting and of work shared by several processes, each of which takes files that no other has.
+When all shards of a file are written, a note beside them records its counts; a file with a note is not read again.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _BATCH = 2_000_000  # bases of the records that are cut at once
 
 
 def note_of(output: OutputDirectory, source: SourceFile) -> Path:
-    """Return where it is noted what a file gave."""
+    """Return the path of a file's note."""
     return output.progress / f"{source.path.name}.json"
 
 
 def staged(output: OutputDirectory, source: SourceFile, kind: str, number: int) -> Path:
-    """Return the place of a file's shard number `number` of frames or chunks."""
+    """Return the path of a file's shard number `number` of frames or chunks."""
     return output.progress / source.path.name / f"{kind}-{number:05d}.parquet"
 
 
@@ -49,7 +49,7 @@ def stage_files(
     settings: PrepareSettings,
     send: Send,
 ) -> None:
-    """Work on the files that nobody else has, the largest first; send the name of each that is done.
+    """Stage the files that no other process has, largest first; send the name of each that is done.
 
     Raises:
         ParseError: a file is damaged.
@@ -83,7 +83,7 @@ def _stage(
 
 
 def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Yield records together, as many as have `_BATCH` bases; one that has as many is alone, and is not copied."""
+    """Yield batches of records with at least `_BATCH` bases; a record of that length is alone, and is not copied."""
     batch: list[Record] = []
     bases = 0
     for record in records:
@@ -123,7 +123,7 @@ class _Shards:
         self._written = 0
 
     def extend(self, tables: Iterable[pa.Table]) -> None:
-        """Take tables, and write whenever a shard is full."""
+        """Add tables; write a shard whenever it is full."""
         for table in tables:
             self._waiting.append(table)
             while sum(map(len, self._waiting)) >= SHARD_ROWS:

@@ -89,9 +89,9 @@ def _cut(units: pd.DataFrame, allowed: pd.Series, part: str, fraction: float, se
 
 
 def _order(names: pd.Series, salt: str, *, by_folder: bool) -> pd.Index:
-    """Return the units in their drawn order; of files, one of every folder comes before a second one of any.
+    """Return the units in their random order; of files, one of each folder comes before a second one of any.
 
-    VirNucPro's test files are drawn so: about one of a folder, as many as make up the group's share.
+    VirNucPro draws its test files like this: about one of each folder, as many as make up the group's share.
     """
     drawn = names.map(lambda name: draw(salt, name)).sort_values(kind="stable")
     if not by_folder:
@@ -102,9 +102,9 @@ def _order(names: pd.Series, salt: str, *, by_folder: bool) -> pd.Index:
 
 
 def _nearest(sizes: pd.Series, target: float, most: int, *, needed: bool) -> list[int]:
-    """Take units in their order, each only if it brings the sum of sizes nearer to the target, at most `most`.
+    """Take at most `most` units in their order, each only if it brings the sum of sizes nearer to the target.
 
-    Where one is needed and none does, the smallest is taken.
+    If one is needed and none does, the smallest is taken.
     """
     chosen: list[int] = []
     total = 0
