@@ -39,11 +39,11 @@ from virnuc.features.shards import read_shard, write_shard
 from virnuc.runtime import available_memory, describe_hardware, silent
 from virnuc.settings import SplitSettings, TrainSettings
 from virnuc.splits.assignment import Split, split
-from virnuc.training import train
 from virnuc.training.batches import Plan
 from virnuc.training.classifier import Classifier
 from virnuc.training.data import Subset
 from virnuc.training.epochs import Trainer
+from virnuc.training.run import train
 from virnuc.training.stack import Stack
 from virnuc.training.state import Replicate
 

@@ -97,15 +97,16 @@ class Experiment:
         """Time both protein encoders, if that was not done already; return the id of the run that did."""
         from virnuc.reports.speed import SPEED
         from virnuc.storage.manifest import read_manifest
-        from virnuc.tracking import download
+        from virnuc.tracking import download, get_run
 
         frames = read_manifest(Path(self.place("frames")), "frames").digest
         same = {"key": self.benchmark_settings.key, "frames_digest": frames}
         if known := _finished("benchmark", same, "metrics.`bench/speedup` > 0"):
             say(f"benchmark  {self.settings.baseline} and {self.settings.candidate} were timed already: run {known}")
             self.tracker.tags({"reused.benchmark": known})
+            run = get_run(known)
             for suffix in ("html", "md"):
-                download(known, f"{SPEED}.{suffix}", Path(self.reports))
+                download(run, f"{SPEED}.{suffix}", Path(self.reports))
             return known
         benchmark.run(self.benchmark_settings)
         return _finished("benchmark", same)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from virnuc.features.feature_set import FeatureSet
     from virnuc.splits.assignment import Split
     from virnuc.tracking import Tracker
-    from virnuc.training import EpochRecord, TrainingResult
+    from virnuc.training.run import TrainingResult
+    from virnuc.training.state import EpochRecord
 
 
 @stage(TrainSettings, tracked=False)
@@ -63,7 +64,7 @@ def _train(
     from model_registry.records import log_training
     from model_registry.registration import register_training
     from virnuc.tracking.epochs import complete, replicate_runs
-    from virnuc.training import train as train_classifiers
+    from virnuc.training.run import train as train_classifiers
 
     tracker.dataset("features", features.directory, features.digest, "training")
     tracker.dataset("split", split.directory, split.digest, "training")

@@ -52,7 +52,7 @@ def read_checkpoint(version: ModelVersion) -> Checkpoint:
     if not path:
         raise DataError(f"{version_uri(version)}: its run {version.run_id} has no checkpoint; train it again")
     with tempfile.TemporaryDirectory() as temporary:
-        return load_checkpoint(download(run.info.run_id, path, Path(temporary)))
+        return load_checkpoint(download(run, path, Path(temporary)))
 
 
 def read_replicates(version: ModelVersion, own: Checkpoint) -> dict[int, Checkpoint]:
@@ -63,7 +63,8 @@ def read_replicates(version: ModelVersion, own: Checkpoint) -> dict[int, Checkpo
     Raises:
         DataError: one of them is gone, or was trained on something else.
     """
-    tags = get_run(version.run_id).data.tags
+    training = get_run(version.run_id)
+    tags = training.data.tags
     if tags.get("virnuc.stage") == "import_model":  # which imports one checkpoint, even if it had other replicates
         return {own.metadata["seed"]: own} if "seed" in own.metadata else {}
     path = Path(tags.get("virnuc.checkpoint", ""))
@@ -74,7 +75,7 @@ def read_replicates(version: ModelVersion, own: Checkpoint) -> dict[int, Checkpo
             continue
         with tempfile.TemporaryDirectory() as temporary:
             place = f"{path.parent}/{REPLICATES}/{seed}/{path.name}"
-            found[seed] = load_checkpoint(download(str(version.run_id), place, Path(temporary)))
+            found[seed] = load_checkpoint(download(training, place, Path(temporary)))
         if found[seed].metadata != own.metadata | {"seed": seed}:
             raise DataError(f"{version_uri(version)}: {place} is not a replicate of this model; train it again")
     return found
@@ -125,7 +126,7 @@ def validation_chunks(version: ModelVersion, temperature: float) -> tuple[Labels
     if not runs:
         raise DataError(f"{uri} was never evaluated in this store, so it has no validation predictions; run evaluate")
     with tempfile.TemporaryDirectory() as temporary:
-        frames = pd.read_parquet(download(runs[0].info.run_id, VALIDATION_PREDICTIONS, Path(temporary)))
+        frames = pd.read_parquet(download(runs[0], VALIDATION_PREDICTIONS, Path(temporary)))
     chunks = chunk_predictions(frames.assign(score=viral_probability(margins(frames) / temperature)))
     return labels_of(chunks), chunks["score"].to_numpy()
 
@@ -183,7 +184,7 @@ def _timed(candidate: SideEvidence, run: Run | None, baseline: SideEvidence) -> 
 def read_benchmark(run: Run) -> BenchmarkResult:
     """Return the record that a benchmark run keeps."""
     with tempfile.TemporaryDirectory() as temporary:
-        record = json.loads(download(run.info.run_id, BENCHMARK, Path(temporary)).read_text(encoding="utf-8"))
+        record = json.loads(download(run, BENCHMARK, Path(temporary)).read_text(encoding="utf-8"))
     return BenchmarkResult.from_dict(record, run.info.run_id)
 
 
@@ -191,9 +192,9 @@ def _evaluated(run: Run, training: Run) -> dict[str, Any]:
     tags = run.data.tags
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
-        predictions = pd.read_parquet(download(run.info.run_id, PREDICTIONS, directory))
-        replicates = pd.read_parquet(download(run.info.run_id, REPLICATE_PREDICTIONS, directory))
-        agreement = json.loads(download(run.info.run_id, AGREEMENT, directory).read_text(encoding="utf-8"))
+        predictions = pd.read_parquet(download(run, PREDICTIONS, directory))
+        replicates = pd.read_parquet(download(run, REPLICATE_PREDICTIONS, directory))
+        agreement = json.loads(download(run, AGREEMENT, directory).read_text(encoding="utf-8"))
     pairs = [pair.partition("=") for pair in tags.get("virnuc.weights", "").split(",") if pair]
     split_digest = tags.get("virnuc.split_digest", "")
     found = {
@@ -244,7 +245,7 @@ def measured(run: Run) -> dict[str, float]:
     if run.data.tags.get("virnuc.metrics") != METRICS:  # metrics from elsewhere, or logged by an earlier virnuc
         return found
     with tempfile.TemporaryDirectory() as temporary:
-        return json.loads(download(run.info.run_id, METRICS, Path(temporary)).read_text(encoding="utf-8")) | found
+        return json.loads(download(run, METRICS, Path(temporary)).read_text(encoding="utf-8")) | found
 
 
 def _history(run: Run) -> dict[str, list[float]]:

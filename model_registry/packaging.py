@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -64,6 +65,7 @@ def log_scoring_model(
     seed: int = 42,
     device: str = "cpu",
     training: str = "",
+    described: Mapping[str, Any] | None = None,
     on_choice: Callable[[Choices], None] = lambda choices: None,
 ) -> ModelVersion:
     """Log the scoring model to the active run and register it as a new version of `registered_name`.
@@ -79,6 +81,7 @@ def log_scoring_model(
         device: for that test.
         training: identifies the settings and data of the training; an existing version of the same training with the
             same scorer is returned instead of a second one.
+        described: tags `virnuc.<name>` of a new version, which has them all from the start.
         on_choice: called with the measurements by which the scoring of chunks was chosen.
 
     Raises:
@@ -106,7 +109,9 @@ def log_scoring_model(
             pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS],
             tags={DIGEST_TAG: digest},  # read where the model is served
         )
-    return mlflow.register_model(model.model_uri, registered_name, tags={DIGEST_TAG: digest, TRAINING_TAG: training})
+    tags = {f"virnuc.{name}": str(value) for name, value in (described or {}).items()}
+    tags |= {DIGEST_TAG: digest, TRAINING_TAG: training}
+    return mlflow.register_model(model.model_uri, registered_name, tags=tags)
 
 
 def companion_source(uri: str, split: Split) -> CompanionSource:

@@ -11,8 +11,8 @@ from virnuc.features.feature_set import FeatureSet
 from virnuc.reports.figures import evaluation_drawings, training_drawings
 from virnuc.tracking import Tracker
 from virnuc.tracking.epochs import complete
-from virnuc.training import TrainingResult
 from virnuc.training.checkpoint import REPLICATES, Checkpoint
+from virnuc.training.run import TrainingResult
 
 CHECKPOINTS = "checkpoints"  # the artifact folder
 # The metrics logged for comparing; all others are in the artifact metrics.json.

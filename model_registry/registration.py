@@ -16,10 +16,10 @@ from virnuc.runtime import choose_device
 from virnuc.settings import TrainSettings
 from virnuc.splits.assignment import Split
 from virnuc.storage.files import exclusive
-from virnuc.tracking import TRAINING_TAG, Tracker, model_version, tag_version, version_uri, versions_of
-from virnuc.training import TrainingResult
+from virnuc.tracking import TRAINING_TAG, Tracker, model_version, version_uri, versions_of
 from virnuc.training.checkpoint import load_checkpoint
 from virnuc.training.data import chunk_size_of
+from virnuc.training.run import TrainingResult
 from virnuc.training.state import training_directory
 
 _REGISTERING = ".registering.lock"
@@ -68,12 +68,12 @@ def register_training(
             companion=companion,
             seed=settings.seed,
             training=directory.name,
+            described=result.described() | _identity(features, split, chunk_size),
             device=choose_device(settings.device).name,
             on_choice=partial(_log_choices, tracker=tracker, tell=tell),
         )
     if version.run_id != tracker.run_id:
         tell(f"the same model as that of run {version.run_id}")
-    tag_version(version, result.described() | _identity(features, split, chunk_size))
     tracker.client.set_registered_model_alias(version.name, "challenger", version.version)
     update_card(version_uri(version))
     return version

@@ -127,7 +127,7 @@ def test_a_run_is_made_again_from_the_file_it_kept(store, tmp_path, monkeypatch)
     arguments = ["split", f"--source={features}", "--test-fraction=0.25", "--seed=7"]
     assert CliRunner().invoke(main, [*arguments, "--out=first"]).exit_code == 0
     (run,) = find_runs("split", {})
-    path = download(run.info.run_id, CONFIG, tmp_path)
+    path = download(run, CONFIG, tmp_path)
     kept = yaml.safe_load(path.read_text())
     assert kept == STAGES["split"](source=str(features), test_fraction=0.25, seed=7, out="first").document()
     assert CliRunner().invoke(main, ["split", "--config", str(path), "--out=second"]).exit_code == 0

@@ -56,7 +56,7 @@ def test_each_chunk_size_has_predictions_and_metrics_of_its_own(place):
         rows = [row for row, frame in enumerate(ids) if frame.split("_chunk_")[0] in tested]
         right = model(vectors[rows]).argmax(dim=1).numpy() == labels[rows]
         assert metrics[f"test/{size}bp/accuracy"] == pytest.approx(right.mean())
-        table = pd.read_parquet(download(run_id, f"{file}.parquet", place))
+        table = pd.read_parquet(download(run, f"{file}.parquet", place))
         assert set(table["frame_id"]) == {ids[row] for row in rows}
         assert set(table["group"]) == {"viral", "bacteria"}
         counted = metrics_of(table)["test/chunk/mcc"]
@@ -79,9 +79,10 @@ def test_virnucpros_own_files_are_split_trained_on_and_tested(place, monkeypatch
     run_id = evaluate.run(
         EvaluateSettings(model="models:/virnuc-fastesm650@challenger", features=source, split="split")
     )
-    metrics = measured(MlflowClient().get_run(run_id))
+    run = MlflowClient().get_run(run_id)
+    metrics = measured(run)
     assert metrics["test/count/frames"] == len(parts.rows["test"]) > 150
     assert metrics["test/accuracy"] > 0.9
-    table = pd.read_parquet(download(run_id, "predictions.parquet", place))
+    table = pd.read_parquet(download(run, "predictions.parquet", place))
     assert sorted(table["frame_id"]) == sorted(parts.frame_ids("test"))
     assert set(table["group"]) == {"viral", *OTHERS}

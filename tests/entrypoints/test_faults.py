@@ -119,7 +119,7 @@ def test_what_a_store_that_does_not_answer_has_is_not_said_to_be_missing(store, 
     def away(*args, **kwargs):
         raise locked()
 
-    for name in ("get_run", "get_registered_model"):
+    for name in ("get_run", "get_model_version"):
         monkeypatch.setattr(MlflowClient, name, away)
     with pytest.raises(MlflowException, match="database is locked"):
         ask("a")
@@ -129,11 +129,11 @@ def test_an_artifact_that_was_changed_since_it_was_logged_is_refused(store, tmp_
     with tracked_run("doctor", DoctorSettings()) as tracker:
         tracker.json({"a": 1}, "kept.json")
         tracker.frame(pd.DataFrame({"a": [1]}), "tables/changed.csv")
-    place = Path(mlflow.get_run(tracker.run_id).info.artifact_uri)
-    assert json.loads(download(tracker.run_id, "kept.json", tmp_path).read_text()) == {"a": 1}
-    (place / "tables" / "changed.csv").write_text("a\n2\n")
+    run = mlflow.get_run(tracker.run_id)
+    assert json.loads(download(run, "kept.json", tmp_path).read_text()) == {"a": 1}
+    (Path(run.info.artifact_uri) / "tables" / "changed.csv").write_text("a\n2\n")
     with pytest.raises(DataError, match=r"tables/changed\.csv was changed since it was logged"):
-        download(tracker.run_id, "tables/changed.csv", tmp_path)
+        download(run, "tables/changed.csv", tmp_path)
 
 
 @pytest.mark.parametrize("raised", [DataError(f"no run in {SECRET}"), RuntimeError(f"cannot open {SECRET}")])

@@ -72,7 +72,7 @@ def test_each_replicate_has_a_run_and_evaluate_scores_them_all(place):
     assert [float(loss) for loss in tags["virnuc.replicate_val_loss"].split(",")] == pytest.approx(
         [losses[seed] for seed in SEEDS], rel=1e-5
     )
-    curve = pd.read_csv(download(version.run_id, "tables/learning_curve.csv", place))
+    curve = pd.read_csv(download(parent, "tables/learning_curve.csv", place))
     assert sorted(set(curve["share"])) == [0.125, 0.25, 0.5, 1.0] and len(curve) == 12
     assert curve.loc[curve["share"] == 1, "loss"].tolist() == pytest.approx([losses[seed] for seed in SEEDS])
 
@@ -81,12 +81,13 @@ def test_each_replicate_has_a_run_and_evaluate_scores_them_all(place):
             model="models:/virnuc-fastesm650@challenger", features=(FeatureSource("features"),), split="split"
         )
     )
-    scores = pd.read_parquet(download(run_id, "predictions/replicates.parquet", place))
-    registered = pd.read_parquet(download(run_id, "predictions.parquet", place))
+    tested = MlflowClient().get_run(run_id)
+    scores = pd.read_parquet(download(tested, "predictions/replicates.parquet", place))
+    registered = pd.read_parquet(download(tested, "predictions.parquet", place))
     assert list(scores) == ["frame_id", "seed_7", "seed_8", "seed_9"]
     assert scores["frame_id"].tolist() == registered["frame_id"].tolist()
     assert scores[f"seed_{chosen}"].tolist() == registered["score"].tolist()
-    metrics = measured(MlflowClient().get_run(run_id))
+    metrics = measured(tested)
     right = [((scores[f"seed_{seed}"] >= 0.5) == (registered["label"] == 1)).mean() for seed in SEEDS]
     assert metrics["test/replicates/count"] == 3
     assert metrics["test/replicates/accuracy_mean"] == pytest.approx(sum(right) / 3)

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from tests.shared.samples import quick, same_weights
-from virnuc.training import data, train
+from virnuc.training import data
 from virnuc.training.checkpoint import load_checkpoint
+from virnuc.training.run import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -9,9 +9,9 @@ from virnuc.errors import DataError, DimensionError, IncompatibleCheckpointError
 from virnuc.features.mixture import open_features
 from virnuc.settings import FeatureSource, SplitSettings, parse_features
 from virnuc.splits.assignment import split
-from virnuc.training import train
 from virnuc.training.checkpoint import load_checkpoint
 from virnuc.training.data import match
+from virnuc.training.run import train
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from torch import nn
 from tests.shared.samples import Dropout, quick, same_weights
 from virnuc.errors import UsageError
 from virnuc.runtime import derived_seed
-from virnuc.training import find_training, train
 from virnuc.training.checkpoint import load_checkpoint
 from virnuc.training.classifier import Classifier
 from virnuc.training.data import match
-from virnuc.training.run import median_seed
+from virnuc.training.run import median_seed, train
 from virnuc.training.stack import Stack
+from virnuc.training.state import find_training
 
 HIDDEN = 512
 

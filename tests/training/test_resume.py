@@ -13,11 +13,11 @@ from tests.shared.samples import quick, same_weights
 from virnuc.errors import DataError
 from virnuc.features.feature_set import FeatureSet
 from virnuc.splits.assignment import Split
-from virnuc.training import find_training, train
-from virnuc.training.state import STATE, Replicate
+from virnuc.training.run import train
+from virnuc.training.state import STATE, Replicate, find_training
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["virnuc.training", "tests.shared.samples"])
+processes.set_forkserver_preload(["virnuc.training.run", "tests.shared.samples"])
 
 
 def die():

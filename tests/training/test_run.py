@@ -12,8 +12,9 @@ from virnuc.features.feature_set import FeatureSet
 from virnuc.runtime import derived_seed
 from virnuc.settings import SplitSettings
 from virnuc.splits.assignment import split
-from virnuc.training import find_training, train
 from virnuc.training.checkpoint import load_checkpoint
+from virnuc.training.run import train
+from virnuc.training.state import find_training
 
 METRICS = {
     "train/loss", "val/loss", "val/accuracy", "val/precision", "val/recall", "val/f1", "val/roc_auc", "val/mcc",

@@ -12,16 +12,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
-import matplotlib as mpl
 from markupsafe import Markup, escape
 
 from virnuc.reports.content import UNKNOWN, AllRows, Document, Section, Table
-from virnuc.reports.plots import Drawing
 from virnuc.reports.sections import sections, title
 from virnuc.storage.files import atomic_path, write_text
+
+if TYPE_CHECKING:
+    from virnuc.reports.plots import Drawing
 
 HTML, MARKDOWN, VERDICT, FIGURES = "validation_report.html", "validation_report.md", "verdict.json", "figures"
 _LIBRARY = "vendor/dataTables.min.js"  # DataTables 3.1.5, MIT licence beside it
@@ -139,6 +140,8 @@ def aligned(table: Table) -> list[str]:
 
 def svg(drawing: Drawing) -> bytes:
     """Return a figure as SVG; the same figure gives the same bytes."""
+    import matplotlib as mpl  # takes half a second, and only pages need it
+
     stream = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "virnuc"}):
         drawing.figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)

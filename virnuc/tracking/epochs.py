@@ -13,7 +13,7 @@ from virnuc.tracking.runs import child_runs
 from virnuc.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
-    from virnuc.training import EpochRecord
+    from virnuc.training.state import EpochRecord
 
 LOGGED_EVERY = 5.0  # s
 _LOGGED = "val/loss"  # of every epoch

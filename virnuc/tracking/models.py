@@ -30,21 +30,25 @@ def model_version(uri: str) -> ModelVersion:
         raise UsageError(f"{uri!r} names no model; write models:/NAME@ALIAS or models:/NAME/VERSION")
     client, name = MlflowClient(), match["name"]
     try:
-        client.get_registered_model(name)
-    except MlflowException as error:
-        raise_if_away(error)
-        known = [model.name for model in client.search_registered_models()]
-        nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else "run train first"
-        raise DataError(f"{uri}: no model of that name is registered in {store_uri()}; {hint}") from error
-    try:
         if match["alias"]:
             return client.get_model_version_by_alias(name, match["alias"])
         return client.get_model_version(name, match["version"])
     except MlflowException as error:
         raise_if_away(error)
-        versions = ", ".join(str(version.version) for version in versions_of(name))
-        raise DataError(f"{uri}: no such alias or version; {name} has the versions {versions or 'none'}") from error
+        raise DataError(f"{uri}: {_what_is_missing(client, name)}") from error
+
+
+def _what_is_missing(client: MlflowClient, name: str) -> str:
+    """Return why the store has no version of a model that a URI names, and which names or versions it has."""
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        raise_if_away(error)
+        nearest = difflib.get_close_matches(name, [model.name for model in client.search_registered_models()], n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else "run train first"
+        return f"no model of that name is registered in {store_uri()}; {hint}"
+    versions = ", ".join(str(version.version) for version in versions_of(name))
+    return f"no such alias or version; {name} has the versions {versions or 'none'}"
 
 
 def version_uri(version: ModelVersion) -> str:

@@ -52,15 +52,14 @@ def open_store() -> None:
         client = MlflowClient()
         given = client.get_run(os.environ["MLFLOW_RUN_ID"]) if "MLFLOW_RUN_ID" in os.environ else None
         if given and given.info.experiment_id != DEFAULT_EXPERIMENT_ID:
-            experiment_id = given.info.experiment_id
+            experiment = client.get_experiment(given.info.experiment_id)
         else:
-            experiment_id = mlflow.set_experiment(EXPERIMENT).experiment_id
+            experiment = mlflow.set_experiment(EXPERIMENT)
             if given:
-                _move_run(given, experiment_id)
-        known = client.get_experiment(experiment_id).tags
+                _move_run(given, experiment.experiment_id)
         for key, value in _EXPERIMENT_TAGS.items():
-            if key not in known or key == "mlflow.experimentKind":  # always written, so that doctor tests writing
-                client.set_experiment_tag(experiment_id, key, value)
+            if key not in experiment.tags or key == "mlflow.experimentKind":  # always written: doctor tests writing
+                client.set_experiment_tag(experiment.experiment_id, key, value)
 
 
 def store_is_writable() -> str:

@@ -7,24 +7,27 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pandas as pd
 import yaml
-from matplotlib.figure import Figure
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Metric, Run
+from mlflow.entities import Metric, Run, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
+from mlflow.utils.uri import append_to_uri_path
 
 from virnuc.errors import DataError, masked
 from virnuc.settings import Settings
 from virnuc.storage.files import sha256_file
 from virnuc.tracking.store import SAVED_VIEW, raise_if_away, store_uri
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CONFIG = "config.yaml"  # the artifact that has a run's settings
 _DIGEST_LENGTH = 36  # MLflow's limit for a dataset's digest; the whole one is logged as a tag
@@ -99,7 +102,7 @@ class Tracker:
 
     def metrics(self, values: Mapping[str, float]) -> None:
         """Log metrics in one call."""
-        mlflow.log_metrics(dict(values), run_id=self.run_id)
+        self.history({0: values})
 
     def history(self, metrics: Mapping[int, Mapping[str, float]]) -> None:
         """Log the metrics of several steps, by step, in as few calls as MLflow allows."""
@@ -110,8 +113,11 @@ class Tracker:
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags `virnuc.<name>`."""
-        for name, value in prefixed(values).items():
-            self.client.set_tag(self.run_id, name, value)
+        tags = [RunTag(name, value) for name, value in prefixed(values).items()]
+        if len(tags) == 1:  # in half the time of a batch
+            self.client.set_tag(self.run_id, tags[0].key, tags[0].value)
+        else:
+            self.client.log_batch(self.run_id, tags=tags)
 
     def weights(self, encoders: Mapping[str, Mapping[str, Any]]) -> None:
         """Set the tag with the origin of each encoder's weights, by name."""
@@ -174,21 +180,22 @@ class NullTracker:
         return lambda *values, **named: None
 
 
-def download(run_id: str, path: str, destination: Path) -> Path:
+def download(run: Run, path: str, destination: Path) -> Path:
     """Download an artifact of a run; return where it is.
 
     Raises:
         DataError: the run has no such artifact, or it is not the file that was logged.
     """
-    run = get_run(run_id)
+    name = f"run {run.info.run_id}"
+    uri = append_to_uri_path(run.info.artifact_uri, path)  # for an id MLflow asks the store twice more
     try:
-        file = Path(MlflowClient().download_artifacts(run_id, path, str(destination)))
+        file = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(destination)))
     except (MlflowException, OSError) as error:
         raise_if_away(error)
-        raise DataError(f"run {run_id} has no artifact {path}; it was deleted or never finished") from error
+        raise DataError(f"{name} has no artifact {path}; it was deleted or never finished") from error
     logged = _digests(run).get(path)  # runs of earlier versions have none
     if logged and sha256_file(file)[:_KEPT_OF_SHA256] != logged:
-        raise DataError(f"run {run_id}: its artifact {path} was changed since it was logged; run that stage again")
+        raise DataError(f"{name}: its artifact {path} was changed since it was logged; run that stage again")
     return file
 
 

@@ -4,6 +4,3 @@
 `stack` trains several replicates in one pass, `state` saves what a training needs to resume, and `run` puts all of
 them together.
 """
-
-from virnuc.training.run import TrainingResult, train
-from virnuc.training.state import EpochRecord, find_training
