@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 
 import hypothesis
 import pytest
 from filelock import FileLock
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from tests.shared import PROJECT, made_once
 
@@ -21,6 +24,13 @@ os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported; pytest has a process for each core
+
+
+@event.listens_for(Engine, "connect")
+def do_not_wait_for_the_disk(connection, record):
+    """A commit is done when the system has it: that decides what another process sees, and what a kill leaves."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -55,8 +65,9 @@ def empty_store(tmp_path_factory) -> Path:
     """An empty store, made once, as MLflow takes seconds to make one."""
     from mlflow.tracking import MlflowClient
 
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
+    path = made_once(tmp_path_factory, "empty.db")
+    with FileLock(f"{path}.lock"):
+        MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
 
 

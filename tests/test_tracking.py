@@ -1,12 +1,13 @@
 """Finding runs and versions in a real store, with any characters in tags and names."""
 
-import subprocess
-import sys
+import os
+import signal
 
 import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
+from tests.shared.processes import forked
 from virnuc.errors import DataError, GateRefusal, NoVerdictError, Terminated, UsageError, VirnucError
 from virnuc.settings import DoctorSettings, PrepareSettings
 from virnuc.tracking import (
@@ -53,11 +54,14 @@ def test_runs_come_from_every_experiment_newest_first_and_only_finished_ones_if_
 
 
 def test_the_run_of_a_killed_process_is_listed_and_ended_by_the_next_of_its_stage(store):
-    code = (
-        "import os; from virnuc.settings import DoctorSettings; from virnuc.tracking import tracked_run; "
-        "held = tracked_run('split', DoctorSettings()); held.__enter__().start(); os.kill(os.getpid(), 9)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    def start_and_die():
+        with tracked_run("split", DoctorSettings()) as tracker:
+            tracker.start()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    process = forked(start_and_die)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     (left,) = abandoned_runs()
     with tracked_run("prepare", DoctorSettings()):
         assert [run.info.run_id for run in abandoned_runs()] == [left.info.run_id]  # of another stage, or still running

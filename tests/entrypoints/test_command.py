@@ -3,12 +3,9 @@
 import contextlib
 import gzip
 import io
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from importlib import import_module
 
@@ -16,20 +13,19 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
+from tests.shared.processes import FORK, forked
 from virnuc.sequences.frames import frame_shards
 
 
 def start(stage, directory, *arguments):
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{directory}/mlflow.db"}
-    command = [sys.executable, "-m", f"entrypoints.{stage}", *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=directory, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    """Run a command in a process of its own; return that and the pipe that brings its exit code and stderr."""
+    ended, told = FORK.Pipe(duplex=False)
+    return forked(lambda: told.send(run(stage, directory, *arguments))), ended
 
 
-def run(stage, directory, *arguments):
-    """Run a command in this process; return its exit code and its stderr."""
-    errors, handler = io.StringIO(), signal.getsignal(signal.SIGTERM)
+def run(stage, directory, *arguments, stderr=None):
+    """Run a command in this process; return its exit code and its stderr, or None if that is given."""
+    errors, handler = stderr or io.StringIO(), signal.getsignal(signal.SIGTERM)
     command = getattr(import_module(f"entrypoints.{stage}"), stage).command
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as ended:
         patch.chdir(directory)
@@ -38,7 +34,7 @@ def run(stage, directory, *arguments):
         command.main(list(map(str, arguments)))
     mlflow.set_tracking_uri(None)
     signal.signal(signal.SIGTERM, handler)
-    return ended.value.code, errors.getvalue()
+    return ended.value.code, None if stderr else errors.getvalue()
 
 
 def refused(stage, directory, *arguments):
@@ -147,29 +143,29 @@ def test_features_and_a_split_that_do_not_belong_together(place, frames, genomes
 
 
 def test_sigterm_ends_the_run_as_killed(place, genomes, tmp_path):
-    process = start("prepare", place, "--source", genomes, "--out", tmp_path / "frames")
-    while process.poll() is None and not any((tmp_path / "frames").rglob("*.parquet*")):  # printed once a run is open
+    command = ["--source", genomes, "--out", tmp_path / "frames"]
+    process, ended = start("prepare", place, *command)
+    while process.is_alive() and not any((tmp_path / "frames").rglob("*.parquet*")):  # then a run is open
         time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
+    process.terminate()
+    assert ended.poll(60)
+    code, errors = ended.recv()
+    assert code == 1
     assert "prepare: stopped; give the same command again to resume" in errors
     client = MlflowClient(f"sqlite:///{place}/mlflow.db")
     experiment = client.get_experiment_by_name("virnuc")
     newest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0]
     assert newest.info.status == "KILLED"
-    again = start("prepare", place, "--source", genomes, "--out", tmp_path / "frames")
-    again.communicate(timeout=120)
-    assert again.returncode == 0
+    assert run("prepare", place, *command)[0] == 0
     assert frame_shards(tmp_path / "frames")
 
 
 def test_two_processes_make_a_fresh_store_at_once(tmp_path, genomes):
     arguments = ["--source", small_source(genomes, tmp_path / "source")]
     processes = [start("prepare", tmp_path, *arguments, "--out", tmp_path / name) for name in ("a", "b")]
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+    for _, ended in processes:
+        assert ended.poll(120)
+        assert ended.recv()[0] == 0
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("virnuc")
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"

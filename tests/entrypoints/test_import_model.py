@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -18,6 +17,7 @@ from entrypoints.import_model import import_model
 from entrypoints.promote import promote
 from entrypoints.train import train
 from model_registry.evidence import measured
+from tests.entrypoints.test_command import refused
 from tests.shared.figures import undrawn
 from tests.shared.samples import MLPClassifier, sample_frames, write_features
 from virnuc.errors import DataError, GateRefusal, UsageError
@@ -166,10 +166,9 @@ class Command:
 def test_a_hostile_checkpoint_is_refused_and_runs_nothing(place, pickled):
     pickled.extra = Command()
     torch.save(pickled, place / "virnucpro.pth")
-    command = [sys.executable, "-m", "entrypoints.import_model", "--checkpoint", "virnucpro.pth"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 4
-    assert "refused, nothing was run" in done.stderr
+    code, line = refused("import_model", place, "--checkpoint", "virnucpro.pth")
+    assert code == 4
+    assert "refused, nothing was run" in line
     assert not (place / "ran").exists()
     assert not MlflowClient().search_registered_models()
 

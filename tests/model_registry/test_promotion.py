@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from subprocess import PIPE
+import os
+import signal
 
 import mlflow
 import pytest
@@ -16,7 +15,9 @@ from model_registry.locking import promotion_lock
 from model_registry.promotion import promote, rollback
 from tests.shared import experiment as experiments
 from tests.shared.experiment import BASELINE, CANDIDATE
+from tests.shared.figures import undrawn
 from tests.shared.postgresql import postgresql
+from tests.shared.processes import FORK, forked
 from virnuc.errors import DataError, GateRefusal, UsageError, VirnucError
 
 NEWER = CANDIDATE[:-1] + "2"
@@ -137,30 +138,19 @@ def test_what_a_killed_promotion_left_is_repaired_by_the_next_one(client, moved)
     assert client.get_model_version("virnuc", "2").tags[promotion.STATE] == promotion.DONE
 
 
-RACER = """
-import sys
-from model_registry.gate import Policy
-from model_registry.locking import promotion_lock
-from model_registry.promotion import promote
-sys.stdin.readline()
-print(promote(sys.argv[1], "champion", Policy.read(), sys.argv[3], sys.argv[2]).version)
-"""
-
-
 def race(uris, override=""):
-    """Promote in several processes at once; return their outputs."""
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER, uri, f"racer {n}", override], stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True
-        )
-        for n, uri in enumerate(uris)
-    ]
+    """Promote in several processes at once; return the version that each has made."""
+    together, made = FORK.Barrier(len(uris)), FORK.SimpleQueue()
+
+    def promoted(uri, who):
+        together.wait()
+        made.put(promote(uri, "champion", Policy.read(), override, who).version)
+
+    racers = [forked(promoted, uri, f"racer {n}") for n, uri in enumerate(uris)]
     for racer in racers:
-        racer.stdin.write("go\n")
-        racer.stdin.flush()
-    ended = [(*racer.communicate(), racer.returncode) for racer in racers]
-    assert [code for _, _, code in ended] == [0, 0], ended
-    return [printed.strip() for printed, _, _ in ended]
+        racer.join()
+    assert [racer.exitcode for racer in racers] == [0, 0]
+    return [made.get() for _ in racers]
 
 
 def test_racing_promotions_end_as_if_one_had_followed_the_other(client):
@@ -188,11 +178,14 @@ def test_a_lock_that_is_held_is_waited_for_and_then_named(client):
 
 
 def test_the_lock_of_a_dead_process_is_taken_over(client):
-    code = (
-        "import os, mlflow; from model_registry.locking import promotion_lock; "
-        "promotion_lock(mlflow.MlflowClient(), 'x').__enter__(); os._exit(9)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    def hold_and_die():
+        with promotion_lock(MlflowClient(), "x"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    holder = forked(hold_and_die)
+    holder.join()
+    assert holder.exitcode == -signal.SIGKILL
+    assert client.get_registered_model("virnuc-promotion-lock").tags["who"] == "x"
     with promotion_lock(client, "me", wait=1) as lock:
         lock.still_held()
         client.set_registered_model_tag("virnuc-promotion-lock", "token", "another's")
@@ -201,6 +194,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(client):
 
 
 def test_one_full_cycle_on_postgresql(tmp_path, monkeypatch):
+    undrawn(monkeypatch)
     with postgresql() as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         monkeypatch.chdir(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import get_ident
@@ -68,10 +69,10 @@ def companion_source():
 
 
 @pytest.fixture(scope="module")
-def registered(tmp_path_factory):
+def registered(tmp_path_factory, empty_store):
     """The URI of a store with one registered model, which is the champion and has a companion."""
     home = tmp_path_factory.mktemp("store")
-    mlflow.set_tracking_uri(f"sqlite:///{home}/mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{shutil.copy(empty_store, home / 'mlflow.db')}")
     mlflow.set_experiment(experiment_id=mlflow.create_experiment("tests", artifact_location=str(home / "files")))
     save_checkpoint(home / "model.pth", composition_checkpoint())
     with mlflow.start_run():

@@ -27,11 +27,12 @@ def postgresql():
     with tempfile.TemporaryDirectory() as home:
         if user:
             shutil.chown(home, "nobody")
-        made = subprocess.run([initdb, "-D", f"{home}/data", "-U", "virnuc", "-A", "trust"], stderr=PIPE, **user)
+        command = [initdb, "-D", f"{home}/data", "-U", "virnuc", "-A", "trust", "--no-sync"]
+        made = subprocess.run(command, stderr=PIPE, **user)
         if made.returncode:
             pytest.skip(f"initdb: {made.stderr.decode().strip().splitlines()[0]}")
         port = str(free_port())
-        command = [server, "-D", f"{home}/data", "-p", port, "-k", home]
+        command = [server, "-D", f"{home}/data", "-p", port, "-k", home, "-c", "fsync=off"]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL, **user) as process:
             try:
                 wait_for(port)
