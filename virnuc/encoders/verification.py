@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,15 +148,11 @@ def verify_source(
     if len(vectors) == 2:
         difference, cosine = compare(vectors[1], vectors[0])
         found.append(
-            Verification(
-                encoder=found[0].encoder,
+            replace(
+                found[1],
                 reference="virnuc on the CPU in fp32",
-                device=found[1].device,
-                precision=found[1].precision,
-                sequences=len(vectors[0]),
                 largest_difference=float(f"{difference:.1e}"),
                 lowest_cosine=round(cosine, 6),
-                checksums=found[0].checksums,
                 findings=_distance(difference, cosine, found[1].precision),
             )
         )
