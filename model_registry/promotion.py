@@ -56,7 +56,6 @@ class Promotion:
     alias: str
     source: str  # models:/NAME/VERSION that was copied
     replaced: str | None  # version of `virnuc` that the alias named before
-    comparison_run: str | None
     overridden: tuple[str, ...] = ()  # rules that did not hold, where --override was used
     changed: bool = True  # False if the alias named a copy of this very version already
 
@@ -95,9 +94,8 @@ def promote(candidate_uri: str, alias: str, policy: Policy, override: str, who: 
         if evidence.failed and not override:
             raise GateRefusal(f"{uri} is not promoted: " + "; ".join(evidence.failed))
         current = production_version(alias)
-        comparison = evidence.comparison
         if current and current.tags.get(PROMOTED_FROM) == uri:
-            return Promotion(str(current.version), alias, uri, None, comparison, changed=False)
+            return Promotion(str(current.version), alias, uri, None, changed=False)
         replaced = str(current.version) if current else None
         tags = {
             STATE: PROMOTING,
@@ -107,14 +105,14 @@ def promote(candidate_uri: str, alias: str, policy: Policy, override: str, who: 
             "virnuc.promoted_by": who,
             "virnuc.promoted_at": _now(),
             "virnuc.promoted_why": "override" if evidence.failed else "the gate passed",
-            "virnuc.comparison_run": comparison or "",
+            "virnuc.comparison_run": evidence.comparison or "",
             "virnuc.policy_digest": policy.digest,
         }
         if evidence.failed:
             tags |= {OVERRIDE: override, OVERRIDE_RULES: "; ".join(evidence.failed)[:4000]}
         version = _copy_and_move(client, candidate, alias, current, tags, lock)
     update_card(f"models:/{PRODUCTION}/{version}")
-    return Promotion(version, alias, uri, replaced, comparison, evidence.failed)
+    return Promotion(version, alias, uri, replaced, evidence.failed)
 
 
 def rollback(alias: str, who: str) -> Promotion:
@@ -138,7 +136,7 @@ def rollback(alias: str, who: str) -> Promotion:
             _move(client, alias, previous.version, current, lock, undo)
             undo.pop_all()
         client.set_model_version_tag(PRODUCTION, current.version, "virnuc.rolled_back", f"{_now()} by {who}")
-    return Promotion(str(previous.version), alias, previous.tags.get(PROMOTED_FROM, ""), str(current.version), None)
+    return Promotion(str(previous.version), alias, previous.tags.get(PROMOTED_FROM, ""), str(current.version))
 
 
 def production_version(alias: str) -> ModelVersion | None:
