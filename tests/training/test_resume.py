@@ -84,8 +84,10 @@ def test_optimizer_and_early_stopping_are_resumed(sample, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         train(sample.features, sample.split, settings, tmp_path / "stopped", on_epoch=interrupt)
-    result = train(sample.features, sample.split, settings, tmp_path / "stopped")
-    assert result.resumed_from == stopped_at
+    assert find_training(tmp_path / "stopped").epoch == stopped_at
+    told = []
+    result = train(sample.features, sample.split, settings, tmp_path / "stopped", on_epoch=told.append)
+    assert [record.epoch for record in told] == list(range(stopped_at, whole.epochs + 1))
     assert (result.epochs, result.best_epoch, result.stopped_early) == (whole.epochs, whole.best_epoch, True)
     assert same_weights(whole.last, result.last) and same_weights(whole.model, result.model)
 

@@ -50,7 +50,6 @@ class Tokens:
     flat: np.ndarray  # [tokens] int32
     starts: np.ndarray  # [n + 1] int64, where each sequence begins in `flat`, then its end
     ids: Sequence[str]  # n names, for error messages
-    truncated: int = 0  # number of sequences that were cut to the encoder's maximum length
 
     @property
     def lengths(self) -> np.ndarray:

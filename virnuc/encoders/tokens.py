@@ -52,7 +52,7 @@ def encode_letters(sequences: Sequence[str], names: Sequence[str], table: np.nda
 
 
 def tokenise_proteins(sequences: Sequence[str], ids: Sequence[str] | None, max_residues: int | None) -> Tokens:
-    """Return `<cls> residues <eos>` for each protein, cut to `max_residues` residues; those cut are counted.
+    """Return `<cls> residues <eos>` for each protein, cut to `max_residues` residues.
 
     Raises:
         DataError: a protein is empty or contains a letter outside the vocabulary (`*`, `J`, lower case).
@@ -67,8 +67,7 @@ def tokenise_proteins(sequences: Sequence[str], ids: Sequence[str] | None, max_r
         flat[position] = token
         is_residue[position] = False
     flat[is_residue] = residues.flat
-    truncated = sum(len(whole) > len(part) for whole, part in zip(sequences, cut, strict=True))
-    return Tokens(flat, starts, names, truncated)
+    return Tokens(flat, starts, names)
 
 
 def pack_token_lists(token_lists: Sequence[Sequence[int]], names: Sequence[str]) -> Tokens:

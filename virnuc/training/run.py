@@ -56,7 +56,6 @@ class TrainingResult(TrainedReplicate):
     replicates: tuple[TrainedReplicate, ...]  # ordered by seed
     run_id: str
     shuffle: str  # full or block
-    resumed_from: int = 0  # last epoch before an interruption; 0 if there was none
     left_out: int = 0  # number of frames of a mixture whose genomes are not in the split
 
     def described(self) -> dict[str, str | int]:
@@ -122,13 +121,12 @@ def train(
             _log.info("shuffle %s (%s)", shuffle.name, shuffle.reason)
             training.shuffle = shuffle.name
             training.save(directory)
-        resumed_from = 0 if training.finished else training.epoch
         _report(training, directory, name, on_epoch, in_doubt=True)
         if not training.finished:
             _run(training, parts, settings, progress, lambda: _report(training, directory, name, on_epoch), directory)
         metadata = describe_training(features, split, settings.modality, training.replicates[0].model)
         result = _finish(training, settings, directory, name, metadata)
-        return dataclasses.replace(result, resumed_from=resumed_from, left_out=parts.left_out)
+        return dataclasses.replace(result, left_out=parts.left_out)
 
 
 def _begin(features: FeatureSet, split: Split, settings: TrainSettings, width: int, share: float) -> Training:
