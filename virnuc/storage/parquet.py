@@ -30,6 +30,6 @@ def read_table(
     try:
         table = pq.read_table(path, columns=columns and list(columns), read_dictionary=repeated and list(repeated))
         table.validate(full=True)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeError, pa.ArrowException) as error:  # a column's name may be no text
         raise DataError(f"{path}: not a readable Parquet file ({error}); {remedy}") from error
     return table.replace_schema_metadata()
