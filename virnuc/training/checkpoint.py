@@ -94,7 +94,7 @@ class Checkpoint:
 
 
 def model_name(encoders: Mapping[str, Mapping[str, Any]], modality: str) -> str:
-    """Return a model's name: that of its protein encoder, or `<encoder>_<modality>` if it uses one half of a vector."""
+    """Return a model's name: its protein encoder's; for half of a vector, `<encoder>_dna`, `_protein` or `_chunks`."""
     if modality == "merged":
         return str(encoders["protein"]["name"])
     of_chunks = encoders["protein"]["name"] == NO_PROTEIN
