@@ -81,8 +81,11 @@ def read_replicates(version: ModelVersion, own: Checkpoint) -> dict[int, Checkpo
     return found
 
 
-def side_evidence(uri: str) -> SideEvidence:
-    """Return all that is known about a version except its speed; missing values keep their defaults."""
+def side_evidence(uri: str, shown: bool = True) -> SideEvidence:
+    """Return all that is known about a version except its speed; missing values keep their defaults.
+
+    What a report shows and no rule needs, epochs and commands, is only read if it is to be `shown`.
+    """
     version = model_version(uri)
     training = get_run(version.run_id)
     origin = "import" if training.data.tags.get("virnuc.stage") == "import_model" else "training"
@@ -92,12 +95,13 @@ def side_evidence(uri: str) -> SideEvidence:
         "name": version.name,
         "version": str(version.version),
         "encoder": training.data.tags.get("virnuc.model", version.name),
-        "history": _history(training),
         "provenance": {name: value for stage, run in runs.items() for name, value in provenance(stage, run).items()},
-        "commands": tuple(command_of(run) for run in [*runs_before(training), *runs.values()]),
         "training": _decisive_settings(training) if origin == "training" else {},
         "unrecorded": "" if origin == "training" else "trained elsewhere, so what it has seen is not recorded",
     }
+    if shown:
+        known["history"] = _history(training)
+        known["commands"] = tuple(command_of(run) for run in [*runs_before(training), *runs.values()])
     if UNPAIRED in version.tags:
         return SideEvidence(**known, metrics=measured(training))
     evaluated = _evaluated(found[0], training) if found else {}
@@ -259,22 +263,26 @@ def _history(run: Run) -> dict[str, list[float]]:
 
 
 def gather(
-    baseline: str, candidates: Sequence[str], controls: Sequence[str] = (), benchmarks: Sequence[str] = ()
+    baseline: str,
+    candidates: Sequence[str],
+    controls: Sequence[str] = (),
+    benchmarks: Sequence[str] = (),
+    shown: bool = True,
 ) -> Comparison:
-    """Return the comparison of registered versions, by their URIs, as the store knows them now.
+    """Return the comparison of registered versions, by their URIs, as the store knows them now; see `side_evidence`.
 
     Raises:
         UsageError: two candidates are the same version.
         DataError: a candidate is not there or was never evaluated, or a record was changed.
     """
-    sides = [side_evidence(uri) for uri in candidates]
+    sides = [side_evidence(uri, shown) for uri in candidates]
     if len({side.uri for side in sides}) < len(sides):
         raise UsageError(f"--candidate {','.join(candidates)}: two of them are the same version")
     missing, slow = "", None
     try:
-        slow = side_evidence(baseline)
+        slow = side_evidence(baseline, shown)
     except DataError as error:
         missing = str(error)
     if slow:
         sides = with_speed(slow, sides, benchmarks)
-    return compare(slow, sides, [side_evidence(uri) for uri in controls], missing=missing)
+    return compare(slow, sides, [side_evidence(uri, shown) for uri in controls], missing=missing)
