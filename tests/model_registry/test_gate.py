@@ -24,26 +24,28 @@ def with_limits(**limits):
     return Policy({**POLICY.limits, **limits})
 
 
-def verdict(slow, fast, controls=(), policy=POLICY):
-    return judge(compare(slow, [fast], controls), policy).candidates[0]
+def judged(comparison, policy=POLICY):
+    return judge(comparison, policy).candidates[0]
+
+
+def verdict(slow, fast):
+    return judged(compare(slow, [fast]))
 
 
 @functools.cache
-def compared():
-    """Equal models, compared once for all cases that differ only in records other than predictions."""
-    slow, fast = sides()
+def compared(lost, genomes):
+    """Two sides, compared once for all cases that differ only in records other than predictions."""
+    slow, fast = sides(lost, genomes)
     return compare(slow, [fast])
 
 
 def verdict_with(slow=None, fast=None, policy=POLICY):
     """Return the verdict on equal models with changed records on one side or both."""
-    comparison = compared()
+    comparison = compared(0, 40)
     baseline = replace(comparison.baseline, evidence=replace(comparison.baseline.evidence, **(slow or {})))
     pair = comparison.pairs[0]
     candidate = replace(pair.candidate, evidence=replace(pair.candidate.evidence, **(fast or {})))
-    return judge(
-        replace(comparison, baseline=baseline, pairs=(replace(pair, candidate=candidate),)), policy
-    ).candidates[0]
+    return judged(replace(comparison, baseline=baseline, pairs=(replace(pair, candidate=candidate),)), policy)
 
 
 def failed(found):
@@ -80,7 +82,7 @@ def test_every_rule_is_judged_in_the_order_of_the_list():
     [(4, []), (5, ["accuracy_drop", "accuracy_drop_upper_bound"]), (6, ["accuracy_drop"])],
 )
 def test_a_drop_just_below_at_and_above_the_limit(lost, rules):
-    found = verdict(*sides(lost))  # the same loss in each genome: the interval is a point
+    found = judged(compared(lost, 40))  # the same loss in each genome: the interval is a point
     assert set(rules) <= set(failed(found)) and bool(rules) == (found.outcome == "FAIL")
     drop = rule_of(found, "accuracy_drop")
     assert drop.numbers == {"drop": pytest.approx(lost / 100)}
@@ -96,19 +98,19 @@ def test_a_drop_of_three_points_whose_interval_goes_beyond_five_fails_by_that_al
 
 
 def test_trainings_that_differ_widen_the_interval_until_it_fails():
-    slow, fast = sides(lost=3)
+    slow, fast = sides(3, 40)
     spread = fast.replicates.copy()
     for seed, more in enumerate((-3, 5, -3, 5, -1)):  # the mean stays near 3 points
-        spread[f"seed_{seed}"] = sides(lost=3 + more)[1].predictions["score"]
+        spread[f"seed_{seed}"] = sides(3 + more, 40)[1].predictions["score"]
     logged = replicate_metrics(labels_of(fast.predictions), spread.drop(columns="frame_id"))
     found = verdict(slow, replace(fast, replicates=spread, metrics={**fast.metrics, **logged}))
     assert failed(found) == ["accuracy_drop_upper_bound"]
-    assert verdict(slow, fast).outcome == "PASS"
+    assert judged(compared(3, 40)).outcome == "PASS"
 
 
 @pytest.mark.parametrize(("genomes", "outcome"), [(38, "FAIL"), (40, "PASS")])
 def test_nineteen_and_twenty_genomes_a_class(genomes, outcome):
-    found = verdict(*sides(genomes=genomes))
+    found = judged(compared(0, genomes))
     assert failed(found) == ([] if outcome == "PASS" else ["enough_genomes"])
 
 
@@ -126,7 +128,7 @@ def test_twenty_genomes_of_which_one_has_most_frames_are_too_few():
 @pytest.mark.parametrize(("met", "outcome"), [(40, "PASS"), (41, "FAIL")])
 @pytest.mark.parametrize("who", ["the classifier", "esm2_tiny"])
 def test_test_frames_that_a_training_has_seen(met, outcome, who):
-    predictions = compared().pairs[0].candidate.evidence.predictions
+    predictions = compared(0, 40).pairs[0].candidate.evidence.predictions
     found = verdict_with(fast={"predictions": predictions.assign(seen=np.where(np.arange(4000) < met, who, ""))})
     assert failed(found) == ([] if outcome == "PASS" else ["unseen_genomes"])
     assert f"{met} in the training of {who} (virnuc-fast v1)" in rule_of(found, "unseen_genomes").observed
@@ -170,13 +172,14 @@ def control(wrong, validated, name="composition"):
 def test_the_strongest_control_by_validation_warns_or_decides(wrong, gain):
     weak = control(60, 0.5, "weak")
     against = [weak, control(wrong, 0.8)]
-    warned = verdict(*sides(), against)
-    required = verdict(*sides(), against, with_limits(control_gain="required"))
+    slow, fast = sides()
+    comparison = compare(slow, [fast], against)
+    warned, required = (judged(comparison, policy) for policy in (POLICY, with_limits(control_gain="required")))
     assert warned.outcome == "PASS"
     assert rule_of(warned, WARNED).numbers["control_gain"] == pytest.approx(gain)
     assert rule_of(warned, WARNED).outcome == ("PASS" if gain else "WARN")
     assert failed(required) == ([] if gain else [WARNED])
-    assert failed(verdict(*sides(), (), with_limits(control_gain="required"))) == [WARNED]
+    assert failed(verdict_with(policy=with_limits(control_gain="required"))) == [WARNED]
 
 
 def test_a_control_that_does_as_well_is_named_first_in_the_report():
@@ -272,7 +275,7 @@ def test_a_hand_edited_metric_never_reaches_the_gate():
     "key", ["merged_dim", "dna_dim", "protein_dim", "model_type", "checkpoint_version", "encoders"]
 )
 def test_a_checkpoint_that_does_not_fit_its_features_fails(key):
-    fast = compared().pairs[0].candidate.evidence
+    fast = compared(0, 40).pairs[0].candidate.evidence
     other = {"dna": {"weight_digest": "other"}} if key == "encoders" else "other"
     found = verdict_with(fast={"checkpoint": {**fast.checkpoint, key: other}})
     assert failed(found) == ["checkpoint_agrees"]
@@ -349,7 +352,7 @@ def test_a_missing_policy_is_a_usage_error(tmp_path):
 
 
 def test_the_document_repeats_the_verdict_word_for_word():
-    comparison = compare(*(lambda pair: (pair[0], [pair[1]]))(sides(lost=9)))
+    comparison = compared(9, 40)
     found = judge(comparison, POLICY)
     past = {"models:/virnuc-fast/1": ["yesterday PASS against models:/virnuc-slow/1"]}
     document = verdict_document(comparison, found, Origin("2026-01-01T00:00:00+00:00", "run", "command"), past)
