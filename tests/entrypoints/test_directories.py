@@ -40,6 +40,7 @@ from virnuc.settings import (
 from virnuc.storage.manifest import read_manifest
 from virnuc.tracking import model_version, version_uri
 
+pytestmark = pytest.mark.e2e
 POLICY = str(PROJECT / "model_registry" / "policy.yaml")
 DNA, PROTEIN = CASES["dnabert_s"], CASES["esm2"]
 LONGEST = 4000  # bp of a genome in the sample
@@ -204,7 +205,7 @@ def test_a_second_experiment_never_touches_the_first(experiment, tmp_path, monke
     kept, versions = contents(place), versions_there()
     assert (place.parent / "latest").resolve() == place.resolve()
     assert (place / "reports" / "latest").resolve() == (place / "reports" / first.info.run_id).resolve()
-    run_pipeline(chunk_size=500, unit="cluster", dna_encoder="tetranucleotide", candidate="dipeptide")
+    run_pipeline(chunk_size=500, unit="cluster", dna_encoder="codon_phase", candidate="dipeptide")
     second = (experiment / "data" / "latest").resolve()
     assert second.name.startswith("genomes-500bp-cds-cluster-seed42")
     assert contents(place) == kept
