@@ -7,10 +7,10 @@ import shutil
 import mlflow
 import pytest
 
-from tests.model_registry.test_scoring_model import SEQUENCES, called, registered  # noqa: F401
+from tests.model_registry.test_scoring_model import SEQUENCES, predicted, registered  # noqa: F401
 
 
-def test_a_spark_data_frame_is_scored_in_its_workers(registered, called):  # noqa: F811
+def test_a_spark_data_frame_is_scored_in_its_workers(registered, predicted):  # noqa: F811
     """The code is that of docs/operating.md."""
     pytest.importorskip("pyspark", reason="pyspark is not installed: pip install 'virnuc[scale]'")
     if not shutil.which("java"):
@@ -35,6 +35,6 @@ def test_a_spark_data_frame_is_scored_in_its_workers(registered, called):  # noq
     answers = {row[0]: row for row in found}
     assert len(answers) == len(rows) and answers["bad"]["error"]
     told = [answers[f"s{number}"] for number in range(len(SEQUENCES))]
-    assert [row["label"] for row in told] == called["label"].tolist()
+    assert [row["label"] for row in told] == predicted["label"].tolist()
     probabilities = [float("nan") if row["probability"] is None else row["probability"] for row in told]
-    assert probabilities == pytest.approx(called["probability"].tolist(), abs=1e-6, nan_ok=True)
+    assert probabilities == pytest.approx(predicted["probability"].tolist(), abs=1e-6, nan_ok=True)
