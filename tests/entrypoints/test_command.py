@@ -14,6 +14,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from tests.shared.processes import FORK, forked
+from tests.shared.samples import without_mmseqs
 from virnuc.sequences.frames import frame_shards
 
 
@@ -125,15 +126,17 @@ def small_source(genomes, directory):
     return directory
 
 
-def test_features_and_a_split_that_do_not_belong_together(place, frames, genomes, tmp_path):
-    features = tmp_path / "features"
+def test_features_and_a_split_that_do_not_belong_together(place, genomes, tmp_path):
+    source, features = small_source(genomes, tmp_path / "source"), tmp_path / "features"
     encoders = ["--dna-encoder", "tetranucleotide", "--protein-encoder", "dipeptide"]
     for stage, arguments in (
-        ("split", ["--source", frames, "--out", tmp_path / "split"]),
-        ("prepare", ["--source", small_source(genomes, tmp_path / "source"), "--out", tmp_path / "small"]),
-        ("extract", ["--frames", tmp_path / "small", *encoders, "--out", features]),
+        ("prepare", ["--source", source, "--out", tmp_path / "long"]),
+        ("prepare", ["--source", source, "--chunk-size", 150, "--out", tmp_path / "short"]),
+        ("split", ["--source", tmp_path / "long", "--unit", "frame", "--out", tmp_path / "split"]),
+        ("extract", ["--frames", tmp_path / "short", *encoders, "--out", features]),
     ):
-        code, errors = run(stage, place, *arguments)
+        with without_mmseqs():
+            code, errors = run(stage, place, *arguments)
         assert code == 0, errors
     code, line = refused(
         "train", place, "--features", features / "+".join(encoders[1::2]), "--split", tmp_path / "split"
@@ -150,6 +153,7 @@ def test_sigterm_ends_the_run_as_killed(place, genomes, tmp_path):
     process.terminate()
     assert ended.poll(60)
     code, errors = ended.recv()
+    process.join()
     assert code == 1
     assert "prepare: stopped; give the same command again to resume" in errors
     client = MlflowClient(f"sqlite:///{place}/mlflow.db")
@@ -163,9 +167,10 @@ def test_sigterm_ends_the_run_as_killed(place, genomes, tmp_path):
 def test_two_processes_make_a_fresh_store_at_once(tmp_path, genomes):
     arguments = ["--source", small_source(genomes, tmp_path / "source")]
     processes = [start("prepare", tmp_path, *arguments, "--out", tmp_path / name) for name in ("a", "b")]
-    for _, ended in processes:
+    for process, ended in processes:
         assert ended.poll(120)
         assert ended.recv()[0] == 0
+        process.join()
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("virnuc")
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"

@@ -34,7 +34,7 @@ def test_each_chunk_size_has_predictions_and_metrics_of_its_own(place):
         write_features(place / name, *sample, manifest=False)
     parts = split(SplitSettings(source="long", out="split", test_fraction=0.3))
     both = (FeatureSource("long", 300), FeatureSource("short", 150))
-    train.run(TrainSettings(features=both, split="split", epochs=2, hidden_dim=8, lr=0.01, device="cpu"))
+    train.run(TrainSettings(features=both, split="split", epochs=2, hidden_dim=8, lr=0.01, replicates=2, device="cpu"))
     run_id = evaluate.run(EvaluateSettings(model="models:/virnuc-fastesm650@challenger", features=both, split="split"))
     run = MlflowClient().get_run(run_id)
     metrics, tags = measured(run), run.data.tags

@@ -81,6 +81,7 @@ def trained(virnucpro, place):
         split=str(virnucpro.split.directory),
         epochs=1,
         hidden_dim=8,
+        replicates=2,
         device="cpu",
     )
     version = train.run(settings)

@@ -1,6 +1,7 @@
 """Saving figures without drawing them, for tests of other things."""
 
 from pathlib import Path
+from unittest.mock import MagicMock
 
 from matplotlib.figure import Figure
 
@@ -18,3 +19,4 @@ def undrawn(monkeypatch) -> None:
             Path(target).touch()
 
     monkeypatch.setattr(Figure, "savefig", save)
+    monkeypatch.setattr(Figure, "add_subplot", lambda *given, **named: MagicMock())  # axes take most of the time
