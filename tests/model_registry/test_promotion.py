@@ -199,6 +199,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(client):
             lock.still_held()
 
 
+@pytest.mark.e2e
 def test_one_full_cycle_on_postgresql(tmp_path, monkeypatch):
     undrawn(monkeypatch)
     with postgresql() as uri:

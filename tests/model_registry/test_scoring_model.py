@@ -280,18 +280,21 @@ def server(registered):
         yield address
 
 
+@pytest.mark.e2e
 def test_over_http_it_answers_as_predict_does(server, predicted):
     status, answer = post(server, records(*SEQUENCES))
     assert status == 200
     assert_same(pd.DataFrame(answer["predictions"]), predicted)
 
 
+@pytest.mark.e2e
 def test_over_http_one_bad_row_does_not_lose_the_others(server):
     status, answer = post(server, records(SEQUENCES[0], None, "ACGTZ"))
     assert status == 200
     assert [row["status"] == "invalid" for row in answer["predictions"]] == [False, True, True]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("body", "words"),
     [

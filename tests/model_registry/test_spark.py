@@ -10,6 +10,7 @@ import pytest
 from tests.model_registry.test_scoring_model import SEQUENCES, predicted, registered  # noqa: F401
 
 
+@pytest.mark.e2e
 def test_a_spark_data_frame_is_scored_in_its_workers(registered, predicted):  # noqa: F811
     """The code is that of docs/operating.md."""
     pytest.importorskip("pyspark", reason="pyspark is not installed: pip install 'virnuc[scale]'")
