@@ -1,7 +1,10 @@
 """A training in the store: its replicates are child runs, also after interruptions, and evaluate finds them all."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from threading import Barrier, BrokenBarrierError
@@ -10,13 +13,12 @@ import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
-from entrypoints import progress
 from entrypoints.evaluate import evaluate
 from entrypoints.train import train
 from model_registry import packaging
 from model_registry.evidence import measured
+from tests.shared import PROJECT
 from tests.shared.figures import undrawn
-from tests.shared.processes import forked
 from tests.shared.samples import sample_frames, write_features
 from virnuc.settings import EvaluateSettings, FeatureSource, SplitSettings, TrainSettings
 from virnuc.splits.assignment import split
@@ -92,19 +94,29 @@ def test_each_replicate_has_a_run_and_evaluate_scores_them_all(place):
     assert train.run(settings(learning_curve=True)).version == version.version  # trained already
 
 
-def train_and_die_in_epoch_3():
-    def die(what, done, total):
-        if what == "epoch 3":
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    progress.bars = lambda unit, leave=True: die
-    train.run(settings())
+KILLED_IN_EPOCH_3 = """
+import json, os, signal, sys
+from entrypoints import progress
+from virnuc.settings import FeatureSource, TrainSettings
+def die(what, done, total):
+    if what == "epoch 3":
+        os.kill(os.getpid(), signal.SIGKILL)
+progress.bars = lambda unit, leave=True: die
+from entrypoints.train import train
+given = json.loads(sys.argv[1])
+train.run(TrainSettings(**given | {"features": (FeatureSource("features"),)}))
+"""
 
 
 def test_killed_and_started_again_it_is_one_training_with_every_epoch_once(place):
-    process = forked(train_and_die_in_epoch_3)
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    given = {name: value for name, value in vars(settings()).items() if name not in ("features", "weights")}
+    killed = subprocess.run(  # not forked: torch may refuse to train in a fork of a process that has trained
+        [sys.executable, "-c", KILLED_IN_EPOCH_3, json.dumps(given)],
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     version = train.run(settings())
     runs = children(version.run_id)
     assert tuple(sorted(runs)) == SEEDS and len(find_runs("replicate", {})) == 3
