@@ -1,6 +1,6 @@
 """A new machine: the build steps of the Containerfile in a bare Debian tree, then `make demo`.
 
-Only `make test-fresh` runs this, as it takes a quarter of an hour, needs root and debootstrap, and downloads packages
+Only `make test-fresh` runs this, as it takes ten minutes, needs root and debootstrap, and downloads packages
 of Debian (`DEBIAN_MIRROR`) and of Python, with this machine's settings of pip. Each step has its own mount namespace.
 """
 
