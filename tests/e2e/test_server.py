@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 from tests.shared import PROJECT
 from tests.shared.postgresql import free_port, postgresql
 
+pytestmark = pytest.mark.e2e
 ADMIN, READER = ("admin", "a long secret of the admin"), ("reader", "a long secret of the reader")
 ALIAS = {"name": "virnuc", "alias": "champion"}
 AUTH = "[mlflow]\ndefault_permission = READ\ndatabase_uri = {database}\nadmin_username = admin\n{function}\n"
