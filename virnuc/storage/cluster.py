@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ray.util.queue import Queue
 
 _STARTS_AGAIN = 3  # of a worker that was killed or whose node was lost
-_WAIT = 0.2  # seconds between two looks at the workers
+_WAIT = 1.0  # seconds between two looks at the workers, and two of a worker's messages; each costs milliseconds
 _log = logging.getLogger(__name__)
 
 
@@ -97,15 +98,27 @@ def _connected() -> ModuleType:
 
 def _run(name: str, call: Callable[[Send], object], messages: Queue, directory: str) -> None:
     """Do a call in the directory that the stage was started in, so that its paths mean the same."""
+    unsent: list[tuple[str, Any]] = []
+    sent = 0.0
+
+    def send(message: Any) -> None:
+        nonlocal sent
+        unsent.append((name, message))
+        if time.monotonic() - sent > _WAIT:
+            messages.put_nowait_batch(unsent)
+            unsent.clear()
+            sent = time.monotonic()
+
     try:
         if not Path(directory).is_dir():
             raise UsageError(
                 f"a node of the Ray cluster has no {directory}; start the stage on a disk that all nodes share"
             )
         os.chdir(directory)
-        call(lambda message: messages.put((name, message)))
+        call(send)
     except VirnucError as error:
-        messages.put((name, error))
+        unsent.append((name, error))
+    messages.put_nowait_batch(unsent)
 
 
 def _pass_on(messages: Queue, hear: Callable[[str, Any], None]) -> None:
