@@ -35,10 +35,11 @@ from entrypoints.rehearse import SECONDS, TIMING
 from virnuc.benchmarking import benchmark
 from virnuc.encoders import ENCODERS, Encoder, Tokens, load_encoder
 from virnuc.encoders.interface import DEFAULT_BATCH_TOKENS
+from virnuc.encoders.linear import DTYPES
 from virnuc.encoders.spec import LoadRequest
 from virnuc.encoders.timing import gemm_peak, product_seconds, seconds
 from virnuc.features.feature_set import FeatureSet
-from virnuc.runtime import DTYPES, choose_device, describe_hardware
+from virnuc.runtime import choose_device, describe_hardware
 from virnuc.sequences.frames import frame_shards, read_frames
 from virnuc.settings import BenchmarkSettings, MainSettings
 from virnuc.splits.assignment import Split

@@ -35,12 +35,13 @@ from benchmarks.encoders import native, peer, proteins
 from benchmarks.extract import content, write_frames
 from virnuc.encoders import ENCODERS, Encoder, load_encoder, timing
 from virnuc.encoders.language_model import LanguageModelEncoder
+from virnuc.encoders.linear import DTYPES
 from virnuc.encoders.packing import varlen_is_right
 from virnuc.encoders.timing import gemm_peak, seconds
 from virnuc.encoders.verification import LIMITS, compare, real_sequences
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.workers import extract_together
-from virnuc.runtime import DTYPES, available_memory, choose_device, describe_hardware, silent
+from virnuc.runtime import available_memory, choose_device, describe_hardware, silent
 from virnuc.settings import ExtractSettings, TrainSettings
 from virnuc.storage.processes import Send, run_together
 from virnuc.training.batches import FULL, Plan

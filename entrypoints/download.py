@@ -20,9 +20,10 @@ def download(settings: DownloadSettings, tracker: Tracker) -> None:
     hub's cache at their pinned revisions, where all other stages find them.
     """
     from entrypoints.progress import bars
-    from virnuc.encoders.table import fetch_encoder, find_encoder
     from virnuc.sequences.downloading import download as download_files
 
+    if settings.encoders:
+        from virnuc.encoders.table import fetch_encoder, find_encoder  # which import torch
     for name in settings.encoders:
         find_encoder(name)
     if settings.divisions:

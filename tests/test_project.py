@@ -40,15 +40,19 @@ def test_mlproject_and_settings_have_the_same_parameters_and_defaults(name):
     assert entry["command"] == f"MLFLOW_DISABLE_TELEMETRY=true python -m entrypoints.{name} {expected}"
 
 
+def run_anew(program):
+    """Run lines of Python in a new process."""
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PROJECT, check=True)
+
+
 def run_briefly(module, *arguments):
     """Run a module that answers and ends; check that it loaded nothing heavy."""
-    program = (
+    return run_anew(
         f"import sys, runpy; sys.argv = ['x', *{arguments!r}]\n"
         f"try: runpy.run_module('{module}', run_name='__main__')\n"
         "except SystemExit as end: assert end.code == 0\n"
         "assert not {'torch', 'mlflow', 'pandas', 'numpy'} & set(sys.modules)"
     )
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PROJECT, check=True)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -65,6 +69,17 @@ def test_the_console_command_has_all_stages_and_loads_none_of_them_for_its_help(
         *settings.STAGES
     ]
     assert "--dropout" in run_briefly("entrypoints.cli", "train", "--help").stdout
+
+
+def test_stages_without_tensors_load_no_torch():
+    """What prepare (and each of its workers), download and split load, beside what tracks them; seconds and memory."""
+    run_anew(
+        "import sys\n"
+        "from virnuc.sequences import downloading, preparing\n"
+        "assert not {'torch', 'pandas', 'scipy', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+        "from virnuc.splits import assignment\n"
+        "assert not {'torch', 'scipy.stats', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+    )
 
 
 def test_pins_are_in_one_place_and_installed():

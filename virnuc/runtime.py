@@ -1,4 +1,7 @@
-"""Device, with the reason for its choice, memory, seeds and progress: each is decided here and nowhere else."""
+"""Device, with the reason for its choice, memory, seeds and progress: each is decided here and nowhere else.
+
+torch is imported where a device is asked for: it takes seconds and 200 MB, and stages without tensors do without it.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from virnuc.errors import UsageError
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int], object]  # called with the task, the number done and the total (0: unknown)
-# Types of weights outside linear layers; int8 keeps those of linear layers in 8 bits.
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 _CONTROL_GROUP = Path("/sys/fs/cgroup")  # where a container reads its limits
 
@@ -42,10 +41,12 @@ def choose_device(wanted: str = "auto") -> Choice:
     Raises:
         UsageError: the device is unknown or not present.
     """
+    import torch
+
     choice = _find_device(wanted.split(",")[0].strip())
     torch.set_float32_matmul_precision("highest")
     torch.backends.cuda.enable_cudnn_sdp(False)
-    if torch.device(choice.name).type == "cuda":
+    if _is_gpu(choice.name):
         torch.cuda.set_device(torch.device(choice.name))
     return choice
 
@@ -57,15 +58,23 @@ def choose_devices(wanted: str) -> list[str]:
         UsageError: one is unknown or not present, or named twice.
     """
     if wanted in ("auto", "cuda"):
-        kind = torch.device(_find_device(wanted).name).type
-        return [f"cuda:{index}" for index in range(torch.cuda.device_count())] if kind == "cuda" else ["cpu"]
+        import torch
+
+        on_gpu = _is_gpu(_find_device(wanted).name)
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())] if on_gpu else ["cpu"]
     names = [_find_device(name.strip()).name for name in wanted.split(",")]
     if len(set(names)) < len(names):
         raise UsageError(f"--device {wanted}: name each device once")
     return names
 
 
+def _is_gpu(device: str) -> bool:
+    return device.startswith("cuda")
+
+
 def _find_device(wanted: str) -> Choice:
+    import torch
+
     if wanted == "auto":
         if torch.cuda.is_available():
             return Choice("cuda", f"auto: {torch.cuda.get_device_name()} is present")
@@ -88,7 +97,9 @@ def available_memory(device: str = "cpu") -> int:
     On a CPU the page cache counts as free, and a container's limit is taken into account. On a GPU torch's own cache
     counts as free, although the driver reports it as used.
     """
-    if torch.device(device).type == "cuda":
+    if _is_gpu(device):
+        import torch
+
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
     try:
@@ -107,7 +118,9 @@ def available_memory(device: str = "cpu") -> int:
 
 def reset_peak_memory(device: str) -> None:
     """Reset what `peak_memory_gb` measures."""
-    if torch.device(device).type == "cuda":
+    if _is_gpu(device):
+        import torch
+
         torch.cuda.reset_peak_memory_stats(device)
         return
     clear = Path("/proc/self/clear_refs")
@@ -117,7 +130,9 @@ def reset_peak_memory(device: str) -> None:
 
 def peak_memory_gb(device: str) -> float:
     """Return the highest memory in use since the reset: allocated on a GPU, resident on a CPU, in GB."""
-    if torch.device(device).type == "cuda":
+    if _is_gpu(device):
+        import torch
+
         return torch.cuda.max_memory_allocated(device) / 1e9
     status = Path("/proc/self/status")
     if status.exists():
@@ -146,6 +161,8 @@ def counted(items: Iterable[T], total: int, what: str, progress: Progress) -> It
 
 def describe_hardware(device: str) -> dict[str, str]:
     """Return what a measured speed depends on: processor, device, threads and library versions."""
+    import torch
+
     described = {
         "platform": platform.platform(),
         "processor": _processor(),
@@ -157,7 +174,7 @@ def describe_hardware(device: str) -> dict[str, str]:
         "torch": torch.__version__,
         "transformers": metadata.version("transformers"),
     }
-    if torch.device(device).type == "cuda":
+    if _is_gpu(device):
         described["gpu"] = torch.cuda.get_device_name(device)
         described["cuda"] = str(torch.version.cuda)
     return described

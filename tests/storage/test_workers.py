@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -63,10 +64,10 @@ def test_a_killed_worker_is_started_again_and_an_error_ends_all(ray, tmp_path):
 
 
 def test_cores_are_shared_among_the_workers(ray):
-    assert find_workers("ray", 0).devices == ("cpu", "cpu")
-    assert find_workers("ray", 1).threads == 2
-    assert find_workers("ray", 3).threads == 1
-    assert find_workers("ray", 3).at_most(2).devices == ("cpu", "cpu")
+    assert find_workers("ray", 0, "cpu").devices == ("cpu", "cpu")
+    assert find_workers("ray", 1, "cpu").threads == 2
+    assert find_workers("ray", 3, "cpu").threads == 1
+    assert find_workers("ray", 3, "cpu").at_most(2).devices == ("cpu", "cpu")
     for device in ("cuda", "cuda:0"):
         with pytest.raises(UsageError, match=r"cluster has no GPU|Ray chooses"):
             find_workers("ray", 1, device)
@@ -110,6 +111,13 @@ def test_prepare_gives_the_same_bytes_and_the_same_error(ray, genomes, tmp_path)
         prepare(PrepareSettings(source=str(source), out=str(tmp_path / "hostile"), engine="ray"))
 
 
+def load_and_note(packed, notes, device):  # noqa: F811
+    """Load a scorer, and note what is loaded with it in this worker."""
+    scorer = load_scorer(packed, None, device)
+    (notes / str(os.getpid())).write_text(" ".join(sys.modules))
+    return scorer
+
+
 @pytest.mark.parametrize("engine", ["local", "ray"])
 def test_predict_gives_the_same_calls_whoever_scores_them(request, engine, packed, tmp_path, monkeypatch):  # noqa: F811
     if engine == "ray":
@@ -121,13 +129,17 @@ def test_predict_gives_the_same_calls_whoever_scores_them(request, engine, packe
     source = tmp_path / "reads.fa"
     source.write_text("".join(reads))
     scorer = load_scorer(packed)
-    together = Helpers(find_workers(engine, 2), partial(load_scorer, packed, None))
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    together = Helpers(find_workers(engine, 2, "cpu"), partial(load_and_note, packed, notes))
     told = []
     prediction.predict([str(source)], scorer, "m", tmp_path / "alone")
     prediction.predict(
         [str(source)], scorer, "m", tmp_path / "together", helpers=together, progress=lambda *step: told.append(step)
     )
     assert content(tmp_path / "together") == content(tmp_path / "alone")
+    loaded = {name for note in notes.iterdir() for name in note.read_text().split()}
+    assert "torch" in loaded and not {"sklearn", "matplotlib", "scipy.stats", "mlflow"} & loaded
     assert told[-1][1] == sum(len(chunk) for read in reads for _, chunk in cut_chunks(read.split("\n")[1], 300))
     with pytest.raises(UsageError, match="standard input can be read only once"):
         prediction.predict(["-"], scorer, "m", tmp_path / "stream", helpers=together)

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+# Types of weights outside linear layers; int8 keeps those of linear layers in 8 bits.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
+
 # Without VNNI instructions, sums of two int8 products saturate at 16 bits; with 7-bit activations they cannot.
 _SEVEN_BITS = not torch.cpu._is_vnni_supported()
 

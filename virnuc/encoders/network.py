@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from virnuc.encoders.linear import Linear, for_inference
+from virnuc.encoders.linear import DTYPES, Linear, for_inference
 from virnuc.encoders.packing import Packing
 from virnuc.encoders.weights import EncoderWeights
 from virnuc.errors import EncoderError
-from virnuc.runtime import DTYPES
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from functools import cache
 
 import torch
 
-from virnuc.encoders.linear import Linear, for_inference
+from virnuc.encoders.linear import DTYPES, Linear, for_inference
 from virnuc.errors import UsageError
-from virnuc.runtime import DTYPES, Choice
+from virnuc.runtime import Choice
 from virnuc.settings.options import PRECISIONS
 
 _MIN_SPEEDUP = 1.5  # of bf16 over fp32, for a CPU to embed in bf16

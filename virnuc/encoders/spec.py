@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from virnuc.encoders.interface import Encoder
-from virnuc.runtime import DTYPES
+from virnuc.runtime import WEIGHT_BYTES
 from virnuc.sequences.translation import FRAME_NAMES, STRANDS
 
 
@@ -40,7 +40,7 @@ class EncoderSpec:
     download_gb: float = 0.0
     directory: Path | None = None  # in the hub's layout, for encoders that do not come from the hub
     packaged: PackagedWeights | None = None
-    precisions: tuple[str, ...] = tuple(DTYPES)  # those in which its vectors are accurate enough
+    precisions: tuple[str, ...] = tuple(WEIGHT_BYTES)  # those in which its vectors are accurate enough
     shipped: bool = False  # `directory` is part of this project
     family: str | None = None  # for an encoder from a directory, whose name is `<family>-<digest of its weights>`
     in_phase: bool = False  # DNA only: its vectors depend on where codons begin

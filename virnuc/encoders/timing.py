@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from virnuc.encoders.linear import Linear, for_inference
-from virnuc.runtime import DTYPES
+from virnuc.encoders.linear import DTYPES, Linear, for_inference
 
 Products = tuple[tuple[int, int], ...]  # input and output widths of layers
 _USUAL: Products = ((1280, 5120), (5120, 1280), (2560, 2560))

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from virnuc.evaluation.weighted import Floats, Labels, Weighted, Weights
 
@@ -91,8 +90,10 @@ def mcnemar(baseline_right: NDArray[np.bool_], candidate_right: NDArray[np.bool_
 
     The test assumes independent rows, but frames of one genome are not: its p-value is too small, and no rule uses it.
     """
+    from scipy.stats import binomtest  # takes a second to import
+
     only_baseline = int((baseline_right & ~candidate_right).sum())
     only_candidate = int((~baseline_right & candidate_right).sum())
     total = only_baseline + only_candidate
-    p_value = float(stats.binomtest(only_candidate, total, 0.5).pvalue) if total else 1.0
+    p_value = float(binomtest(only_candidate, total, 0.5).pvalue) if total else 1.0
     return {"only_baseline": only_baseline, "only_candidate": only_candidate, "p_value": p_value}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from virnuc.evaluation.crossed import Drop
 from virnuc.evaluation.intervals import Interval
 from virnuc.evaluation.speed import BenchmarkResult
-from virnuc.features.feature_set import FeatureSet
+
+if TYPE_CHECKING:
+    from virnuc.features.feature_set import FeatureSet
 
 
 def agreement(checkpoint: Mapping[str, Any], features: FeatureSet) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 
 from virnuc.prediction.calls import VIRAL
 from virnuc.prediction.chunks import AMBIGUOUS, ANSWERED, NO_OPEN_FRAME, SCORED, STATUSES, TOO_SHORT
-from virnuc.prediction.plots import histogram, regions
 from virnuc.prediction.regions import NO_VIRUS, WITH_REGIONS
 from virnuc.prediction.tables import read_regions
 from virnuc.reports.content import AllRows, Section, Table, number
-from virnuc.reports.plots import Drawing
 from virnuc.reports.rendering import Page, write_page
+
+if TYPE_CHECKING:
+    from virnuc.reports.plots import Drawing
 
 SUMMARY = "summary"
 _BINS = np.linspace(0, 1, 41)
@@ -208,6 +209,8 @@ def _model(parameters: Mapping[str, Any], about: About) -> Section:
 
 
 def _drawings(out: Path, seen: _Seen, threshold: float) -> dict[str, Drawing]:
+    from virnuc.prediction.plots import histogram, regions  # take two seconds to import, and workers draw nothing
+
     spread = {_KINDS[status]: heights for status, heights in seen.spread.items()}
     viral = {_KINDS[status]: count for status, count in seen.viral.items()}
     drawings = {"histogram": histogram(spread, viral, _BINS, threshold)}

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import ks_2samp
 
 from virnuc.settings import SplitSettings
 from virnuc.splits.similarity import method
@@ -122,6 +121,8 @@ def _categories(values: pd.Series, test: pd.Series) -> dict[str, Any]:
 
 def _numbers(values: pd.Series, test: pd.Series) -> dict[str, Any]:
     """Return both parts' quartiles and their Kolmogorov-Smirnov distance (0 identical, 1 disjoint)."""
+    from scipy.stats import ks_2samp  # takes a second to import, and trainings only read what is described here
+
     parts = {"train": values[~test].to_numpy(dtype=float), "test": values[test].to_numpy(dtype=float)}
     quartiles = {
         name: [round(float(value), 6) for value in np.quantile(part, [0, 0.25, 0.5, 0.75, 1])]

@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 
 from virnuc.errors import DataError, UsageError
-from virnuc.features.feature_set import FeatureSet
 from virnuc.sequences.frames import CHUNKS, GENOMES, frame_shards, read_frames
 from virnuc.sequences.genomes import RECORD, TABLE, GenomeName, TableRow, look_up, name_genome
 from virnuc.storage.manifest import MANIFEST, has_manifest, read_manifest, verified_manifest
@@ -43,6 +42,8 @@ def is_frames(directory: Path) -> bool:
 def inputs_of(directory: Path, chunks_too: bool) -> dict[str, str]:
     """Return the digests of frames (and of their chunks), or of features, after comparing them with the files."""
     if not is_frames(directory):
+        from virnuc.features.feature_set import FeatureSet  # which imports torch
+
         return {"features": FeatureSet.open(directory).digest}
     inputs = {"frames": verified_manifest(directory, "frames").digest}
     if chunks_too and has_manifest(directory / CHUNKS):
@@ -80,6 +81,8 @@ def _from_features(source: Path, genomes: Mapping[str, TableRow]) -> Source:
 
     VirNucPro's folders are named `<group>.<n>.<m>_merged`.
     """
+    from virnuc.features.feature_set import FeatureSet
+
     parts = [
         pd.DataFrame(
             {

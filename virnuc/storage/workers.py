@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
-
 from virnuc.errors import UsageError
 from virnuc.runtime import choose_devices
 from virnuc.storage.processes import Send, run_together
@@ -26,7 +24,7 @@ class Workers:
 
     engine: str  # local or ray
     devices: tuple[str, ...]
-    threads: int  # of each
+    threads: int  # of torch in each; 0: the work has no tensors, and torch is not imported for it
 
     @property
     def several(self) -> bool:
@@ -55,24 +53,31 @@ class Workers:
             return run_together(calls, hear)
         from virnuc.storage.cluster import run_on_cluster
 
-        return run_on_cluster(calls, hear, cpus=self.threads, gpus=int(self.devices[0] != "cpu"))
+        return run_on_cluster(calls, hear, cpus=max(1, self.threads), gpus=int(self.devices[0] != "cpu"))
 
 
-def find_workers(engine: str, number: int, device: str = "cpu") -> Workers:
+def find_workers(engine: str, number: int, device: str = "") -> Workers:
     """Return the workers that there are for a stage.
 
     Args:
         engine: `local` or `ray`.
         number: of them on a CPU, whose cores they share; 0 takes one a core.
-        device: devices to compute on, as for `choose_devices`. On a Ray cluster `auto` and `cuda` are all its GPUs.
+        device: devices to compute on, as for `choose_devices`; none for work without tensors. On a Ray cluster `auto`
+            and `cuda` are all its GPUs.
 
     Raises:
         UsageError: a device is unknown or not present, several workers are wanted on GPUs, or Ray is not installed.
     """
     if engine == "ray":
         return _on_cluster(number, device)
+    cores = len(os.sched_getaffinity(0))
+    if not device:
+        return Workers(engine, ("cpu",) * (number or cores), threads=0)
     devices = choose_devices(device)
-    cores = torch.get_num_threads() if number else len(os.sched_getaffinity(0))
+    if number:
+        import torch
+
+        cores = torch.get_num_threads()
     if devices == ["cpu"]:
         devices *= number or cores
     elif number != 1:
@@ -85,16 +90,20 @@ def _on_cluster(number: int, device: str) -> Workers:
 
     nodes = cores_and_gpus()
     cores, gpus = (sum(counts) for counts in zip(*nodes, strict=True))
-    if device not in ("auto", "cpu", "cuda"):
+    if device not in ("", "auto", "cpu", "cuda"):
         raise UsageError(f"--device {device}: Ray chooses the GPUs of its nodes; use auto, cpu or cuda")
     if device == "cuda" and not gpus:
         raise UsageError("--device cuda: the Ray cluster has no GPU")
-    if gpus and device != "cpu":
+    if gpus and device in ("auto", "cuda"):
         return Workers("ray", ("cuda",) * gpus, 1)
     number = number or cores
-    return Workers("ray", ("cpu",) * number, max(1, min(cores // number, *(there for there, _ in nodes))))
+    threads = max(1, min(cores // number, *(there for there, _ in nodes))) if device else 0
+    return Workers("ray", ("cpu",) * number, threads)
 
 
 def _with_threads(threads: int, call: Callable[[Send], object], send: Send) -> None:
-    torch.set_num_threads(threads)
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
     call(send)
