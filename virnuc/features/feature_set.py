@@ -33,26 +33,11 @@ _OUR_SHARD = re.compile(r"output_0\d{4}_merged\.pt")  # VirNucPro counts from 1,
 
 
 @dataclass(frozen=True)
-class MappedShard:
-    """One shard of a feature set. Two million ids as Python objects take 150 MB; packed they take 50."""
-
-    path: Path
-    data: Tensor  # [n, d] float32 or float16, memory-mapped
-    label: int  # 1 viral, 0 non-viral
-    packed_ids: pa.StringArray  # n of them
-
-    @property
-    def ids(self) -> list[str]:
-        """The frame id of each row."""
-        return self.packed_ids.to_pylist()
-
-
-@dataclass(frozen=True)
 class FeatureSet:
     """An opened, checked feature set. Rows are counted through all shards, in the order of the manifest."""
 
     directory: Path
-    shards: tuple[MappedShard, ...]
+    shards: tuple[FeatureShard, ...]
     manifest: Manifest  # made in memory for VirNucPro's own directories
 
     @classmethod
@@ -74,7 +59,7 @@ class FeatureSet:
         manifest = read_manifest(directory, "features") if has_manifest(directory) else None
         paths = _virnucpro_files(directory) if manifest is None else [directory / s.path for s in manifest.shards]
         storage = storage_of({} if manifest is None else manifest.details)
-        shards = tuple(_map(read_shard(path, storage)) for path in paths)
+        shards = tuple(read_shard(path, storage) for path in paths)
         _check_widths(shards, manifest)
         _check_unique(shards)
         digests = scan(directory, shards, progress)
@@ -201,10 +186,6 @@ class FeatureSet:
         return [shard.data.numpy() for shard in self.shards]
 
 
-def _map(shard: FeatureShard) -> MappedShard:
-    return MappedShard(shard.path, shard.data, shard.label, pa.array(shard.ids, pa.string()))
-
-
 def _virnucpro_files(directory: Path) -> list[Path]:
     """Return the shards of a directory without a manifest, `output_2` before `output_10`."""
     paths = list(directory.rglob("*.pt"))
@@ -212,17 +193,22 @@ def _virnucpro_files(directory: Path) -> list[Path]:
         raise DataError(f"{directory}: no manifest.json and no *.pt files; it is empty or not a feature set")
     if any(_OUR_SHARD.fullmatch(path.name) for path in paths):
         raise DataError(f"{directory}: its extraction was not finished; run extract again with the same parameters")
-    return sorted(paths, key=lambda path: [int(part) if part.isdecimal() else part for part in _parts(path, directory)])
+    return sorted(
+        paths, key=lambda path: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
+    )
 
 
-def _parts(path: Path, directory: Path) -> list[str]:
-    """Split a relative path into text and numbers, in turn."""
-    return re.split(r"(\d+)", path.relative_to(directory).as_posix())
-
-
-def _virnucpro_manifest(shards: Sequence[MappedShard], digests: dict[str, str]) -> Manifest:
-    width = int(shards[0].data.shape[1])
+def virnucpro_encoders(width: int) -> dict[str, dict[str, Any]]:
+    """Return the encoders of VirNucPro's vectors of this width, `unknown` ones if it is not one of its widths."""
     dna, dna_dim, protein, protein_dim = VIRNUCPRO_WIDTHS.get(width, ("unknown", 0, "unknown", width))
+    return {
+        "dna": {"name": dna, "dimension": dna_dim, "weights": "unrecorded"},
+        "protein": {"name": protein, "dimension": protein_dim, "weights": "unrecorded"},
+    }
+
+
+def _virnucpro_manifest(shards: Sequence[FeatureShard], digests: dict[str, str]) -> Manifest:
+    encoders = virnucpro_encoders(int(shards[0].data.shape[1]))
     return Manifest(
         kind="features",
         parameters={},
@@ -231,16 +217,11 @@ def _virnucpro_manifest(shards: Sequence[MappedShard], digests: dict[str, str]) 
         shards=tuple(
             Shard(name, len(shard.data), digest) for shard, (name, digest) in zip(shards, digests.items(), strict=True)
         ),
-        details={
-            "dna": {"name": dna, "dimension": dna_dim, "weights": "unrecorded"},
-            "protein": {"name": protein, "dimension": protein_dim, "weights": "unrecorded"},
-            "dna_dim": dna_dim,
-            "protein_dim": protein_dim,
-        },
+        details=encoders | {f"{kind}_dim": encoder["dimension"] for kind, encoder in encoders.items()},
     )
 
 
-def _check_widths(shards: Sequence[MappedShard], manifest: Manifest | None) -> None:
+def _check_widths(shards: Sequence[FeatureShard], manifest: Manifest | None) -> None:
     first = shards[0]
     for shard in shards:
         if shard.data.shape[1] != first.data.shape[1]:
@@ -261,7 +242,7 @@ def _check_widths(shards: Sequence[MappedShard], manifest: Manifest | None) -> N
             )
 
 
-def _check_unique(shards: Sequence[MappedShard]) -> None:
+def _check_unique(shards: Sequence[FeatureShard]) -> None:
     ids = pa.chunked_array([shard.packed_ids for shard in shards])
     distinct = pc.count_distinct(ids).as_py()
     pa.default_memory_pool().release_unused()  # 200 MB of a hash table, for two million ids
@@ -276,7 +257,9 @@ def _check_unique(shards: Sequence[MappedShard]) -> None:
             seen[identifier] = where
 
 
-def _check_digests(directory: Path, manifest: Manifest, shards: Sequence[MappedShard], digests: dict[str, str]) -> None:
+def _check_digests(
+    directory: Path, manifest: Manifest, shards: Sequence[FeatureShard], digests: dict[str, str]
+) -> None:
     for stated, shard in zip(manifest.shards, shards, strict=True):
         if digests[stated.path] != stated.sha256 or len(shard.data) != stated.rows:
             raise DataError(f"{shard.path}: changed since it was written; delete {directory} and run extract again")

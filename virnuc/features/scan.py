@@ -8,35 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from virnuc.errors import DataError
+from virnuc.features.shards import FeatureShard
 from virnuc.runtime import Progress, counted
 from virnuc.storage.files import sha256_file
 
 _ROWS_AT_ONCE = 1024
 
 
-class Scannable(Protocol):
-    """What is scanned: a shard of a feature set."""
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """The frame id of each row."""
-
-    @property
-    def data(self) -> Tensor:
-        """The vectors, `[n, d]` float32 or float16."""
-
-
-def scan(directory: Path, shards: Sequence[Scannable], progress: Progress) -> dict[str, str]:
+def scan(directory: Path, shards: Sequence[FeatureShard], progress: Progress) -> dict[str, str]:
     """Return the SHA-256 of each shard by its path relative to `directory`, having checked all values.
 
     Raises:
@@ -46,7 +29,7 @@ def scan(directory: Path, shards: Sequence[Scannable], progress: Progress) -> di
     return {shard.path.relative_to(directory).as_posix(): _scan(shard) for shard in shown}
 
 
-def _scan(shard: Scannable) -> str:
+def _scan(shard: FeatureShard) -> str:
     for start in range(0, len(shard.data), _ROWS_AT_ONCE):
         finite = torch.isfinite(shard.data[start : start + _ROWS_AT_ONCE])
         if not finite.all():

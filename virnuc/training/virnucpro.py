@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from virnuc.errors import DataError, IncompatibleCheckpointError, UsageError
-from virnuc.features.feature_set import VIRNUCPRO_WIDTHS
+from virnuc.features.feature_set import VIRNUCPRO_WIDTHS, virnucpro_encoders
 from virnuc.settings import MIN_CHUNK_SIZE
 from virnuc.storage.files import read_json, sha256_file
 from virnuc.storage.tensors import load_plain
@@ -124,11 +124,7 @@ def _encoders_of(path: Path, width: int) -> dict[str, dict[str, Any]]:
     if width not in VIRNUCPRO_WIDTHS:
         known = " or ".join(map(str, VIRNUCPRO_WIDTHS))
         raise IncompatibleCheckpointError(f"{path}: takes {width} values a frame; VirNucPro's models take {known}")
-    dna, dna_dim, protein, protein_dim = VIRNUCPRO_WIDTHS[width]
-    return {
-        "dna": {"name": dna, "dimension": dna_dim, "weights": "unrecorded"},
-        "protein": {"name": protein, "dimension": protein_dim, "weights": "unrecorded"},
-    }
+    return virnucpro_encoders(width)
 
 
 def _completed(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
