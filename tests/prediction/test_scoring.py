@@ -21,7 +21,8 @@ from virnuc.encoders import load_encoder
 from virnuc.errors import DataError, DimensionError, EncoderError, UsageError
 from virnuc.evaluation.predictions import chunk_predictions
 from virnuc.prediction import scorer as scorer_files
-from virnuc.prediction.calls import call_chunks, call_sequences, combine, partial_sums
+from virnuc.prediction import sequences as in_memory
+from virnuc.prediction.calls import call_chunks
 from virnuc.prediction.chunks import STATUSES, cut, cut_chunks
 from virnuc.prediction.scorer import check_probe, load_scorer, save_scorer
 from virnuc.prediction.sequences import score_sequences
@@ -152,12 +153,11 @@ def test_sequences_add_up_their_chunks(scorer):
     assert table["probability"][5] == pytest.approx(scorer.score([CODING])["probability"][0], abs=1e-9)
 
 
-def test_sums_of_parts_are_the_sums_of_the_whole(scorer):
-    chunks = ["".join(DRAW.choices("ACGT", k=300)) for _ in range(30)]
-    scored = scorer.score(chunks).assign(record=[n // 7 for n in range(30)], chunk=[n % 7 + 1 for n in range(30)])
-    whole = call_sequences(partial_sums(scored))
-    parts = combine(pd.concat([partial_sums(scored[:10]), partial_sums(scored[10:16]), partial_sums(scored[16:])]))
-    pd.testing.assert_frame_equal(call_sequences(parts), whole)
+def test_sequences_may_be_scored_in_several_batches(scorer, monkeypatch):
+    drawn = ["".join(DRAW.choices("ACGT", k=300 * chunks)) for chunks in (7, 1, 12)]
+    whole = score_sequences(scorer, drawn)
+    monkeypatch.setattr(in_memory, "CHUNKS_AT_ONCE", 5)
+    pd.testing.assert_frame_equal(score_sequences(scorer, drawn), whole)
 
 
 def test_a_scorer_is_read_back_as_it_was_written(packed, checkpoint):

@@ -22,7 +22,7 @@ SCORED = "scored"  # has an open frame
 NO_OPEN_FRAME = "no_open_frame"  # has none; scored by its longest open reading frame, its DNA or both
 AMBIGUOUS = "ambiguous"  # not scored: too few of its bases are known
 TOO_SHORT = "too_short"  # not scored: the chunk, or its longest open reading frame, is too short
-STATUSES = (SCORED, NO_OPEN_FRAME, AMBIGUOUS, TOO_SHORT)
+STATUSES = (SCORED, NO_OPEN_FRAME, AMBIGUOUS, TOO_SHORT)  # a sequence has the first that any of its chunks has
 ANSWERED = (SCORED, NO_OPEN_FRAME)
 
 MIN_ORF = 10  # codons

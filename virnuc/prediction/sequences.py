@@ -7,7 +7,7 @@ from itertools import islice
 
 import pandas as pd
 
-from virnuc.prediction.calls import THRESHOLD, call_sequences, combine, partial_sums
+from virnuc.prediction.calls import THRESHOLD, call_sequences
 from virnuc.prediction.chunks import cut_chunks
 from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
 
@@ -31,9 +31,9 @@ def score_sequences(
             for number, (_, letters) in enumerate(cut_chunks(sequence, scorer.chunk_size), 1):
                 yield record, number, letters
 
-    remaining, sums = chunks(), []
+    remaining, scored = chunks(), []
     while batch := list(islice(remaining, CHUNKS_AT_ONCE)):
         records, numbers, letters = zip(*batch, strict=True)
         scores = scorer.score(letters, batch_tokens)
-        sums.append(partial_sums(scores.assign(record=records, chunk=numbers)))
-    return call_sequences(combine(pd.concat(sums)), threshold)
+        scored.append(scores[["status", "probability", "frame"]].assign(record=records, chunk=numbers))
+    return call_sequences(pd.concat(scored, ignore_index=True), threshold)

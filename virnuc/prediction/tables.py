@@ -14,13 +14,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from virnuc.prediction.calls import NON_VIRAL, VIRAL, call_sequences, partial_sums
+from virnuc.prediction.calls import NON_VIRAL, VIRAL, call_sequences
 from virnuc.prediction.chunks import SCORED
 from virnuc.prediction.columns import (
     CALLS,
-    FRAME_COLUMNS,
     FRAMES_TXT,
-    HIGHEST_COLUMNS,
     HIGHEST_CSV,
     REGIONS,
     SEQUENCES,
@@ -103,8 +101,7 @@ def _written(parts: list[Path], texts: dict[str, _Text], calls: pq.ParquetWriter
         texts[FRAMES_TXT].write(_frames(opened))
         viral = opened[list(FRAME_NAMES)]
         virus = np.where(viral.max(axis=1) >= 1 - viral.min(axis=1), "True", "False")
-        highest = pd.DataFrame({"Modified_ID": opened["Sequence_ID"], "Is_Virus": virus})
-        texts[HIGHEST_CSV].write(highest[[name for name, *_ in HIGHEST_COLUMNS]])
+        texts[HIGHEST_CSV].write(pd.DataFrame({"Modified_ID": opened["Sequence_ID"], "Is_Virus": virus}))
         yield part
 
 
@@ -115,13 +112,12 @@ def _frames(opened: pd.DataFrame) -> pd.DataFrame:
     score = viral[chunk, frame]
     names = opened["Sequence_ID"].to_numpy()[chunk] + np.array(FRAME_NAMES, dtype=object)[frame]
     called = np.where(score > 0.5, VIRAL, NON_VIRAL)
-    table = pd.DataFrame({"Sequence_ID": names, "Prediction": called, "score1": 1 - score, "score2": score})
-    return table[[name for name, *_ in FRAME_COLUMNS]]
+    return pd.DataFrame({"Sequence_ID": names, "Prediction": called, "score1": 1 - score, "score2": score})
 
 
 def _call(whole: pd.DataFrame, threshold: float) -> pd.DataFrame:
     named = whole.groupby("record").agg(sequence=("sequence", "first"), file=("file", "first"), length=("end", "max"))
-    return call_sequences(partial_sums(whole), threshold).join(named, on="record")
+    return call_sequences(whole, threshold).join(named, on="record")
 
 
 def _bed(regions: pd.DataFrame) -> pd.DataFrame:
