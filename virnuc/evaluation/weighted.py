@@ -36,56 +36,20 @@ class Weights:
         return self.weights @ sums
 
 
-@dataclass(frozen=True)
 class Weighted:
-    """Weighted rows with their labels and viral probabilities; each property is float64 [draws]."""
+    """Sums over weighted rows with their labels and viral probabilities, each float64 [draws]."""
 
-    weights: Weights
-    labels: Labels  # [rows]
-    scores: Floats  # [rows]
-
-    @cached_property
-    def _sums(self) -> Floats:
-        viral, called = self.labels == 1, self.scores >= THRESHOLD
-        chosen = np.clip(np.where(viral, self.scores, 1 - self.scores), np.finfo(float).eps, 1)
+    def __init__(self, weights: Weights, labels: Labels, scores: Floats) -> None:
+        """Add up what does not depend on the order of the `scores`; one label and score a row."""
+        self.weights, self.labels, self.scores = weights, labels, scores
+        viral, called = labels == 1, scores >= THRESHOLD
+        chosen = np.clip(np.where(viral, scores, 1 - scores), np.finfo(float).eps, 1)  # probability of the true label
         columns = [viral & called, viral & ~called, ~viral & called, ~viral & ~called]
-        columns += [(self.scores - self.labels) ** 2, -np.log(chosen)]
-        return self.weights.totals(np.stack(columns, axis=1).astype(float)).T
-
-    @property
-    def tp(self) -> Floats:
-        """Viral rows that are called viral."""
-        return self._sums[0]
-
-    @property
-    def fn(self) -> Floats:
-        """Viral rows that are called non-viral."""
-        return self._sums[1]
-
-    @property
-    def fp(self) -> Floats:
-        """Non-viral rows that are called viral."""
-        return self._sums[2]
-
-    @property
-    def tn(self) -> Floats:
-        """Non-viral rows that are called non-viral."""
-        return self._sums[3]
-
-    @property
-    def rows(self) -> Floats:
-        """All rows."""
-        return self._sums[:4].sum(axis=0)
-
-    @property
-    def squares(self) -> Floats:
-        """Squared distances between probability and label."""
-        return self._sums[4]
-
-    @property
-    def losses(self) -> Floats:
-        """Negative log probabilities of the true label."""
-        return self._sums[5]
+        columns += [(scores - labels) ** 2, -np.log(chosen)]
+        sums = weights.totals(np.stack(columns, axis=1).astype(float)).T
+        self.tp, self.fn, self.fp, self.tn = sums[:4]  # rows by call and label; viral is positive
+        self.rows = sums[:4].sum(axis=0)
+        self.squares, self.losses = sums[4:]
 
     @property
     def gaps(self) -> Floats:
