@@ -88,11 +88,11 @@ def _best_baseline(case: Case) -> Finding:
 def _control_gain(case: Case) -> Finding:
     warns = case.limits["control_gain"] == WARN
     limit = "> 0, with its interval" + (" (a warning)" if warns else "")
-    gain = case.comparison.control_gain
-    if gain is None:
+    control = case.comparison.strongest_control
+    if control is None or control.drop is None:
         return Finding(False, "no control was compared", limit, only_warns=warns)
-    drop = gain.drop
-    observed = f"{100 * drop.value:+.2f} points over {gain.control} ({100 * drop.low:+.2f} to {100 * drop.high:+.2f})"
+    drop, name = control.drop, control.candidate.evidence.identity
+    observed = f"{100 * drop.value:+.2f} points over {name} ({100 * drop.low:+.2f} to {100 * drop.high:+.2f})"
     return Finding(drop.low > 0, observed, limit, {"control_gain": drop.value}, only_warns=warns)
 
 

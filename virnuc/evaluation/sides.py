@@ -101,14 +101,6 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class ControlGain:
-    """The baseline's gain over the strongest control."""
-
-    control: str  # identity
-    drop: Drop  # of accuracy over frames, baseline - control
-
-
-@dataclass(frozen=True)
 class Comparison:
     """Everything that a verdict and its report are made from."""
 
@@ -126,13 +118,13 @@ class Comparison:
         )
 
     @property
-    def control_gain(self) -> ControlGain | None:
-        """The baseline's gain over the strongest control; None without one."""
-        control = self.strongest_control
-        return ControlGain(control.candidate.evidence.identity, control.drop) if control and control.drop else None
+    def roles(self) -> list[tuple[str, Side]]:
+        """All sides with figures, each with its role: baseline, candidate or control."""
+        roles = [("candidate", pair.candidate) for pair in self.pairs]
+        roles += [("control", pair.candidate) for pair in self.controls]
+        return [("baseline", self.baseline), *roles] if self.baseline else roles
 
     @property
     def sides(self) -> list[Side]:
         """All sides with figures: baseline, candidates, controls."""
-        first = [self.baseline] if self.baseline else []
-        return first + [pair.candidate for pair in (*self.pairs, *self.controls)]
+        return [side for _, side in self.roles]

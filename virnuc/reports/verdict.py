@@ -40,8 +40,7 @@ def document(comparison: Comparison, verdict: Mapping[str, Any], origin: Origin)
         verdict: `outcome`, `policy` and `candidates` (`candidate`, `outcome`, `answer`, `rules`), from the gate.
         origin: The run that it was made in.
     """
-    roles = _roles(comparison)
-    names = short_names([side.evidence for _, side in roles])
+    names = short_names([side.evidence for side in comparison.sides])
     hardest = _hardest(comparison.sides)
     strongest = comparison.strongest_control
     judged = zip(comparison.pairs, verdict["candidates"], strict=True)
@@ -60,7 +59,8 @@ def document(comparison: Comparison, verdict: Mapping[str, Any], origin: Origin)
         },
         "caveats": caveats(comparison, verdict["policy"]),
         "sides": [
-            {"name": name, **_side(role, side, hardest)} for name, (role, side) in zip(names, roles, strict=True)
+            {"name": name, **_side(role, side, hardest)}
+            for name, (role, side) in zip(names, comparison.roles, strict=True)
         ],
         "strongest_control": strongest.candidate.evidence.identity if strongest else None,
         "verdicts": [{**candidate, **_pair(pair)} for pair, candidate in judged],
@@ -80,7 +80,7 @@ def caveats(comparison: Comparison, policy: Mapping[str, Any]) -> list[str]:
     """Return what readers must know to judge the numbers; `policy` has the limits."""
     found = [f"No baseline to compare with: {comparison.missing}."] if comparison.missing else []
     found += _control_caveats(comparison)
-    for _, side in _roles(comparison):
+    for side in comparison.sides:
         found += weight_caveats(side.evidence.weights, side.evidence.identity)
     for side in comparison.sides[: 1 + len(comparison.pairs)]:
         found += _data_caveats(side)
@@ -90,13 +90,13 @@ def caveats(comparison: Comparison, policy: Mapping[str, Any]) -> list[str]:
 
 def _control_caveats(comparison: Comparison) -> list[str]:
     """Return which sides are not better than the control without a protein language model."""
-    gain = comparison.control_gain
-    if gain is None:
+    control = comparison.strongest_control
+    if control is None or comparison.baseline is None:
         return ["No control was compared, so it is not known whether a protein language model is needed at all."]
-    assert comparison.baseline is not None
-    sides = [(comparison.baseline, gain.drop)] + [(pair.candidate, pair.gain) for pair in comparison.pairs]
+    sides = [(comparison.baseline, control.drop)] + [(pair.candidate, pair.gain) for pair in comparison.pairs]
+    name = control.candidate.evidence.identity
     return [
-        f"{gain.control} does as well without a protein language model: {side.evidence.identity} is "
+        f"{name} does as well without a protein language model: {side.evidence.identity} is "
         f"{100 * drop.value:+.1f} points ({100 * drop.low:+.1f} to {100 * drop.high:+.1f}) above it."
         for side, drop in sides
         if drop is not None and not drop.low > 0
@@ -179,36 +179,25 @@ def _speed_caveats(side: Side, limit: float) -> list[str]:
     return found
 
 
-def _roles(comparison: Comparison) -> list[tuple[str, Side]]:
-    first = [("baseline", comparison.baseline)] if comparison.baseline else []
-    return [
-        *first,
-        *(("candidate", pair.candidate) for pair in comparison.pairs),
-        *(("control", pair.candidate) for pair in comparison.controls),
-    ]
-
-
 def _side(role: str, side: Side, hardest: set[str]) -> dict[str, Any]:
     evidence = side.evidence
     return {
         "id": evidence.identity,
         "role": role,
         "encoder": evidence.encoder,
-        "weights": dict(evidence.weights),
+        "weights": evidence.weights,
         "split": {"digest": evidence.split_digest, "unit": evidence.split_unit},
-        "metrics": {level: {name: asdict(i) for name, i in named.items()} for level, named in side.metrics.items()},
+        "metrics": side.metrics,
         "logged": {key: value for key, value in sorted(evidence.metrics.items()) if key.count("/") > 1},
         "strata": {
-            kind: _records(
-                table[table["stratum"].isin(hardest)].sort_values("accuracy", kind="stable")
-                if kind == "organism"
-                else table
-            )
+            kind: table[table["stratum"].isin(hardest)].sort_values("accuracy", kind="stable")
+            if kind == "organism"
+            else table
             for kind, table in side.tables.items()
         },
         "speed": _speed(evidence.speed) if evidence.speed else None,
-        "provenance": dict(evidence.provenance),
-        "commands": list(evidence.commands),
+        "provenance": evidence.provenance,
+        "commands": evidence.commands,
     }
 
 
@@ -222,15 +211,12 @@ def _hardest(sides: Sequence[Side]) -> set[str]:
 
 def _pair(pair: Pair) -> dict[str, Any]:
     return {
-        "problems": list(pair.problems),
-        "differences": {
-            level: {name: asdict(interval) for name, interval in named.items()}
-            for level, named in pair.differences.items()
-        },
-        "drop": asdict(pair.drop) if pair.drop else None,
-        "gain_over_control": asdict(pair.gain) if pair.gain else None,
+        "problems": pair.problems,
+        "differences": pair.differences,
+        "drop": pair.drop,
+        "gain_over_control": pair.gain,
         "mcnemar": pair.mcnemar or None,
-        "disagreements": _records(pair.disagreements) if pair.disagreements is not None else [],
+        "disagreements": [] if pair.disagreements is None else pair.disagreements,
     }
 
 
@@ -245,7 +231,7 @@ def _speed(timed: BenchmarkResult) -> dict[str, Any]:
         "hardware": ", ".join(filter(None, hardware[:2])) + f", {hardware[2]} threads",
         "speedup": timed.speedup,
         "speedup_low": timed.speedup_low,
-        "ratios": list(timed.ratios),
+        "ratios": timed.ratios,
         "sides": [
             {
                 "role": name,
@@ -262,18 +248,16 @@ def _speed(timed: BenchmarkResult) -> dict[str, Any]:
     }
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-
-
 def _clean(value: Any) -> Any:
-    """Return `value` with tuples as lists, NaN and infinite values as None, and plain numbers."""
+    """Return records as mappings, tables and tuples as lists, NaN and infinite values as None, and plain numbers."""
+    if isinstance(value, Interval | Drop):
+        value = asdict(value)
+    if isinstance(value, pd.DataFrame):
+        value = value.to_dict("records")
     if isinstance(value, Mapping):
         return {str(key): _clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_clean(item) for item in value]
-    if isinstance(value, Interval | Drop):
-        return _clean(asdict(value))
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
