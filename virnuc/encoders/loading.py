@@ -1,4 +1,7 @@
-"""The loaders that the table names: they read an encoder's files and check them against its row."""
+"""The loaders that the table names: they read an encoder's files and check them against its row.
+
+Each raises what `locate` does, and an EncoderError if the files are damaged or those of another model.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +34,7 @@ NAME_DIGITS = 12  # of the weights' digest, in the name of an encoder from a dir
 
 
 def load_composition(spec: EncoderSpec, request: LoadRequest) -> Encoder:
-    """Make a composition encoder.
-
-    Raises:
-        UsageError: weights were given, but it has none.
-    """
+    """Make a composition encoder, which has no weights to load."""
     if request.source is not None:
         raise UsageError(f"--weights {spec.name}=...: {spec.name} counts k-mers and has no weights")
     alphabet, k, phases = (spec.architecture[key] for key in ("alphabet", "k", "phases"))
@@ -43,12 +42,7 @@ def load_composition(spec: EncoderSpec, request: LoadRequest) -> Encoder:
 
 
 def load_esm(spec: EncoderSpec, request: LoadRequest) -> Encoder:
-    """Load an ESM-2 model.
-
-    Raises:
-        UsageError: see `locate`.
-        EncoderError: its files are missing, damaged or those of another model.
-    """
+    """Load an ESM-2 model."""
     directory, weights = locate(spec, request)
     config, origin = _config(spec, directory)
     shape = esm.EsmShape.from_config(config, origin)
@@ -76,12 +70,7 @@ def load_esm(spec: EncoderSpec, request: LoadRequest) -> Encoder:
 
 
 def load_mosaicbert(spec: EncoderSpec, request: LoadRequest) -> Encoder:
-    """Load a MosaicBERT model with its byte-pair tokenizer.
-
-    Raises:
-        UsageError: see `locate`.
-        EncoderError: its files are missing, damaged or those of another model.
-    """
+    """Load a MosaicBERT model with its byte-pair tokenizer."""
     directory, weights = locate(spec, request, extra_files=("tokenizer.json",))
     config, origin = _config(spec, directory)
     shape = mosaicbert.MosaicBertShape.from_config(config, origin)
@@ -99,12 +88,7 @@ def load_mosaicbert(spec: EncoderSpec, request: LoadRequest) -> Encoder:
 
 
 def load_hexamer(spec: EncoderSpec, request: LoadRequest) -> Encoder:
-    """Load a hexamer model, always in float32, as it is too fast for another precision to save time.
-
-    Raises:
-        UsageError: see `locate`.
-        EncoderError: its files are missing, damaged or those of another model.
-    """
+    """Load a hexamer model, always in float32, as it is too fast for another precision to save time."""
     request = replace(request, precision="fp32")
     directory, weights = locate(spec, request)
     shape = hexamer.HexamerShape.from_config(*_config(spec, directory))
@@ -116,12 +100,7 @@ def load_hexamer(spec: EncoderSpec, request: LoadRequest) -> Encoder:
 
 
 def load_unirep(spec: EncoderSpec, request: LoadRequest) -> Encoder:
-    """Load a UniRep model.
-
-    Raises:
-        UsageError: see `locate`.
-        EncoderError: its file is missing, damaged or that of another model.
-    """
+    """Load a UniRep model."""
     directory, weights = locate(spec, request)
     checkpoint = unirep.UniRepWeights(directory) if directory else None
     sizes = {"width": checkpoint.width, "layers": checkpoint.layers} if checkpoint else spec.architecture
@@ -180,11 +159,7 @@ def _count_weights(network: Network) -> int:
 
 
 def _origin(spec: EncoderSpec, directory: Path | None, weights: str, digest: str) -> dict[str, Any]:
-    """Return the encoder's name, the kind and digest of its weights, and their commit on the hub.
-
-    Raises:
-        EncoderError: the directory's weights are not those that the name stands for.
-    """
+    """Return the encoder's name, the kind and digest of its weights, and their commit on the hub."""
     name = spec.name
     if spec.family:  # from a directory, which is identified by its weights, not by its path
         name = f"{spec.family}-{digest[:NAME_DIGITS]}"
