@@ -44,14 +44,11 @@ def load_composition(spec: EncoderSpec, request: LoadRequest) -> Encoder:
 def load_esm(spec: EncoderSpec, request: LoadRequest) -> Encoder:
     """Load an ESM-2 model."""
     directory, weights = locate(spec, request)
-    config, origin = _config(spec, directory)
-    shape = esm.EsmShape.from_config(config, origin)
+    shape = esm.EsmShape.from_config(*_config(spec, directory))
     scale = spec.token_dropout_scale
     if scale is None:
         scale = 1 - esm.TRAINED_MASKING if shape.token_dropout else 1.0
-    checkpoint: EncoderWeights | None = None
-    if directory is not None:
-        checkpoint = WeightFiles(directory, esm.PREFIX, esm.is_ignored)
+    checkpoint = WeightFiles(directory, esm.PREFIX, esm.is_ignored) if directory else None
     rotary = "layers" if checkpoint is None else esm.rotary_source(checkpoint)
     with torch.device("meta"):
         network = esm.EsmNetwork(shape, scale, rotary)
@@ -72,8 +69,7 @@ def load_esm(spec: EncoderSpec, request: LoadRequest) -> Encoder:
 def load_mosaicbert(spec: EncoderSpec, request: LoadRequest) -> Encoder:
     """Load a MosaicBERT model with its byte-pair tokenizer."""
     directory, weights = locate(spec, request, extra_files=("tokenizer.json",))
-    config, origin = _config(spec, directory)
-    shape = mosaicbert.MosaicBertShape.from_config(config, origin)
+    shape = mosaicbert.MosaicBertShape.from_config(*_config(spec, directory))
     with torch.device("meta"):
         network = mosaicbert.MosaicBertNetwork(shape)
     if directory is None:
@@ -116,13 +112,12 @@ def load_unirep(spec: EncoderSpec, request: LoadRequest) -> Encoder:
 
 def _config(spec: EncoderSpec, directory: Path | None) -> tuple[dict[str, Any], str]:
     """Return an encoder's config.json and its name in messages; `directory` is None for random weights."""
-    if directory is not None:
-        return read_json(directory / "config.json", EncoderError), str(directory / "config.json")
-    if spec.architecture:
+    if directory is None and spec.architecture:
         return dict(spec.architecture), f"{spec.name} ({RANDOM})"
-    if spec.directory is not None:
-        return read_json(spec.directory / "config.json", EncoderError), str(spec.directory / "config.json")
-    raise UsageError(f"{spec.name}: no architecture to fill with random weights")
+    place = directory or spec.directory
+    if place is None:
+        raise UsageError(f"{spec.name}: no architecture to fill with random weights")
+    return read_json(place / "config.json", EncoderError), str(place / "config.json")
 
 
 def _hidden_values(shape: esm.EsmShape | mosaicbert.MosaicBertShape) -> dict[str, float]:

@@ -30,9 +30,9 @@ def locate(spec: EncoderSpec, request: LoadRequest, extra_files: tuple[str, ...]
     if request.source == RANDOM:
         return None, RANDOM
     if request.source is not None:
-        return _existing(Path(request.source), f"--weights {spec.name}={request.source}"), "local"
+        return existing(Path(request.source), f"--weights {spec.name}={request.source}"), "local"
     if spec.directory is not None:
-        return _existing(spec.directory, f"encoder {spec.name}"), "shipped" if spec.shipped else "local"
+        return existing(spec.directory, f"encoder {spec.name}"), "shipped" if spec.shipped else "local"
     if spec.packaged is not None:
         return _packaged_directory(spec.name, spec.packaged), "package"
     if spec.hub_id is None:
@@ -50,7 +50,7 @@ def local_directory(spec: EncoderSpec, request: LoadRequest) -> Path | None:
         return None
 
 
-def _existing(directory: Path, what: str) -> Path:
+def existing(directory: Path, what: str) -> Path:
     """Return `directory`; raise a UsageError, which names `what` asked for it, if it does not exist."""
     if not directory.is_dir():
         raise UsageError(f"{what}: {directory} is not a directory; it needs config.json and the weights of a model")

@@ -23,7 +23,7 @@ from virnuc.encoders.loading import (
     load_unirep,
 )
 from virnuc.encoders.precision import choose_precision
-from virnuc.encoders.sources import RANDOM, local_directory, locate
+from virnuc.encoders.sources import RANDOM, existing, local_directory, locate
 from virnuc.encoders.spec import EncoderSpec, Loader, LoadRequest, PackagedWeights
 from virnuc.errors import EncoderError, UsageError, unknown_name
 from virnuc.runtime import choose_device
@@ -160,9 +160,7 @@ def find_encoder(name: str) -> EncoderSpec:
     """
     family, separator, directory = name.partition(":")
     if separator and family in _DIRECTORY_FAMILIES:
-        if not Path(directory).is_dir():
-            raise UsageError(f"{name}: {directory} is not a directory; it needs config.json and the weights of a model")
-        return _from_directory(name, family, Path(directory))
+        return _from_directory(name, family, existing(Path(directory), name))
     if recorded := _RECORDED_NAME.fullmatch(name):
         return _from_directory(name, recorded[1], None)
     if name not in ENCODERS:
