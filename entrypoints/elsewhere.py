@@ -18,10 +18,7 @@ _SHIPPED = re.compile(r"(--[\w-]+=)((?:examples|model_registry)(?:/.*)?)")
 def leave_project(arguments: list[str], environment: Mapping[str, str], project: Path) -> list[str]:
     """Change to the directory where `mlflow run` was called; return the arguments as they are right there.
 
-    Args:
-        arguments: of the command line.
-        environment: of the process; MLflow sets MLFLOW_RUN_ID.
-        project: the working directory.
+    MLflow sets MLFLOW_RUN_ID in the `environment`; `project` is the working directory.
     """
     caller = _caller() if "MLFLOW_RUN_ID" in environment else project
     if caller == project:

@@ -27,11 +27,7 @@ def pipeline(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any]:
 
 
 def run_experiment(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any]:
-    """Run all stages; return the verdict document.
-
-    Raises:
-        GateRefusal: the candidate may not replace the baseline.
-    """
+    """Run all stages; return the verdict document, or raise a GateRefusal."""
     check_inputs(settings)
     try:
         return _run_stages(settings, tracker)
