@@ -18,7 +18,10 @@ _SHIPPED = re.compile(r"(--[\w-]+=)((?:examples|model_registry)(?:/.*)?)")
 def leave_project(arguments: list[str], environment: Mapping[str, str], project: Path) -> list[str]:
     """Change to the directory where `mlflow run` was called; return the arguments as they are right there.
 
-    MLflow sets MLFLOW_RUN_ID in the `environment`; `project` is the working directory.
+    Args:
+        arguments: of the command line.
+        environment: of the process; MLflow sets MLFLOW_RUN_ID.
+        project: the working directory.
     """
     caller = _caller() if "MLFLOW_RUN_ID" in environment else project
     if caller == project:

@@ -112,7 +112,11 @@ class Experiment:
         return _finished("benchmark", same)
 
     def judge(self, models: list[str], timed: str) -> dict[str, Any]:
-        """Compare the models and, if asked to, promote the candidate; return the verdict or raise a GateRefusal."""
+        """Compare the models and, if asked to, promote the candidate; return the verdict document.
+
+        Raises:
+            GateRefusal: the candidate may not replace the baseline.
+        """
         baseline, candidate, *controls = models
         wanted = self.settings.of_stage(
             CompareSettings,

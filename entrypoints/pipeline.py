@@ -27,7 +27,11 @@ def pipeline(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any]:
 
 
 def run_experiment(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any]:
-    """Run all stages; return the verdict document, or raise a GateRefusal."""
+    """Run all stages; return the verdict document.
+
+    Raises:
+        GateRefusal: the candidate may not replace the baseline.
+    """
     check_inputs(settings)
     try:
         return _run_stages(settings, tracker)

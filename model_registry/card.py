@@ -33,6 +33,9 @@ def update_card(model_uri: str) -> str:
     """Write the card of a model version again, make it the version's description and return it.
 
     Call it once the version is registered, and after each evaluation, comparison and promotion of it.
+
+    Raises:
+        DataError: there is no such version, or its files are gone.
     """
     version = model_version(model_uri)
     evaluated = version.tags.get(PROMOTED_FROM, version_uri(version))

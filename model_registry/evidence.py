@@ -42,7 +42,11 @@ _NOT_COMPARED = ("companion", "device")  # settings of training that change no s
 
 
 def read_checkpoint(version: ModelVersion) -> Checkpoint:
-    """Return the classifier that a version was registered from."""
+    """Return the classifier that a version was registered from.
+
+    Raises:
+        DataError: its training run or the artifact is gone.
+    """
     run = get_run(version.run_id)
     path = run.data.tags.get("virnuc.checkpoint")
     if not path:
@@ -54,8 +58,10 @@ def read_checkpoint(version: ModelVersion) -> Checkpoint:
 def read_replicates(version: ModelVersion, own: Checkpoint) -> dict[int, Checkpoint]:
     """Return the classifiers of all replicates of a version by seed, including its `own`.
 
-    There are none if the seed is not recorded, as in a classifier from elsewhere. A DataError if one is gone, or was
-    trained on something else.
+    There are none if the seed is not recorded, as in a classifier from elsewhere.
+
+    Raises:
+        DataError: one of them is gone, or was trained on something else.
     """
     training = get_run(version.run_id)
     tags = training.data.tags
@@ -112,7 +118,12 @@ def _verifications(features: Mapping[str, Any]) -> dict[str, str]:
 def validation_chunks(version: ModelVersion, temperature: float) -> tuple[Labels, Floats]:
     """Return label and viral probability of a version's validation chunks, as `predict` would give them.
 
-    It was evaluated itself, or promoted from a version that was; `temperature` divides the logits.
+    Args:
+        version: evaluated itself, or promoted from a version that was.
+        temperature: divides the logits.
+
+    Raises:
+        DataError: it was never evaluated here.
     """
     uri = version.tags.get(PROMOTED_FROM, version_uri(version))
     runs = find_finished("evaluate", {"model": uri})
@@ -127,9 +138,12 @@ def validation_chunks(version: ModelVersion, temperature: float) -> tuple[Labels
 def with_speed(
     baseline: SideEvidence, candidates: Sequence[SideEvidence], run_ids: Sequence[str]
 ) -> list[SideEvidence]:
-    """Return the candidates, each with the record of one benchmark run, in which the baseline's encoder was timed, too.
+    """Return the candidates, each with the record of one benchmark run.
 
-    `run_ids` are the runs to take; for a candidate without one, the newest that fits its features.
+    Args:
+        baseline: The side whose encoder was timed in the same runs.
+        candidates: Without speed.
+        run_ids: The runs to take; for a candidate without one, the newest that fits its features.
 
     Raises:
         DataError: a run of `run_ids` is not there, unfinished, or timed other encoders.

@@ -38,7 +38,11 @@ class Policy:
 
     @classmethod
     def read(cls, path: Path = PROJECT_POLICY) -> Policy:
-        """Read a policy; raise a UsageError unless it holds exactly the known limits, each within its range."""
+        """Read and check a policy.
+
+        Raises:
+            UsageError: there is no such file, or it does not hold exactly the known limits within their ranges.
+        """
         values = read_yaml(path, yaml.SafeLoader)
         if not isinstance(values, dict) or sorted(map(str, values)) != sorted(["version", *_LIMITS]):
             raise UsageError(f"{path}: a policy has exactly these keys: version, {', '.join(_LIMITS)}")

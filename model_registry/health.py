@@ -36,7 +36,9 @@ class Check:
 def check_champion(alias: str = "champion", weights: Mapping[str, str] | None = None) -> list[Check]:
     """Check that the champion exists, was promoted by the gate, loads here, and scores as it did when registered.
 
-    `weights` are directories of weights that the model does not contain, by encoder name.
+    Args:
+        alias: of the registered model `virnuc`.
+        weights: directories of weights that the model does not contain, by encoder name.
     """
     version = production_version(alias)
     if version is None:

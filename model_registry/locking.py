@@ -51,7 +51,11 @@ class HeldLock:
 
 @contextmanager
 def promotion_lock(client: MlflowClient, who: str, wait: float = WAIT) -> Iterator[HeldLock]:
-    """Hold the registry's promotion lock; raise a VirnucError if another process holds it for `wait` seconds."""
+    """Hold the registry's promotion lock.
+
+    Raises:
+        VirnucError: another process held it for longer than `wait` seconds.
+    """
     held = HeldLock(client, uuid.uuid4().hex)
     deadline = time.monotonic() + wait
     while not _acquire(held, who):

@@ -83,6 +83,10 @@ def log_scoring_model(
             same scorer is returned instead of a second one.
         described: tags `virnuc.<name>` of a new version, which has them all from the start.
         on_choice: called with the measurements by which the scoring of chunks was chosen.
+
+    Raises:
+        EncoderError: the weights that were found are not those of the training.
+        IncompatibleCheckpointError: the companion was trained on another split or another DNA encoder.
     """
     with tempfile.TemporaryDirectory() as temporary:
         scorer = Path(temporary) / SCORER
@@ -118,7 +122,11 @@ def companion_source(uri: str, split: Split) -> CompanionSource:
 
 
 def download_scorer(model_uri: str, directory: Path) -> Path:
-    """Copy the scorer of a registered model into `directory` and return where it is, having compared its digest."""
+    """Copy the scorer of a registered model into `directory` and return where it is.
+
+    Raises:
+        DataError: it is not the one that was registered.
+    """
     path = Path(mlflow.artifacts.download_artifacts(f"{model_uri}/artifacts/{SCORER}", dst_path=str(directory)))
     check_digest(model_uri, path, model_version(model_uri).tags)
     return path

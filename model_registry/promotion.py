@@ -116,7 +116,12 @@ def promote(candidate_uri: str, alias: str, policy: Policy, override: str, who: 
 
 
 def rollback(alias: str, who: str) -> Promotion:
-    """Move `alias` back to the version that it named before; the one that it names now becomes `previous`."""
+    """Move `alias` back to the version that it named before; the one that it names now becomes `previous`.
+
+    Raises:
+        UsageError: there is nothing to go back to.
+        VirnucError: a promotion is going on.
+    """
     client = MlflowClient()
     with promotion_lock(client, who) as lock:
         _repair(client, lock)

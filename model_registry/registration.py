@@ -43,7 +43,13 @@ def register_training(
 ) -> ModelVersion:
     """Register the replicate with the median validation loss; return its version, or that of an identical training.
 
-    `tracker` is that of the training's run; `tell` is called with a sentence about each decision.
+    Args:
+        result: what was trained.
+        settings: of the training.
+        features: what it was trained on.
+        split: that of the training.
+        tracker: the training's run.
+        tell: called with a sentence about each decision.
     """
     chunk_size, recorded = chunk_size_of(features, split)
     if not recorded:

@@ -55,8 +55,13 @@ class ScoringModel(PythonModel):
     ) -> pd.DataFrame:
         """Return a row for each row of `model_input`: probability, label, status, counts, strongest chunk, frame.
 
-        The input has a column `sequence` and, if wanted, `id`. Parameters are `threshold`, `chunk_size` (bp; 0 takes
-        the model's own) and `batch_tokens`. If nothing can be scored, the answer is HTTP 400 (INVALID_PARAMETER_VALUE).
+        Args:
+            context: of MLflow, not used.
+            model_input: `sequence`, and `id` if wanted.
+            params: `threshold`, `chunk_size` (bp; 0 takes the model's own) and `batch_tokens`.
+
+        Raises:
+            MlflowException: with INVALID_PARAMETER_VALUE, which is HTTP 400, if nothing can be scored.
         """
         threshold, chunk_size, batch_tokens = _checked_params(params or {})
         scorer = replace(self.scorer, chunk_size=chunk_size) if chunk_size else self.scorer
@@ -76,7 +81,11 @@ class ScoringModel(PythonModel):
 
 
 def _check_registered(scorer: Path) -> None:
-    """Compare the scorer with its digest in the store; without MLFLOW_TRACKING_URI a server has no store."""
+    """Compare the scorer with its digest in the store; without MLFLOW_TRACKING_URI a server has no store.
+
+    Raises:
+        DataError: it is not the one that was registered.
+    """
     model_id = Model.load(scorer.parents[1]).model_id
     if model_id and "MLFLOW_TRACKING_URI" in os.environ:
         tags, digest = MlflowClient().get_logged_model(model_id).tags, scorer_digest(scorer)

@@ -249,9 +249,10 @@ def _precisions(wanted: tuple[str, ...], device: str) -> dict[str, str]:
 
 
 def _warm_up(encoder: Encoder, tokens: Tokens, settings: BenchmarkSettings, device: str) -> tuple[int, float]:
-    """Embed the first batches of the sample, repeatedly if there are few; return their number and the frames/s.
+    """Embed the first batches of the sample, repeatedly if there are few.
 
-    The speed is that of the last one; of one more, which does not count, where there is none.
+    Returns:
+        Their number, and the frames/s of the last one; of one more, which does not count, where there is none.
     """
     batches = list(plan_batches(tokens.lengths, lambda: settings.batch_tokens))
     wanted, most = settings.warmup, None

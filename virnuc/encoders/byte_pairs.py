@@ -29,7 +29,11 @@ class BytePairTokeniser:
 
     @classmethod
     def from_file(cls, path: Path) -> BytePairTokeniser:
-        """Read a tokenizer.json; raise an EncoderError if it is missing or damaged."""
+        """Read a tokenizer.json.
+
+        Raises:
+            EncoderError: the file is missing or is not a tokenizer.
+        """
         if not path.is_file():
             raise EncoderError(f"{path}: no such file; a DNABERT directory needs its tokenizer.json")
         try:
@@ -40,7 +44,8 @@ class BytePairTokeniser:
     def __call__(self, sequences: Sequence[str], ids: Sequence[str] | None) -> Tokens:
         """Return the token ids of DNA, upper-cased first; N and other IUPAC codes are left to the tokenizer.
 
-        Sequences are checked as `Encoder.tokenise` says.
+        Raises:
+            DataError: a sequence is empty or contains a letter that is no IUPAC code.
         """
         names = name_sequences(sequences, ids)
         upper = [sequence.upper() for sequence in sequences]
@@ -49,7 +54,11 @@ class BytePairTokeniser:
 
 
 def train_byte_pairs(genomes: Path, vocabulary: int) -> BytePairTokeniser:
-    """Train a tokenizer on the start of each GenBank file in `genomes`, for timing with random weights."""
+    """Train a tokenizer on the start of each GenBank file in `genomes`, for timing with random weights.
+
+    Raises:
+        UsageError: the directory has no GenBank files.
+    """
     files = sorted(genomes.glob("*.gbff.gz"))
     if not files:
         raise UsageError(f"{genomes}: no *.gbff.gz to train a tokenizer on; random DNABERT weights need the examples")

@@ -50,7 +50,11 @@ class EsmShape:
 
     @classmethod
     def from_config(cls, config: dict[str, Any], origin: str) -> EsmShape:
-        """Read a config.json, `origin` in messages; raise an EncoderError unless it is that of an ESM-2 model."""
+        """Read and check a config.json; `origin` is its name in messages.
+
+        Raises:
+            EncoderError: it is not that of an ESM-2 model.
+        """
         vocabulary, width, layers, heads, inner = positive_integers(config, _SIZES, origin)
         wanted = {
             "model_type": ("esm", "fast_esm"),
@@ -131,7 +135,13 @@ class EsmNetwork(Network):
     """An ESM-2 encoder; its output includes the final layer norm, as `last_hidden_state` does."""
 
     def __init__(self, shape: EsmShape, token_scale: float, rotary: str) -> None:
-        """Lay out the network; `token_scale` is a factor on the token embeddings, `rotary` that of `rotary_source`."""
+        """Lay out the network.
+
+        Args:
+            shape: its architecture.
+            token_scale: factor on the token embeddings; 0.88 if the model was trained with token dropout.
+            rotary: where the file has the rotary frequencies, see `rotary_source`.
+        """
         super().__init__()
         self.shape, self.token_scale, self.rotary_source = shape, token_scale, rotary
         self.dimension, self.vocabulary = shape.width, len(ESM_VOCABULARY)

@@ -38,9 +38,12 @@ _TABLE = letter_table(IUPAC_BASES, [BASES.index(base) if base in BASES else _OTH
 
 
 def tokenise(sequences: Sequence[str], ids: Sequence[str] | None) -> Tokens:
-    """Return the hexamers of each sequence, checked as `Encoder.tokenise` says.
+    """Return the hexamers of each sequence; `ids` are the names in error messages.
 
     A token is 4096 * phase + the bases as digits to base 4 (A 0, C 1, G 2, T 3), the first base highest.
+
+    Raises:
+        DataError: a sequence is empty or contains a letter that is no IUPAC code.
     """
     names = name_sequences(sequences, ids)
     letters = encode_letters([sequence.upper() for sequence in sequences], names, _TABLE, "a base or IUPAC code")
@@ -80,7 +83,11 @@ class HexamerShape:
 
     @classmethod
     def from_config(cls, config: dict[str, Any], origin: str) -> HexamerShape:
-        """Read a config.json, `origin` in messages; raise an EncoderError unless it is that of a hexamer model."""
+        """Read and check a config.json; `origin` is its name in messages.
+
+        Raises:
+            EncoderError: it is not that of a hexamer model.
+        """
         if config.get("model_type") != MODEL_TYPE:
             raise EncoderError(f"{origin}: not of a hexamer model (model_type {MODEL_TYPE})")
         return cls(*positive_integers(config, SIZES, origin))

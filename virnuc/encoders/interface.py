@@ -113,7 +113,13 @@ class Encoder(ABC):
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: Progress = silent,
     ) -> Tensor:
-        """Tokenise and embed: return one vector for each sequence, in their order, as `embed_tokens` does."""
+        """Return one vector for each sequence, [n, dimension] float32 on the CPU, in the order of `sequences`.
+
+        Raises:
+            DataError: a sequence is empty or contains a letter that the encoder does not know.
+            EncoderError: a vector is not finite.
+            MemoryShortageError: a single sequence does not fit into memory.
+        """
         return self.embed_tokens(self.tokenise(sequences, ids), batch_tokens=batch_tokens, progress=progress)
 
     def tokens_at_once(self, batch_tokens: int) -> int:

@@ -31,7 +31,11 @@ class LanguageModelEncoder(Encoder):
     """An encoder that consists of a tokenizer and a loaded network."""
 
     def __init__(self, network: Network, tokeniser: Tokeniser, provenance: EncoderProvenance, device: str) -> None:
-        """Take a filled network and embed the probe sequence with it."""
+        """Take a filled network and embed the probe sequence with it.
+
+        Raises:
+            EncoderError: the probe's embedding is not finite.
+        """
         self.network, self.device = network.eval(), torch.device(device)
         self._tokeniser, self._budget = tokeniser, TokenBudget()
         self.provenance = provenance
@@ -39,7 +43,12 @@ class LanguageModelEncoder(Encoder):
         self.provenance = replace(provenance, probe=tuple(round(value, 4) for value in vector.tolist()))
 
     def tokenise(self, sequences: Sequence[str], ids: Sequence[str] | None = None) -> Tokens:
-        """Return the token ids of `sequences`, special tokens included; the network must have a word for each."""
+        """Return the token ids of `sequences`, special tokens included.
+
+        Raises:
+            DataError: a sequence is empty or contains a letter that the tokenizer does not know.
+            EncoderError: a token id is beyond the network's vocabulary.
+        """
         tokens = self._tokeniser(sequences, ids)
         if tokens.flat.size and int(tokens.flat.max()) >= self.network.vocabulary:
             raise EncoderError(f"{self.name}: its tokenizer makes ids that its network does not have; get both again")
@@ -58,9 +67,13 @@ class LanguageModelEncoder(Encoder):
     def embed_tokens(
         self, tokens: Tokens, *, batch_tokens: int = DEFAULT_BATCH_TOKENS, progress: Progress = silent
     ) -> Tensor:
-        """Return the vectors of tokenised sequences as `Encoder.embed_tokens` does.
+        """Return the vectors of tokenised sequences, [n, dimension] float32 on the CPU, in the order of `tokens`.
 
         On a GPU the next batch is prepared and queued while the previous one is computed and copied back.
+
+        Raises:
+            EncoderError: a vector is not finite.
+            MemoryShortageError: a single sequence does not fit into memory.
         """
         vectors = torch.empty(len(tokens), self.dimension)
         waiting: tuple[np.ndarray, HostCopy] | None = None

@@ -1,7 +1,4 @@
-"""The loaders that the table names: they read an encoder's files and check them against its row.
-
-Each raises what `locate` does, and an EncoderError if the files are damaged or those of another model.
-"""
+"""The loaders that the table names: they read an encoder's files and check them against its row."""
 
 from __future__ import annotations
 
@@ -34,7 +31,11 @@ NAME_DIGITS = 12  # of the weights' digest, in the name of an encoder from a dir
 
 
 def load_composition(spec: EncoderSpec, request: LoadRequest) -> Encoder:
-    """Make a composition encoder, which has no weights to load."""
+    """Make a composition encoder.
+
+    Raises:
+        UsageError: weights were given, but it has none.
+    """
     if request.source is not None:
         raise UsageError(f"--weights {spec.name}=...: {spec.name} counts k-mers and has no weights")
     alphabet, k, phases = (spec.architecture[key] for key in ("alphabet", "k", "phases"))
@@ -42,7 +43,12 @@ def load_composition(spec: EncoderSpec, request: LoadRequest) -> Encoder:
 
 
 def load_esm(spec: EncoderSpec, request: LoadRequest) -> Encoder:
-    """Load an ESM-2 model."""
+    """Load an ESM-2 model.
+
+    Raises:
+        UsageError: see `locate`.
+        EncoderError: its files are missing, damaged or those of another model.
+    """
     directory, weights = locate(spec, request)
     shape = esm.EsmShape.from_config(*_config(spec, directory))
     scale = spec.token_dropout_scale
@@ -67,7 +73,12 @@ def load_esm(spec: EncoderSpec, request: LoadRequest) -> Encoder:
 
 
 def load_mosaicbert(spec: EncoderSpec, request: LoadRequest) -> Encoder:
-    """Load a MosaicBERT model with its byte-pair tokenizer."""
+    """Load a MosaicBERT model with its byte-pair tokenizer.
+
+    Raises:
+        UsageError: see `locate`.
+        EncoderError: its files are missing, damaged or those of another model.
+    """
     directory, weights = locate(spec, request, extra_files=("tokenizer.json",))
     shape = mosaicbert.MosaicBertShape.from_config(*_config(spec, directory))
     with torch.device("meta"):
@@ -84,7 +95,12 @@ def load_mosaicbert(spec: EncoderSpec, request: LoadRequest) -> Encoder:
 
 
 def load_hexamer(spec: EncoderSpec, request: LoadRequest) -> Encoder:
-    """Load a hexamer model, always in float32, as it is too fast for another precision to save time."""
+    """Load a hexamer model, always in float32, as it is too fast for another precision to save time.
+
+    Raises:
+        UsageError: see `locate`.
+        EncoderError: its files are missing, damaged or those of another model.
+    """
     request = replace(request, precision="fp32")
     directory, weights = locate(spec, request)
     shape = hexamer.HexamerShape.from_config(*_config(spec, directory))
@@ -96,7 +112,12 @@ def load_hexamer(spec: EncoderSpec, request: LoadRequest) -> Encoder:
 
 
 def load_unirep(spec: EncoderSpec, request: LoadRequest) -> Encoder:
-    """Load a UniRep model."""
+    """Load a UniRep model.
+
+    Raises:
+        UsageError: see `locate`.
+        EncoderError: its file is missing, damaged or that of another model.
+    """
     directory, weights = locate(spec, request)
     checkpoint = unirep.UniRepWeights(directory) if directory else None
     sizes = {"width": checkpoint.width, "layers": checkpoint.layers} if checkpoint else spec.architecture
@@ -154,7 +175,11 @@ def _count_weights(network: Network) -> int:
 
 
 def _origin(spec: EncoderSpec, directory: Path | None, weights: str, digest: str) -> dict[str, Any]:
-    """Return the encoder's name, the kind and digest of its weights, and their commit on the hub."""
+    """Return the encoder's name, the kind and digest of its weights, and their commit on the hub.
+
+    Raises:
+        EncoderError: the directory's weights are not those that the name stands for.
+    """
     name = spec.name
     if spec.family:  # from a directory, which is identified by its weights, not by its path
         name = f"{spec.family}-{digest[:NAME_DIGITS]}"

@@ -51,7 +51,11 @@ class MosaicBertShape:
 
     @classmethod
     def from_config(cls, config: dict[str, Any], origin: str) -> MosaicBertShape:
-        """Read a config.json, `origin` in messages; raise an EncoderError unless it is that of a MosaicBERT model."""
+        """Read and check a config.json; `origin` is its name in messages.
+
+        Raises:
+            EncoderError: it is not that of a MosaicBERT model.
+        """
         vocabulary, width, layers, heads, inner, types = positive_integers(config, _SIZES, origin)
         if config.get("model_type", "bert") != "bert" or config.get("hidden_act", "gelu") != "gelu" or width % heads:
             raise EncoderError(f"{origin}: not of a MosaicBERT model (bert, gelu, width a multiple of the heads)")

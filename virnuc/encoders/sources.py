@@ -19,9 +19,15 @@ _UNREACHABLE = (EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled, Reposi
 
 
 def locate(spec: EncoderSpec, request: LoadRequest, extra_files: tuple[str, ...] = ()) -> tuple[Path | None, str]:
-    """Return the directory of an encoder's files, and its kind: `hub`, `local`, `package`, `shipped` or `random`.
+    """Return the directory of an encoder's files and the kind of source it is.
 
-    There is no directory for random weights. `extra_files` are needed besides config.json and the weights.
+    Args:
+        spec: the encoder.
+        request: only its `source` and `revision` are used.
+        extra_files: files that the encoder needs besides config.json and the weights.
+
+    Returns:
+        The directory (None for random weights) and `hub`, `local`, `package`, `shipped` or `random`.
 
     Raises:
         UsageError: the directory does not exist, or none was given for an encoder that is known by its digest only.

@@ -176,7 +176,11 @@ def _from_directory(name: str, family: str, directory: Path | None) -> EncoderSp
 
 
 def _check_weight_sources(weights: Mapping[str, str], revisions: Mapping[str, str]) -> None:
-    """Raise a UsageError for an unknown encoder, or a revision for one whose weights do not come from the hub."""
+    """Check weights and revisions, both by encoder name.
+
+    Raises:
+        UsageError: an unknown encoder, or a revision for one whose weights do not come from the hub.
+    """
     for name in weights:
         find_encoder(name)
     for name in revisions:
@@ -194,7 +198,8 @@ def check_encoders(kinds: Mapping[str, str], weights: Mapping[str, str], revisio
         revisions: see `load_encoder`.
 
     Raises:
-        UsageError: an encoder is of the other kind, or as `load_encoder`.
+        UsageError: an encoder is unknown or of the other kind, a directory does not exist, or a revision is given for
+            weights that do not come from the hub.
         EncoderError: weights are neither on this machine nor reachable.
     """
     _check_weight_sources(weights, revisions)
@@ -206,7 +211,13 @@ def check_encoders(kinds: Mapping[str, str], weights: Mapping[str, str], revisio
 
 
 def fetch_encoder(name: str, revisions: Mapping[str, str]) -> Path:
-    """Return the directory of an encoder's files, downloaded from the hub if they are not cached."""
+    """Return the directory of an encoder's files, downloaded from the hub if they are not cached.
+
+    Raises:
+        UsageError: the encoder is unknown or has no weights, or a revision is given for weights that do not come from
+            the hub.
+        EncoderError: the weights are neither on this machine nor reachable.
+    """
     _check_weight_sources({}, {name: revisions[name]} if name in revisions else {})
     directory = _weights_of(name, {}, revisions)
     if directory is None:
@@ -258,7 +269,12 @@ def load_encoder(
 
 
 def recorded_directory(recorded: Mapping[str, Any], weights: Mapping[str, str]) -> Path | None:
-    """Return the directory with a recorded encoder's weights; None if it has none, or they are not on this machine."""
+    """Return the directory with a recorded encoder's weights; None if it has none, or they are not on this machine.
+
+    Args:
+        recorded: see `load_recorded`.
+        weights: see `load_recorded`.
+    """
     if recorded["weights"] in (RANDOM, "none"):
         return None
     request = LoadRequest(weights.get(recorded["name"]), revision=recorded.get("revision"))
@@ -266,7 +282,12 @@ def recorded_directory(recorded: Mapping[str, Any], weights: Mapping[str, str]) 
 
 
 def load_recorded(recorded: Mapping[str, Any], *, weights: Mapping[str, str], device: str) -> Encoder:
-    """Load the encoder that a provenance in a manifest, a checkpoint or a scorer describes, with the same weights.
+    """Load the encoder that a provenance describes, with the same weights.
+
+    Args:
+        recorded: the provenance in a manifest, a checkpoint or a scorer.
+        weights: by encoder name, a directory in the hub's layout; otherwise the recorded source is used.
+        device: see `load_encoder`.
 
     Raises:
         UsageError: its weights came from a directory that is not given or does not exist.

@@ -52,7 +52,11 @@ def encode_letters(sequences: Sequence[str], names: Sequence[str], table: np.nda
 
 
 def tokenise_proteins(sequences: Sequence[str], ids: Sequence[str] | None, max_residues: int | None) -> Tokens:
-    """Return `<cls> residues <eos>` for each protein, cut to `max_residues`, checked as `Encoder.tokenise` says."""
+    """Return `<cls> residues <eos>` for each protein, cut to `max_residues` residues.
+
+    Raises:
+        DataError: a protein is empty or contains a letter outside the vocabulary (`*`, `J`, lower case).
+    """
     names = name_sequences(sequences, ids)
     cut = [sequence[:max_residues] for sequence in sequences]
     residues = encode_letters(cut, names, _ESM_TABLE, "a residue that ESM-2 knows (upper case, no * or J)")

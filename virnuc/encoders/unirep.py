@@ -36,7 +36,11 @@ _MIN_SQUARED_NORM = 1e-12  # of a column, as in the package
 
 
 def tokenise(sequences: Sequence[str], ids: Sequence[str] | None) -> Tokens:
-    """Return the start token and the residues of each protein; UniRep embeds without a stop token."""
+    """Return the start token and the residues of each protein; UniRep embeds without a stop token.
+
+    Raises:
+        DataError: a protein is empty or contains a letter outside the vocabulary (`*`, lower case).
+    """
     names = name_sequences(sequences, ids)
     letters = encode_letters(sequences, names, _TABLE, "a residue that UniRep knows (upper case, no *)")
     flat = np.insert(letters.flat, letters.starts[:-1], _START)
@@ -47,7 +51,11 @@ class UniRepWeights(EncoderWeights):
     """The arrays of a model_weights.npz, with weight norm folded in and matrices as torch's [outputs, inputs]."""
 
     def __init__(self, directory: Path) -> None:
-        """Read the whole file, which is small; raise an EncoderError if it is not that of a UniRep model."""
+        """Read the whole file, which is small.
+
+        Raises:
+            EncoderError: it is missing, damaged, or has other arrays than a UniRep model.
+        """
         self.origin = str(directory / WEIGHTS)
         try:
             self._arrays = _read_arrays(directory / WEIGHTS)

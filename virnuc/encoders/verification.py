@@ -71,10 +71,14 @@ class Verification:
 
 
 def verify(encoder: Encoder, directory: Path | None) -> Verification | None:
-    """Compare a loaded encoder with the reference implementation of its family, built from the files in `directory`.
+    """Compare a loaded encoder with the reference implementation of its family.
+
+    Args:
+        encoder: on any device, in any precision.
+        directory: where its weights came from; None for random ones.
 
     Returns:
-        The comparison; None for a family without a reference, or for random weights, which have no directory.
+        The comparison; None for a family without a reference, or without a directory.
 
     Raises:
         EncoderError: the reference cannot be built from the files.
@@ -116,9 +120,18 @@ def verify_source(
 ) -> list[Verification]:
     """Load an encoder on the CPU and on `device` and verify both; then compare the two, unless they are the same.
 
-    `precision` is that on `device`; on the CPU beside a GPU it is fp32.
+    Args:
+        name: the encoder.
+        weights: see `load_encoder`.
+        revisions: see `load_encoder`.
+        device: see `load_encoder`.
+        precision: on `device`; on a CPU beside it, fp32.
+
+    Returns:
+        One or three comparisons, in this order.
 
     Raises:
+        UsageError: see `load_encoder`.
         EncoderError: it cannot be loaded, or there is nothing to verify it with.
     """
     chosen = choose_device(device).name

@@ -50,12 +50,15 @@ class WeightFiles(EncoderWeights):
     """The weights of a directory in the hub's layout."""
 
     def __init__(self, directory: Path, prefix: str, is_ignored: Callable[[str], bool]) -> None:
-        """Open the files of `directory`; raise an EncoderError if they cannot be read without running code.
+        """Open the files of `directory`.
 
         Args:
             directory: holds one of `WEIGHT_FILES`.
             prefix: removed from each key that begins with it.
             is_ignored: whether an encoder does not need a key, given without prefix.
+
+        Raises:
+            EncoderError: there are no weights, or they cannot be read without running code.
         """
         self.origin = str(directory)
         self._tensors: dict[str, Callable[[], Tensor]] = {}
@@ -70,7 +73,11 @@ class WeightFiles(EncoderWeights):
                 self.shapes[name], self._tensors[name] = shape, read
 
     def read(self, key: str) -> Tensor:
-        """Return one tensor on the CPU, in the dtype of the file; raise an EncoderError if the file is damaged."""
+        """Return one tensor on the CPU, in the dtype of the file.
+
+        Raises:
+            EncoderError: the file is damaged.
+        """
         try:
             return self._tensors[key]()
         except (SafetensorError, OSError, RuntimeError) as error:

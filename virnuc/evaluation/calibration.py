@@ -25,9 +25,11 @@ _RANGE = (-3.0, 3.0)  # of log(temperature); outside it the classifier is not mi
 
 
 def fit_temperature(labels: Labels, margins: Floats) -> float:
-    """Return the temperature with the lowest log loss of validation frames.
+    """Return the temperature with the lowest log loss.
 
-    `labels` are 1 for viral and 0 for non-viral, int8 [n]; `margins` viral logit - non-viral logit, float64 [n].
+    Args:
+        labels: 1 viral, 0 non-viral, int8 [n], of validation frames.
+        margins: viral logit - non-viral logit, float64 [n].
     """
     signed = np.where(labels == 1, margins, -margins)
 

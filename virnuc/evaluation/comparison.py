@@ -41,8 +41,11 @@ def compare(
 ) -> Comparison:
     """Compare each candidate and each control with the baseline.
 
-    Controls, models without a protein language model, are shown but not judged. `missing` says in the report why there
-    is no baseline.
+    Args:
+        baseline: The slow side; None if there is none to compare with.
+        candidates: At least one; each needs its predictions.
+        controls: Models without a protein language model, which are shown but not judged.
+        missing: Why there is no baseline, as the report says it.
 
     Raises:
         DataError: a logged metric is not what its predictions give, or a candidate was never evaluated.
@@ -70,7 +73,11 @@ def compare(
 
 
 def check_metrics(evidence: SideEvidence) -> None:
-    """Compute metrics again from the predictions; raise a DataError if a logged one differs: it was changed by hand."""
+    """Compute the metrics of `evidence` again from its predictions and compare the logged ones with them.
+
+    Raises:
+        DataError: one is missing or differs: the store or the artifact was changed by hand.
+    """
     if evidence.predictions is None:
         return
     expected = metrics_of(evidence.predictions)

@@ -64,10 +64,14 @@ KEYS = tuple(metric.key for metric in METRICS)
 
 
 def binary_metrics(labels: Labels, scores: Floats, prevalence: float | None = None) -> dict[str, float]:
-    """Return each of `METRICS` by its key, for viral probabilities `scores` [n] and `labels` [n].
+    """Return each of `METRICS` by its key, for viral probabilities `scores`.
 
-    `prevalence` is the share of viral rows to compute them for, by default that of the rows themselves. A metric that
-    its data do not define (precision without a viral call, an area with one class) is NaN.
+    A metric that its data do not define (precision without a viral call, an area with one class) is NaN.
+
+    Args:
+        labels: [n].
+        scores: [n].
+        prevalence: Share of viral rows to compute the metrics for; by default that of the rows themselves.
     """
     shares = np.ones(2) if prevalence is None else class_weights(labels, prevalence)
     rows = Weighted(Weights(shares[None], labels.astype(np.int64)), labels, scores)

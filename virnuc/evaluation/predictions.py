@@ -30,6 +30,9 @@ def frame_predictions(
     """Return the uncalibrated predictions of one part, a row for each frame in the order of the split.
 
     With features of chunks there is a row for each reading, in the order of their ids.
+
+    Raises:
+        DataError: the features lack a frame of the split or give it another label, or a logit is not finite.
     """
     if features.of_chunks:
         return predict_followers(score, features, split, part, columns)
@@ -46,9 +49,13 @@ def temperature_of(checkpoint: Checkpoint, features: FeatureSet, split: Split) -
 def score_replicates(
     replicates: Mapping[int, Scorer], features: FeatureSet, split: Split, columns: slice | None = None
 ) -> pd.DataFrame:
-    """Return the viral score of each test frame, in the order of the split, by each replicate: a column `seed_<n>`.
+    """Return the viral score of each test frame by each replicate, in one pass over the features.
 
-    All are computed in one pass over the features.
+    Returns:
+        A row a frame in the order of the split, a column `seed_<n>` for each replicate.
+
+    Raises:
+        DataError: as `frame_predictions`.
     """
     frames = split.frames("test")
     if not replicates:
@@ -97,7 +104,8 @@ def predict_followers(
 def predictions_table(frames: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
     """Return the table of predictions for `frames` (rows of a split's table) and their logits [n, 2] float64.
 
-    A DataError names the first frame whose logit is not finite.
+    Raises:
+        DataError: a logit is not finite, or a frame id is not one.
     """
     wrong = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if len(wrong):
@@ -109,7 +117,11 @@ def predictions_table(frames: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
 
 
 def chunk_ids(frame_ids: pd.Series) -> pd.Series:
-    """Return the chunk of each frame id: `ACCESSION_chunk_KF1` and `ACCESSION_chunk_KR2` are of `ACCESSION_chunk_K`."""
+    """Return the chunk of each frame id: `ACCESSION_chunk_KF1` and `ACCESSION_chunk_KR2` are of `ACCESSION_chunk_K`.
+
+    Raises:
+        DataError: an id has another form.
+    """
     chunks = frame_ids.str.extract(r"^(.+_chunk_\d+)[FR][123]$", expand=False)
     if chunks.isna().any():
         raise DataError(f"frame id {frame_ids[chunks.isna()].iloc[0]!r} is not ACCESSION_chunk_K and F1..F3 or R1..R3")

@@ -22,11 +22,16 @@ VERSION = re.compile(r"\.\d{1,2}$")  # of an accession: NC_001416.1 in one relea
 
 
 def with_seen(predictions: pd.DataFrame, split: Split, pretrained: Mapping[str, set[str]]) -> pd.DataFrame:
-    """Return predictions of the test part, in the order of the split, with three more columns.
+    """Return predictions with three more columns.
 
     `seen`: what was trained on the frame's genome, the classifier or an encoder (its name); empty for neither;
     `identity` (0 to 1) and `relative_label` of the most similar training protein, NaN and -1 if there is none or it was
-    not looked for. `pretrained` is that of `pretraining_genomes`.
+    not looked for.
+
+    Args:
+        predictions: Of the test part, in the order of the split.
+        split: That of the classifier's training.
+        pretrained: The genomes that each encoder was trained on, by its name (`pretraining_genomes`).
     """
     frames = split.frames("test")
     training = set(split.table["genome"].to_numpy()[np.concatenate([split.rows["train"], split.rows["val"]])])
@@ -46,9 +51,11 @@ def with_seen(predictions: pd.DataFrame, split: Split, pretrained: Mapping[str, 
 
 
 def pretraining_genomes(encoders: Iterable[str], weights: Mapping[str, str]) -> dict[str, set[str]]:
-    """Return the genomes that each encoder was trained on, by its name, for those that have a record of them.
+    """Return the genomes that each encoder was trained on, for encoders that have a record of them.
 
-    `weights` are directories of weights by encoder name, as given to the stage.
+    Args:
+        encoders: Their names.
+        weights: Directories of weights by encoder name, as given to the stage.
     """
     found = {}
     for encoder in encoders:

@@ -77,7 +77,11 @@ def embed_shuffled(settings: EvaluateSettings, features: FeatureSet, split: Spli
 
 
 def write_shuffled_frames(split: Split, out: Path, seed: int) -> Manifest:
-    """Write the shuffled test frames of a split to `out`, or return what is there already."""
+    """Write the shuffled test frames of a split to `out`, or return what is there already.
+
+    Raises:
+        DataError: the split's sequences and its assignments do not name the same frames.
+    """
     parameters = {"shuffle_seed": seed, "chunk_size": int(split.table["length"].max())}
     output = OutputDirectory(out, "frames", parameters, {"split": split.digest})
     with output.alone() as finished:

@@ -174,7 +174,12 @@ def lower_end(ratios: Sequence[float]) -> float:
 
 
 def unfairness(speed: BenchmarkResult, features: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return why a benchmark of two sides does not fit what `evaluate` recorded of their features; empty if it does."""
+    """Return why a benchmark does not fit the features of its two sides; empty if it does.
+
+    Args:
+        speed: With both sides.
+        features: What `evaluate` recorded of the features of the baseline and the candidate.
+    """
     found = []
     if not speed.same_precision:
         precisions = " against ".join(str(speed.sides[side].provenance["precision"]) for side in SIDES)

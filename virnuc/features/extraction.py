@@ -134,7 +134,11 @@ def _embed_all(
 
 
 def _verified(notes: Path, encoder: Encoder, directory: Path | None, device: str) -> dict[str, Any]:
-    """Verify weights from the hub or a directory before their first use, once in a process; return the record."""
+    """Verify weights from the hub or a directory before their first use, once in a process; return the record.
+
+    Raises:
+        EncoderError: the encoder does not read its weights as a second implementation does.
+    """
     if encoder.provenance.weights not in ("hub", "local"):
         return {}
     note = notes / "verification.json"
@@ -256,7 +260,11 @@ def _merge_all(
 
 
 def _merge(paths: Sequence[Path], target: Path, storage: torch.dtype) -> None:
-    """Join shards of vectors side by side; raise a DataError unless their ids and labels are the same, row by row."""
+    """Join shards of vectors side by side.
+
+    Raises:
+        DataError: their ids or labels are not the same, row by row.
+    """
     first, *others = halves = [read_shard(path, storage) for path in paths]
     for other, path in zip(others, paths[1:], strict=True):
         if first.ids != other.ids or first.label != other.label:

@@ -42,7 +42,11 @@ class FeatureSet:
 
     @classmethod
     def open(cls, directory: Path, progress: Progress = silent) -> FeatureSet:
-        """Open and check a feature set of this project, with a manifest, or of VirNucPro, without one.
+        """Open and check the feature set in `directory`.
+
+        Args:
+            directory: of this project (with a manifest) or of VirNucPro (without one).
+            progress: told how many files are scanned.
 
         Raises:
             UsageError: there is no such directory.
@@ -130,7 +134,11 @@ class FeatureSet:
         }[modality]
 
     def locate(self, frame_ids: Sequence[str]) -> np.ndarray:
-        """Return the row of each frame, int64 `[frames]`; raise a DataError if one is not in this feature set."""
+        """Return the row of each frame, `[len(frame_ids)]` int64.
+
+        Raises:
+            DataError: a frame is not in this feature set.
+        """
         wanted = pa.array(frame_ids, pa.string())
         found = pc.index_in(wanted, value_set=self.ids)
         pa.default_memory_pool().release_unused()
@@ -143,10 +151,17 @@ class FeatureSet:
         return found.to_numpy(zero_copy_only=False).astype(np.int64)
 
     def gather(self, rows: np.ndarray, columns: slice | None = None) -> Tensor:
-        """Copy rows into memory, `[len(rows), width]` float32, in the order of `rows`; all columns by default.
+        """Copy rows into memory.
 
         Each shard is read in ascending order, so that rows that are neighbours on disk are read together. Nothing
         here uses torch's thread pool, so that it can run during a training step without taking its threads.
+
+        Args:
+            rows: row numbers, int64, in any order.
+            columns: the columns wanted; all by default.
+
+        Returns:
+            `[len(rows), width]` float32, in the order of `rows`.
         """
         columns = columns or slice(0, self.dimension)
         gathered = torch.empty(len(rows), columns.stop - columns.start)

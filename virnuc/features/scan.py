@@ -22,7 +22,8 @@ _ROWS_AT_ONCE = 1024
 def scan(directory: Path, shards: Sequence[FeatureShard], progress: Progress) -> dict[str, str]:
     """Return the SHA-256 of each shard by its path relative to `directory`, having checked all values.
 
-    A DataError for one that is NaN or infinite names file, row and frame.
+    Raises:
+        DataError: a value is NaN or infinite; the message names file, row and frame.
     """
     shown = counted(shards, len(shards), "scan", progress)
     return {shard.path.relative_to(directory).as_posix(): _scan(shard) for shard in shown}

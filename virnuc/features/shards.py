@@ -38,7 +38,11 @@ class FeatureShard:
 
 
 def storage_of(details: Mapping[str, Any]) -> torch.dtype:
-    """Return the type of a feature set's values on disk, which its manifest's details name unless it is float32."""
+    """Return the type of a feature set's values on disk, which its manifest's details name unless it is float32.
+
+    Raises:
+        DataError: they name another type than float16.
+    """
     if details.get("storage", "float32") not in STORAGES:
         raise DataError(f"features of type {details['storage']}; this virnuc reads {' and '.join(STORAGES)}")
     return STORAGES[details.get("storage", "float32")]
@@ -69,7 +73,9 @@ def write_shard(path: Path, ids: Sequence[str], data: Tensor, label: int, storag
 def read_shard(path: Path, storage: torch.dtype = torch.float32) -> FeatureShard:
     """Read a shard of vectors of type `storage` without running its pickle and without loading the vectors.
 
-    A DataError for a file that is not such a shard names the file and, where there is one, the row.
+    Raises:
+        DataError: the file is missing, empty, cut short, of another format, or its content is not a shard's; the
+            message names the file and, where there is one, the row.
     """
     try:
         document = load_plain(path, mmap=True)

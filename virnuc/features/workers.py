@@ -21,7 +21,12 @@ from virnuc.storage.workers import find_workers
 
 
 def extract_together(settings: ExtractSettings, progress: Progress = silent) -> Manifest:
-    """Do what `extract` does, with one worker for each device, or `settings.workers` of them on a CPU."""
+    """Do what `extract` does, with one worker for each device, or `settings.workers` of them on a CPU.
+
+    Raises:
+        UsageError: see `find_workers`.
+        VirnucError: see `extract`; or all workers ended before the work did.
+    """
     workers = find_workers(settings.engine, settings.workers, settings.device)
     if not workers.several:
         return extract(settings, progress)

@@ -30,7 +30,10 @@ def call_sequences(chunks: pd.DataFrame, threshold: float = THRESHOLD) -> pd.Dat
     The probability is that of the mean log-odds over the chunks that have a score, which on the validation genomes
     ranks better than the mean probability, the share of viral chunks or the highest chunk; NaN, with an empty label,
     where no chunk has a score. The status is the first in the order of `STATUSES` that any of its chunks has.
-    `chunks` are scored ones: `record`, `chunk` (from 1), `status`, `probability` and `frame`.
+
+    Args:
+        chunks: scored chunks with the columns `record`, `chunk` (from 1), `status`, `probability` and `frame`.
+        threshold: lowest viral probability of a virus.
     """
     record = chunks["record"]
     counts = pd.DataFrame({status: (chunks["status"] == status).groupby(record).sum() for status in STATUSES})

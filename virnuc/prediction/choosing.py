@@ -80,10 +80,16 @@ def add_companion(
 ) -> Choices:
     """Choose how the scorer in `directory` scores chunks, and write the choice there.
 
-    `seed` is that of the sample, if there are more than MAX_CHUNKS, and of the halves.
+    Args:
+        directory: as `save_scorer` wrote it.
+        source: the companion and the validation chunks.
+        seed: seed of the sample, if there are more than MAX_CHUNKS, and of the halves.
+        weights: directories, by encoder name, of weights that are not inside the scorer.
+        device: device to compute on.
 
     Raises:
         IncompatibleCheckpointError: the companion does not fit this scorer.
+        EncoderError: an encoder's weights are not those of the training.
     """
     config = read_config(directory)
     _check_companion(source, config["encoders"], config["trained"]["split_digest"])
@@ -109,7 +115,11 @@ def choose_methods(
 ) -> tuple[Scorer, Choices]:
     """Return the scorer with the best method for each status, and with the companion if one needs it.
 
-    The `chunks` have labels, and training has not seen them; `half`, bool `[n]`, are those of one half of the genomes.
+    Args:
+        scorer: without a companion.
+        checkpoint: the companion's checkpoint.
+        chunks: labelled chunks that training has not seen.
+        half: which of them are of one half of the genomes, bool `[n]`.
     """
     companion = Companion(checkpoint.build().to(scorer.device))
     logits = companion.logits(scorer.dna_encoder, chunks["nucleotide"].tolist(), BATCH_TOKENS, scorer.device)
@@ -130,7 +140,8 @@ def choose_methods(
 def _choose(tried: pd.DataFrame) -> MethodChoice:
     """Return the simplest method whose log loss for chunks of one status is within 1 % of the lowest.
 
-    `tried` has a row for each chunk and a column of viral probabilities for each method.
+    Args:
+        tried: a row for each chunk, with a column of viral probabilities for each method.
     """
     viral = tried["label"] == 1
     counted = MethodChoice(chunks=len(tried), viral=int(viral.sum()), genomes=tried["genome"].nunique())

@@ -50,7 +50,11 @@ def cut_chunks(sequence: str, size: int) -> Iterator[tuple[int, str]]:
 
 
 def cut(chunks: Sequence[str]) -> tuple[list[str], list[Piece]]:
-    """Return the status of each chunk (upper-case IUPAC letters) and the pieces of all, in order, F1 to R3 of each."""
+    """Return the status of each chunk and the pieces of all, in the order of chunks, then F1 to R3.
+
+    Args:
+        chunks: upper-case IUPAC letters, of any length.
+    """
     statuses = [_first_status(chunk) for chunk in chunks]
     usable = [number for number, status in enumerate(statuses) if status == SCORED]
     joined = Translation("".join(chunks[number] for number in usable))

@@ -34,7 +34,11 @@ class Companion:
     temperature: float = 1.0  # divides the logits
 
     def logits(self, encoder: Encoder, chunks: Sequence[str], batch_tokens: int, device: str) -> np.ndarray:
-        """Return the logits of each chunk, float64 `[n, 2]`: the mean over its readings weighted by their squares."""
+        """Return the logits of each chunk, the mean over its readings weighted by their squares, as float64 `[n, 2]`.
+
+        Raises:
+            DataError: the encoder gives values that are not finite.
+        """
         readings = find_encoder(encoder.name).readings
         sequences = [dna for chunk in chunks for dna in read_in_frames(chunk, readings)]
         vectors = encoder.embed(sequences, batch_tokens=batch_tokens)  # [n * readings, dna] float32

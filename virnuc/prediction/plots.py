@@ -19,7 +19,11 @@ def histogram(
 ) -> Drawing:
     """Draw how many chunks have which viral probability.
 
-    `spread` has counts by bin, and `viral` the chunks called viral, for each kind of chunk.
+    Args:
+        spread: Counts of chunks by bin, for each kind of chunk.
+        viral: Chunks called viral, for each kind.
+        bins: Edges of the bins.
+        threshold: Lowest probability of a virus.
     """
     figure = Figure(figsize=(4.4, 3.5), layout="constrained")
     axes = figure.add_subplot()

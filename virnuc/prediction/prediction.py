@@ -237,7 +237,11 @@ def _write_part(path: Path, calls: pd.DataFrame, digest: str) -> None:
 
 
 def _is_done(path: Path, digest: str) -> bool:
-    """Return whether a part has been scored; raise a DataError if it was from other chunks than these."""
+    """Return whether a part has been scored, from exactly these chunks.
+
+    Raises:
+        DataError: it was scored from others.
+    """
     if not path.is_file():
         return False
     if pq.read_schema(path).metadata[_INPUT_DIGEST].decode() != digest:

@@ -45,7 +45,11 @@ def check_inputs(sources: Sequence[str]) -> None:
 
 
 def read_records(sources: Sequence[str]) -> Iterator[Record]:
-    """Yield the records of all sources in their order; raise a ParseError if one is damaged, empty or no DNA."""
+    """Yield the records of all sources in their order.
+
+    Raises:
+        ParseError: a source is damaged, holds no record, or a record has letters that are not DNA.
+    """
     number = 0
     for source in sources:
         path = Path(source)

@@ -36,7 +36,9 @@ class RegionRule:
 def mark(evidence: NDArray[np.float64], cost: float) -> NDArray[np.bool_]:
     """Return which of a sequence's chunks are in a region: the marking with the highest sum minus `cost` a region.
 
-    `evidence` [chunks] is the log-odds of each chunk minus those of the threshold; 0 if there is no score.
+    Args:
+        evidence: [chunks] log-odds of each chunk minus those of the threshold; 0 if there is no score.
+        cost: of each region.
     """
     stay_in, stay_out = np.zeros(len(evidence), dtype=bool), np.zeros(len(evidence), dtype=bool)
     inside, outside, half = -cost / 2, 0.0, cost / 2  # a region costs one half at its start, one at its end
@@ -53,7 +55,9 @@ def mark(evidence: NDArray[np.float64], cost: float) -> NDArray[np.bool_]:
 def find_regions(chunks: pd.DataFrame, rule: RegionRule) -> pd.DataFrame:
     """Return a row for each viral region, with the columns of `REGION_COLUMNS`.
 
-    `chunks` are all of some sequences, in order: `record`, `sequence`, `file`, `start`, `end` and `probability`.
+    Args:
+        chunks: all chunks of some sequences, in order: `record`, `sequence`, `file`, `start`, `end` and `probability`.
+        rule: what counts as a region.
     """
     odds = logit(chunks["probability"].clip(1 - _MOST, _MOST).to_numpy())
     evidence = np.nan_to_num(odds - logit(np.clip(rule.threshold, 1e-9, 1 - 1e-9)))
@@ -80,10 +84,14 @@ def find_regions(chunks: pd.DataFrame, rule: RegionRule) -> pd.DataFrame:
 
 
 def call_by_regions(sequences: pd.DataFrame, regions: pd.DataFrame, chunk_size: int) -> pd.DataFrame:
-    """Return the table of `call_sequences`, with `length`, and the columns `regions`, `viral_bases`, `call` and `note`.
+    """Return the table of sequences with the columns `regions`, `viral_bases`, `call` and `note`.
 
-    A sequence is `virus` if its own probability reaches the threshold and its regions, if any, cover most of it; one
-    shorter than `chunk_size`, that of the model in bp, gets a note.
+    A sequence is `virus` if its own probability reaches the threshold and its regions, if any, cover most of it.
+
+    Args:
+        sequences: of `call_sequences`, with `length`.
+        regions: of `find_regions`.
+        chunk_size: bp of the model's chunks.
     """
     own = regions.groupby("record")["length"].agg(["size", "sum"]).reindex(sequences["record"]).fillna(0).astype(int)
     count, viral = own["size"].to_numpy(), own["sum"].to_numpy()

@@ -87,6 +87,9 @@ def save_scorer(
 
     The probe is scored and its value recorded if all weights are available. They need not be: training reads
     features only, and the encoders of a large feature set may be on another machine.
+
+    Raises:
+        EncoderError: weights were found, but they are not those of the training.
     """
     directory.mkdir(parents=True, exist_ok=True)
     save_file(checkpoint.model_state, directory / CLASSIFIER)
@@ -129,7 +132,12 @@ def save_choices(directory: Path, choices: Choices, companion: ChosenCompanion |
 
 
 def load_scorer(directory: Path, weights: Mapping[str, str] | None = None, device: str = "cpu") -> Scorer:
-    """Read a scorer back; `weights` are directories, by encoder name, of weights that are not inside it.
+    """Read a scorer back.
+
+    Args:
+        directory: as `save_scorer` wrote it.
+        weights: directories, by encoder name, of weights that are not inside the scorer.
+        device: device to compute on.
 
     Raises:
         DataError: a file is missing or was changed, or a recorded probe scores otherwise.
@@ -166,7 +174,11 @@ def read_choices(config: Mapping[str, Any]) -> Choices:
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """Return the contents of scorer.json; raise a DataError if it is missing, damaged or of another version."""
+    """Return the contents of scorer.json.
+
+    Raises:
+        DataError: it is missing, damaged or of another version.
+    """
     path = directory / CONFIG
     config = read_json(path)
     if (version := config.get("format_version")) is None:
@@ -191,7 +203,8 @@ def probe(scorer: Scorer, sequence: str = PROBE) -> float:
 def check_probe(scorer: Scorer, directory: Path) -> float | None:
     """Score the probes and return their largest distance from the recorded values; None if none was recorded.
 
-    A DataError if one differs by more than rounding.
+    Raises:
+        DataError: one differs by more than rounding.
     """
     config = read_config(directory)
     probes = [config["probe"], *([config["companion"]["probe"]] if config.get("companion") else [])]

@@ -54,7 +54,11 @@ class Scorer:
 
     @property
     def dna_encoder(self) -> Encoder:
-        """The encoder that the companion shares; a DataError if there is none."""
+        """The encoder that the companion shares.
+
+        Raises:
+            DataError: there is none.
+        """
         if self.encoders[0].kind != "dna":
             raise DataError("a classifier of proteins alone cannot have a companion: it has no DNA encoder to share")
         return self.encoders[0]

@@ -17,7 +17,14 @@ CHUNKS_AT_ONCE = 2048  # bounds memory; 1 Mbp at 500 bp
 def score_sequences(
     scorer: Scorer, sequences: Sequence[str], threshold: float = THRESHOLD, batch_tokens: int = BATCH_TOKENS
 ) -> pd.DataFrame:
-    """Return the row of `call_sequences` for each sequence of upper-case IUPAC letters, in their order."""
+    """Return a row for each sequence, in their order, with the columns of `call_sequences`.
+
+    Args:
+        scorer: scores the chunks, at its own chunk size.
+        sequences: upper-case IUPAC letters.
+        threshold: lowest viral probability of a virus.
+        batch_tokens: tokens in a batch.
+    """
 
     def chunks() -> Iterator[tuple[int, int, str]]:
         for record, sequence in enumerate(sequences):

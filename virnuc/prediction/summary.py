@@ -70,7 +70,11 @@ class _Seen:
 def write_summary(out: Path, counts: Mapping[str, Any], parameters: Mapping[str, Any], about: About) -> None:
     """Write summary.html, summary.md and their figures into the directory of the finished tables, `out`.
 
-    `counts` and `parameters` are those of the manifest.
+    Args:
+        out: directory that holds the tables.
+        counts: `in` and `out` of the manifest.
+        parameters: those of the manifest.
+        about: the model.
     """
     seen = _read(out)
     size = about.chunk_size or parameters["chunk_size"]
@@ -216,7 +220,12 @@ def _drawings(out: Path, seen: _Seen, threshold: float) -> dict[str, Drawing]:
 
 
 def window_means(out: Path, drawn: pd.DataFrame, most: int = _WINDOWS) -> pd.DataFrame:
-    """Return mean probabilities along sequences (`record`, `chunks`), each cut into at most `most` windows of chunks.
+    """Return mean probabilities along sequences, each cut into windows of neighbouring chunks.
+
+    Args:
+        out: directory with calls.parquet.
+        drawn: the sequences, with their columns record and chunks.
+        most: windows of a sequence; one with fewer chunks has a window for each.
 
     Returns:
         A row a window: record, window, start and end in bp, probability (NaN where no chunk has one), n chunks with a

@@ -42,10 +42,14 @@ _FORMULAS = ("=", "+", "-", "@")
 
 
 def write_tables(out: Path, parts: list[Path], threshold: float, rule: RegionRule, chunk_size: int) -> dict[str, int]:
-    """Join scored parts, with the columns of PART, into the files of TABLES; return how many rows each has.
+    """Join scored parts into the files of TABLES; return their numbers of rows, or of sequences in FASTA.
 
-    `threshold` is the lowest viral probability of a virus, `chunk_size` that of the model's training in bp. The rows of
-    FASTA are its sequences.
+    Args:
+        out: directory for them.
+        parts: scored parts, with the columns of PART, in order.
+        threshold: lowest viral probability of a virus.
+        rule: what counts as a viral region.
+        chunk_size: bp of the chunks that the model was trained on.
     """
     with ExitStack() as stack:
         texts = {name: _Text(out / name, stack) for name in TABLES if name.endswith((".tsv", ".bed", ".txt", ".csv"))}

@@ -156,7 +156,11 @@ def epoch_curves(
 ) -> Drawing:
     """Draw metrics over epochs.
 
-    `sides` has name, style and each metric's values by epoch; at most two `keys` are drawn, a thick and a thin line.
+    Args:
+        sides: Name, style and each metric's values by epoch.
+        keys: The metrics to draw, at most two: the first thick, the second thin.
+        title: What the figure shows.
+        ylabel: What the values are.
     """
     figure, axes = _axes("epoch", ylabel)
     last = []

@@ -48,7 +48,13 @@ class Page:
 
 
 def write_report(document: Document, drawings: Mapping[str, Drawing], directory: Path) -> dict[str, Path]:
-    """Write a verdict document and its figures, in their order, into `directory`; return the report's files by name."""
+    """Write the report into `directory` and return its files by name; each file appears whole or not at all.
+
+    Args:
+        document: From `virnuc.reports.verdict`.
+        drawings: Figures by file name without suffix, in the order of the report.
+        directory: Made if need be.
+    """
     write_text(directory / VERDICT, json.dumps(document, indent=1, allow_nan=False) + "\n")
     page = _page(document, sections(document), drawings)
     return {VERDICT: directory / VERDICT} | write_page(page, directory, HTML.removesuffix(".html"))

@@ -146,7 +146,11 @@ class PipelineSettings(Settings):
         return f"{name}-{digest}" if deciding or own else name
 
     def of_stage(self, stage: type[S], **own: Any) -> S:
-        """Return a stage's settings: those it shares with the pipeline by name, `own`, and its overrides."""
+        """Return a stage's settings: those it shares with the pipeline by name, `own`, and its overrides.
+
+        Raises:
+            UsageError: one of them is wrong.
+        """
         declared = stage.__dataclass_fields__
         shared = {name: getattr(self, name) for name in declared.keys() & vars(self).keys() - _HANDED_ON}
         if "precision" in shared and stage is BenchmarkSettings:

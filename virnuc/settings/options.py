@@ -50,10 +50,10 @@ class Limits:
 def option(
     default: Any, help: str, *, choices: tuple[str, ...] = (), decisive: bool = True, **limits: float | None
 ) -> Any:
-    """Declare a parameter of a stage with its default, which may be outside the limits.
+    """Declare a parameter of a stage.
 
     Args:
-        default: its value where none is given.
+        default: its value where none is given; allowed even outside the limits.
         help: for the command line.
         choices: the only values allowed, of each item where the value is a list.
         decisive: whether another value can give another result.
@@ -88,7 +88,11 @@ def flag_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Settings:
-    """The parameters of a stage; one that is not among its choices or outside its range raises a UsageError."""
+    """The parameters of a stage.
+
+    Raises:
+        UsageError: a value that is not among its choices or outside its range.
+    """
 
     def __post_init__(self) -> None:
         """Check each value by itself; a stage adds what concerns several."""
@@ -131,7 +135,11 @@ def parse_list(text: str) -> tuple[str, ...]:
 
 
 def parse_pairs(text: str) -> dict[str, str]:
-    """Read `NAME=VALUE,NAME=VALUE` into a mapping; text without `=` after a comma belongs to the value before it."""
+    """Read `NAME=VALUE,NAME=VALUE` into a mapping; text after a comma that holds no `=` belongs to the value before it.
+
+    Raises:
+        UsageError: an item without a name or a value.
+    """
     pairs: dict[str, str] = {}
     for item in parse_list(text):
         name, separator, value = map(str.strip, item.partition("="))
@@ -145,7 +153,11 @@ def parse_pairs(text: str) -> dict[str, str]:
 
 
 def parse_features(text: str) -> tuple[FeatureSource, ...]:
-    """Read `DIR,DIR@BP` into feature sources."""
+    """Read `DIR,DIR@BP` into feature sources.
+
+    Raises:
+        UsageError: the text after an @ is not a number.
+    """
     sources = []
     for item in parse_list(text):
         directory, separator, size = item.partition("@")
@@ -170,7 +182,11 @@ _SCALARS: Mapping[str, Callable[[str], Any]] = {
 
 
 def parse(declared: Field[Any], text: str) -> Any:
-    """Return the value of a parameter that `text` gives; raise a UsageError if it is of another type."""
+    """Return the value of a parameter that `text` gives.
+
+    Raises:
+        UsageError: the text is of another type.
+    """
     try:
         return {**_SCALARS, **COLLECTIONS}[str(declared.type)](text)
     except (KeyError, ValueError) as error:

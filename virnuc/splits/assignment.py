@@ -92,7 +92,8 @@ class Split:
     def chunks(self, part: str) -> pd.DataFrame:
         """Return all chunks of the genomes of one part, `val` or `test`; `reason` is `covered` for those with a frame.
 
-        A DataError says why the split keeps none.
+        Raises:
+            DataError: the split keeps none; the message says why.
         """
         if self.lacks_chunks:
             raise DataError(self.lacks_chunks)
@@ -116,7 +117,9 @@ class Split:
 def split(settings: SplitSettings, begun: Callable[[], object] = lambda: None) -> Split:
     """Assign the frames of a directory of frames or features, or return the split if it is already there.
 
-    `begun` is called when all inputs are read and the work begins.
+    Args:
+        settings: source, unit, fractions, seed and output directory.
+        begun: called when all inputs are read and the work begins.
 
     Raises:
         UsageError: no such directory or table, fractions that leave a part without one of the classes, a unit that the
@@ -193,7 +196,11 @@ def _make(output: OutputDirectory, source: Source, settings: SplitSettings) -> N
 
 
 def _testable(table: pd.DataFrame, settings: SplitSettings) -> np.ndarray | None:
-    """Return which frames are of records that --test-genomes lists, bool `[n]`; None without such a table."""
+    """Return which frames are of records that --test-genomes lists, bool `[n]`; None without such a table.
+
+    Raises:
+        UsageError: it lists none of the records.
+    """
     if not settings.test_genomes:
         return None
     listed = read_genome_table(Path(settings.test_genomes))

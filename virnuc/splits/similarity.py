@@ -53,10 +53,10 @@ def nearest_proteins(test: Sequence[str], training: Sequence[str]) -> pd.DataFra
 def clusters_of_genomes(
     genomes: pd.Series, proteins: Sequence[str], dna: Sequence[str], identity: float, coverage: float, shared: float
 ) -> pd.Series:
-    """Return the cluster of each frame, `[n]`: genomes that share similar proteins or DNA, directly or through others.
+    """Join the genomes that share similar proteins or DNA, directly or through others.
 
     All cellular genomes have a few conserved genes in common, so joining by a single one would put almost everything
-    into one cluster: `shared` says how much two genomes must have in common. Its name is its first genome.
+    into one cluster: `shared` says how much two genomes must have in common.
 
     Args:
         genomes: of each frame, `[n]`.
@@ -65,6 +65,9 @@ def clusters_of_genomes(
         identity: from 0 to 1, at which two sequences count as similar.
         coverage: share of both sequences that the alignment must cover; k-mers know none.
         shared: share of the frames of one of two genomes that must be similar to frames of the other; 0 for one frame.
+
+    Returns:
+        The cluster of each frame, `[n]`: the name of its first genome.
     """
     codes, names = pd.factorize(genomes, sort=True)
     edges = [
@@ -84,9 +87,12 @@ def join(edges: np.ndarray, count: int) -> np.ndarray:
 
 
 def _related(codes: np.ndarray, pairs: np.ndarray, shared: float) -> np.ndarray:
-    """Return the pairs of genomes that have enough similar frames, int64 `[k, 2]`; see `clusters_of_genomes`.
+    """Return the pairs of genomes that have enough similar frames, int64 `[k, 2]`.
 
-    `codes` gives the genome of each frame, `[n]`, and `pairs` the positions of similar frames, `[m, 2]`.
+    Args:
+        codes: the genome of each frame, `[n]`.
+        pairs: positions of similar frames, `[m, 2]`.
+        shared: as in `clusters_of_genomes`.
     """
     families = join(pairs, len(codes))
     frames = coo_array((np.ones(len(codes), dtype=np.int32), (codes, families))).tocsr()  # sums up repeated places

@@ -29,7 +29,11 @@ class Source:
 
 
 def is_frames(directory: Path) -> bool:
-    """Return whether a directory holds frames, not features; raise a UsageError if there is no such directory."""
+    """Return whether a directory holds frames, not features.
+
+    Raises:
+        UsageError: there is no such directory.
+    """
     if not directory.is_dir():
         raise UsageError(f"{directory}: no such directory; --source needs frames or a feature set")
     return (directory / MANIFEST).is_file() and read_manifest(directory, "frames", "features").kind == "frames"
@@ -117,7 +121,9 @@ def _first_dates(records: pd.DataFrame) -> dict[str, str]:
 def parts_of_records(table: pd.DataFrame, records: pd.DataFrame) -> pd.Series:
     """Return the part of each record: that of its frames or, if it has none, of its genome's other frames.
 
-    The result has the index of `records`, NaN for a genome without frames.
+    Args:
+        table: The frames, with `record`, `genome` and `part`.
+        records: A row a record, with `record` and `genome`; the result has its index, NaN for a genome without frames.
     """
     by_record, by_genome = (table.drop_duplicates(name).set_index(name)["part"] for name in ("record", "genome"))
     return records["record"].map(by_record).fillna(records["genome"].map(by_genome))

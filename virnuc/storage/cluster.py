@@ -27,7 +27,11 @@ _log = logging.getLogger(__name__)
 
 
 def cores_and_gpus() -> list[tuple[int, int]]:
-    """Return the numbers of cores and of GPUs that each node of the cluster has for Ray."""
+    """Return the numbers of cores and of GPUs that each node of the cluster has for Ray.
+
+    Raises:
+        UsageError: Ray is not installed, or the cluster at RAY_ADDRESS does not answer.
+    """
     alive = [node["Resources"] for node in _connected().nodes() if node["Alive"]]
     return [(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in alive]
 
@@ -35,9 +39,15 @@ def cores_and_gpus() -> list[tuple[int, int]]:
 def run_on_cluster(
     calls: Mapping[str, Callable[[Send], object]], hear: Callable[[str, Any], None], *, cpus: int, gpus: int
 ) -> str:
-    """Run each call in a Ray worker of its own, as `run_together` does in a process; each gets `cpus` and `gpus`.
+    """Run each call in a Ray worker of its own, by its name; return how each ended, as text.
 
     A worker that is killed is started again, and its call with it. When this function is left, all end.
+
+    Args:
+        calls: what each worker does; it can send messages.
+        hear: takes the name of a worker and each message of it.
+        cpus: cores for each worker; those that find none free wait.
+        gpus: likewise.
 
     Raises:
         VirnucError: the first one that a worker raised; or the cluster itself failed.

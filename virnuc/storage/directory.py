@@ -49,7 +49,11 @@ class OutputDirectory:
 
     @contextmanager
     def alone(self) -> Iterator[Manifest | None]:
-        """Lock the directory; yield the manifest if it is finished, None if it has to be filled; see `_begin`."""
+        """Lock the directory; yield the manifest if it is finished, None if it has to be filled.
+
+        Raises:
+            DataError: the directory was made or begun with other parameters or from other inputs.
+        """
         with exclusive(self.directory / _LOCK):
             manifest = self._begin()
             if manifest is None:
@@ -57,7 +61,11 @@ class OutputDirectory:
             yield manifest
 
     def shared(self) -> Manifest | None:
-        """Return the manifest of a finished directory, None for one that several processes may fill by `claims`."""
+        """Return the manifest of a finished directory, None for one that several processes may fill by `claims`.
+
+        Raises:
+            DataError: the directory was made or begun with other parameters or from other inputs.
+        """
         with exclusive(self.directory / _LOCK):
             return self._begin()
 
@@ -113,11 +121,6 @@ class OutputDirectory:
             return self.complete(rows, counts, details)
 
     def _begin(self) -> Manifest | None:
-        """Return the manifest if the directory is finished; else note the command that begins it.
-
-        Raises:
-            DataError: it was made or begun with other parameters or from other inputs.
-        """
         if has_manifest(self.directory):
             shutil.rmtree(self.progress, ignore_errors=True)  # of a process killed right after it wrote the manifest
             return check_reusable(self.directory, self.parameters, self.inputs, self.kind)

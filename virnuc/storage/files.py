@@ -57,7 +57,11 @@ def link_latest(target: Path, name: str) -> None:
 
 
 def read_json(path: Path, error: type[DataError] = DataError) -> dict[str, Any]:
-    """Read a JSON object of at most 50 MB from a file that is not trusted; raise an `error` if it is anything else."""
+    """Read a JSON object from a file that is not trusted.
+
+    Raises:
+        DataError: or its kind `error`: the file is missing, larger than 50 MB, not a JSON object, or gives a key twice.
+    """
     try:
         if path.stat().st_size > _MOST_BYTES_OF_JSON:
             raise error(f"{path}: too large for such a file")
@@ -70,7 +74,11 @@ def read_json(path: Path, error: type[DataError] = DataError) -> dict[str, Any]:
 
 
 def read_yaml(path: Path, loader: type[yaml.SafeLoader] | type[yaml.BaseLoader]) -> Any:
-    """Read a YAML file that is not trusted, without repeated keys; raise a UsageError if it is anything else."""
+    """Read a YAML file that is not trusted.
+
+    Raises:
+        UsageError: the file is missing, no file, larger than 1 MB, not YAML, nested too deep, or gives a key twice.
+    """
 
     class Distinct(loader):  # type: ignore[valid-type,misc]
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

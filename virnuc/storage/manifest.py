@@ -111,7 +111,12 @@ def read_manifest(directory: Path, *kinds: str) -> Manifest:
 
 
 def verified_manifest(directory: Path, *kinds: str) -> Manifest:
-    """Read the manifest of a directory that a stage is about to read; raise a DataError if a shard is not as listed."""
+    """Read the manifest of a directory that a stage is about to read, and compare each shard with its digest.
+
+    Raises:
+        UsageError: there is no such directory.
+        DataError: as `read_manifest`; or a shard is missing or differs.
+    """
     manifest = read_manifest(directory, *kinds)
     for shard in manifest.shards:
         path = directory / shard.path
@@ -125,7 +130,7 @@ def verified_manifest(directory: Path, *kinds: str) -> Manifest:
 def check_reusable(
     directory: Path, parameters: Mapping[str, Any], inputs: Mapping[str, str] | None, kind: str
 ) -> Manifest:
-    """Return the manifest of a finished `directory`, which must be made with these parameters and inputs (None: any).
+    """Return the manifest of a finished `directory` if it was made with these parameters and inputs (None: any).
 
     Raises:
         DataError: it was made with others; the message names the first difference.

@@ -16,9 +16,16 @@ def read_table(
 ) -> pa.Table:
     """Read a Parquet file, in which every value is checked, such as whether strings are UTF-8.
 
-    What other programs keep in its metadata is dropped: pandas would choose an index and types by it. Columns of
-    strings that are `repeated` are kept once for each value (dictionaries). A DataError, for a file that is not
-    readable or lacks a column, advises the `remedy`, such as "run split again".
+    What other programs keep in its metadata is dropped: pandas would choose an index and types by it.
+
+    Args:
+        path: The file.
+        remedy: What the error advises, such as "run split again".
+        columns: Those to read; None for all.
+        repeated: Columns of strings to keep once for each value (dictionaries).
+
+    Raises:
+        DataError: it is no such file, is damaged, or lacks a column.
     """
     try:
         table = pq.read_table(path, columns=columns and list(columns), read_dictionary=repeated and list(repeated))

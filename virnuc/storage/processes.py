@@ -19,10 +19,16 @@ _log = logging.getLogger(__name__)
 
 
 def run_together(calls: Mapping[str, Callable[[Send], object]], hear: Callable[[str, Any], None]) -> str:
-    """Run each call, which can send messages, in a process of its own, by its name; return how each ended, as text.
+    """Run each call in a process of its own, by its name; return how each ended, as text.
 
-    A process that is killed ends alone: the others may take over its work. When this process leaves, all end. `hear`
-    takes the name of a process and each message of it. The first VirnucError that a process raises is raised here.
+    A process that is killed ends alone: the others may take over its work. When this process leaves, all end.
+
+    Args:
+        calls: what each process does; it can send messages.
+        hear: takes the name of a process and each message of it.
+
+    Raises:
+        VirnucError: the first one that a process raised.
     """
     workers: dict[Connection, BaseProcess] = {}
     context = get_context("spawn")

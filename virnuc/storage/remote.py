@@ -80,7 +80,9 @@ def _fetched(item: Any, needed: bool) -> Any:
 def fetch(url: str, *, needed: bool) -> Path:
     """Copy the file, or the directories, at a URL to the staging directory; return the copy's path.
 
-    An input is `needed`; an output, which is to be finished, need not exist.
+    Args:
+        url: what to copy.
+        needed: whether it must exist; an output to be finished need not.
     """
     local = Path(os.environ.get(STAGING, "data/staging")) / url.split("?")[0].replace("://", "/")
     with _store(url) as (store, root):
@@ -141,7 +143,11 @@ def _fetch_directory(store: fs.FileSystem, there: str, here: Path, names: list[s
 
 
 def _is_there(store: fs.FileSystem, there: str, here: Path) -> bool:
-    """Return whether the directory exists at the URL already; raise a DataError if there is another one."""
+    """Return whether the directory exists at the URL already.
+
+    Raises:
+        DataError: there is another one.
+    """
     if store.get_file_info(f"{there}/{MANIFEST}").type is fs.FileType.NotFound:
         return False
     with store.open_input_file(f"{there}/{MANIFEST}") as stream:

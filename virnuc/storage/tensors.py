@@ -23,8 +23,10 @@ def save_plain(path: Path, value: Any) -> None:
 def load_plain(path: Path, *, mmap: bool = False, stand_ins: Sequence[tuple[type, str]] = ()) -> Any:
     """Return what `torch.save` wrote to `path`, if it is made of tensors and plain values only.
 
-    With `mmap` values stay on disk until they are used. `stand_ins` are classes that take the place of others in the
-    file, each with the name of that other class.
+    Args:
+        path: the file.
+        mmap: leave the tensors' values on disk until they are used.
+        stand_ins: classes that take the place of others in the file, each with the name of that other class.
 
     Raises:
         UsageError: there is no such file.

@@ -28,7 +28,11 @@ class Usage:
 
 
 def usage(data: Path) -> Iterator[Usage]:
-    """Yield the directories that stages wrote below `data`, by name; directories inside them count as parts of them."""
+    """Yield the directories that stages wrote below `data`, by name; directories inside them count as parts of them.
+
+    Raises:
+        DataError: a manifest cannot be read.
+    """
     for directory in sorted(path for path in data.glob("*") if path.is_dir() and not path.is_symlink()):
         if (directory / MANIFEST).is_file():
             kind = read_manifest(directory, *FORMAT_VERSIONS).kind

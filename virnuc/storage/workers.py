@@ -36,7 +36,15 @@ class Workers:
         return replace(self, devices=self.devices[:pieces])
 
     def run(self, work: Callable[[str], Callable[[Send], object]], hear: Callable[[str, Any], None]) -> str:
-        """Let each worker do `work(device)`, which can send messages, and return how each ended; see `run_together`."""
+        """Let each worker do `work(device)`, and return how each ended, as text.
+
+        Args:
+            work: gives what a worker of a device does, which can send messages.
+            hear: takes the name of a worker and each message of it.
+
+        Raises:
+            VirnucError: the first one that a worker raised.
+        """
         calls = {
             f"worker {number} on {device}": partial(_with_threads, self.threads, work(device))
             for number, device in enumerate(self.devices)

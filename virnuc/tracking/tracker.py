@@ -200,7 +200,11 @@ def download(run: Run, path: str, destination: Path) -> Path:
 
 
 def get_run(run_id: str | None) -> Run:
-    """Return a run; raise a DataError if the store has none of that id."""
+    """Return a run.
+
+    Raises:
+        DataError: the store has no such run.
+    """
     try:
         return MlflowClient().get_run(run_id or "")
     except MlflowException as error:

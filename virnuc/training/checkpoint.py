@@ -143,7 +143,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         UsageError: there is no such file.
-        DataError: it is damaged or not a checkpoint; or an error of `check_weights`.
+        DataError: it is damaged or not a checkpoint, or its weights are not finite.
+        IncompatibleCheckpointError: its version is unknown, or weights are missing or unexpected.
+        DimensionError: its weights have other sizes than its metadata says.
     """
     document = load_plain(path)
     try:

@@ -30,7 +30,11 @@ class Classifier(nn.Module):
         nn.init.xavier_uniform_(self.output_layer.weight)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the logits `[n, num_class]` of vectors `[n, input_dim]`, both float32."""
+        """Return the logits `[n, num_class]` of vectors `[n, input_dim]`, both float32.
+
+        Raises:
+            DimensionError: the vectors have another width.
+        """
         if features.shape[-1] != self.input_dim:
             raise DimensionError(f"the classifier takes {self.input_dim} values a frame, not {features.shape[-1]}")
         hidden = torch.relu(self.bn1(self.hidden_layer(features)))

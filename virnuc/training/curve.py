@@ -28,11 +28,22 @@ def learning_curve(
     directory: Path,
     progress: Progress,
 ) -> pd.DataFrame:
-    """Train on each share, as `train` does, in a folder of its own below `directory`, that of the `whole` training.
+    """Train on each share, each in a folder of its own below `directory`.
+
+    Args:
+        features: as in `train`.
+        split: as in `train`.
+        settings: as in `train`.
+        whole: the training on all genomes.
+        directory: the directory of that training.
+        progress: told how many shares are done.
 
     Returns:
         A row for each share and replicate: `share`; `genomes` and `frames`, the numbers trained on; `seed`; and
         `loss`, `accuracy` and `roc_auc` of validation.
+
+    Raises:
+        DataError: see `train`.
     """
     rows = []
     for share in counted((*SHARES, 1.0), len(SHARES) + 1, "curve", progress):

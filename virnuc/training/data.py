@@ -112,6 +112,9 @@ def follow(features: FeatureSet, split: Split) -> pd.DataFrame:
     Returns:
         A row for each frame whose record is in the split, ordered by id: `frame_id`, `label`, `row` (in the features),
         `record`, `genome`, `part`.
+
+    Raises:
+        DataError: the split does not keep records together, or has none of these.
     """
     records = split.table[["record", "genome", "part"]].drop_duplicates().set_index("record")
     if not records.index.is_unique:

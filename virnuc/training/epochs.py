@@ -43,8 +43,10 @@ class Trainer:
     def run(self, seed: int, epoch: int) -> list[dict[str, float]]:
         """Train one epoch in the order given by `seed`; return each replicate's mean loss and the speed in frames/s.
 
-        Dropout is seeded for each epoch, so that an epoch is the same whether or not training was resumed before it. A
-        loss that is not finite raises a UsageError.
+        Dropout is seeded for each epoch, so that an epoch is the same whether or not training was resumed before it.
+
+        Raises:
+            UsageError: a loss is not finite.
         """
         order = self._plan.order(seed, epoch)
         started = time.perf_counter()

@@ -57,7 +57,11 @@ class Stack:
     def step(self, features: Tensor, labels: Tensor) -> Tensor:
         """Make one step of gradient descent on vectors `[n, d]` float32 and labels `[n]` int64.
 
-        Each classifier's mean loss is returned, `[replicates]` float32 on the device, which is not waited for.
+        Returns:
+            Each classifier's mean loss over the batch, `[replicates]` float32 on the device, which is not waited for.
+
+        Raises:
+            DimensionError: the vectors have another width.
         """
         self._whole["bn1.num_batches_tracked"].add_(1)
         logits = self._logits(features, training=True)

@@ -185,8 +185,11 @@ class Training:
     def restore(self, directory: Path, shuffle: str) -> bool:
         """Restore what was saved in `directory`; return whether there was anything.
 
-        `shuffle` is the order that the caller wants, or `auto`. An IncompatibleCheckpointError for the state of another
-        training names the first difference.
+        `shuffle` is the order that the caller wants, or `auto`.
+
+        Raises:
+            DataError: the state is damaged.
+            IncompatibleCheckpointError: it is of another training; the message names the first difference.
         """
         path = directory / STATE
         if not path.is_file():
@@ -221,7 +224,12 @@ def training_directory(settings: TrainSettings, features: FeatureSet, split: Spl
 
 
 def find_resumed(settings: TrainSettings, directory: Path) -> TrainingStatus | None:
-    """Return the status of the training in `directory`; raise a UsageError if `--resume` names another one's run."""
+    """Return the status of the training in `directory`, None if there is none.
+
+    Raises:
+        UsageError: `--resume` names another run than that of this training.
+        DataError: its state is damaged.
+    """
     known = find_training(directory)
     if settings.resume and (known is None or known.run_id != settings.resume):
         found = known.run_id if known else "none"
@@ -230,7 +238,11 @@ def find_resumed(settings: TrainSettings, directory: Path) -> TrainingStatus | N
 
 
 def find_training(directory: Path) -> TrainingStatus | None:
-    """Return the status of the training in `directory`, None if there is none."""
+    """Return the status of the training in `directory`, None if there is none.
+
+    Raises:
+        DataError: its state is damaged.
+    """
     path = directory / STATE
     if not path.is_file():
         return None
@@ -244,7 +256,11 @@ def mark_reported(directory: Path, epoch: int) -> None:
 
 
 def last_reported(directory: Path) -> int:
-    """Return the last epoch that was certainly reported to the caller, 0 if none was."""
+    """Return the last epoch that was certainly reported to the caller, 0 if none was.
+
+    Raises:
+        DataError: the record of it is damaged.
+    """
     path = directory / REPORTED
     text = path.read_text(encoding="utf-8").strip() if path.is_file() else "0"
     if not text.isdecimal():

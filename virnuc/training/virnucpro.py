@@ -42,8 +42,10 @@ def read_model(path: Path) -> Checkpoint:
     """Return a classifier that was trained elsewhere: a checkpoint of this project's format, or VirNucPro's module.
 
     Raises:
-        DataError: it is neither of the two, or has values that are not possible; or an error of `load_checkpoint`.
+        UsageError: there is no such file.
+        DataError: it is damaged, is neither of the two, or has values that are not possible.
         IncompatibleCheckpointError: its version or width is unknown, or its metadata contradicts itself.
+        DimensionError: its weights have other sizes than its metadata says.
     """
     if not isinstance(_load(path), dict):
         return convert_checkpoint(path)
@@ -55,6 +57,7 @@ def convert_checkpoint(path: Path) -> Checkpoint:
     """Return VirNucPro's pickled module as a checkpoint of version 1, to be saved, built and registered.
 
     Raises:
+        UsageError: there is no such file.
         DataError: the file is damaged, is not a model of VirNucPro, or names a class that such a model does not need.
         IncompatibleCheckpointError: its input has none of the widths of VirNucPro's models.
     """
@@ -94,7 +97,14 @@ def read_external_metrics(path: Path, known: Collection[str]) -> dict[str, float
     """Read metrics that were measured elsewhere: a JSON object of numbers from -1 to 1, such as `{"accuracy": 0.9}`.
 
     As they were not measured on a split of this project, they are shown next to a model but never decide a comparison.
-    A DataError if a name is not among the `known` ones, or a value is none.
+
+    Args:
+        path: the JSON file.
+        known: the names that a metric may have.
+
+    Raises:
+        UsageError: there is no such file.
+        DataError: it has other contents.
     """
     if not path.exists():
         raise UsageError(f"{path}: no such file")
