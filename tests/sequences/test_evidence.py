@@ -18,8 +18,5 @@ def test_a_protein_is_supported_if_it_occurs_in_one_translation_of_its_record(an
     wanted = data.draw(st.lists(st.tuples(st.integers(0, len(annotated) - 1), protein), max_size=8))
     records, proteins = [record for record, _ in wanted], [protein for _, protein in wanted]
     expected = [any(protein in known for known in annotated[record]) for record, protein in wanted]
-    letters = np.frombuffer("".join(proteins).encode(), dtype=np.uint8)
-    found = occur_in_annotation(
-        annotated, np.array(records, dtype=np.int64), letters, np.array([len(p) for p in proteins], dtype=np.int64)
-    )
+    found = occur_in_annotation(annotated, np.array(records, dtype=np.int64), proteins)
     assert found.tolist() == expected

@@ -6,7 +6,6 @@ covers the frames alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -51,26 +50,27 @@ CHUNK_SCHEMA = pa.schema(
 )
 
 
-@dataclass
-class RecordCounts:
-    """The fate of one record's chunks: `chunks` is the sum of `covered` and the three kinds dropped."""
-
-    record: str
-    genome: str
-    genome_found_in: str  # table, assembly, biosample, wgs, organism or record
-    organism: str
-    lineage: str
-    deposited: str  # ISO date, empty if unknown
-    group: str
-    source: str  # name of the file
-    length: int  # bp
-    chunks: int
-    ambiguous_bases: int = 0  # chunks dropped for a base other than ACGT
-    no_open_frame: int = 0  # chunks in which every frame has a stop codon
-    no_cds_evidence: int = 0  # chunks whose open frames are in no annotated CDS
-    covered: int = 0  # chunks with at least one frame
-    open_frames: int = 0
-    frames: int = 0  # open frames that were kept, before --balance
+RECORD_SCHEMA = pa.schema(
+    [
+        ("record", pa.string()),
+        ("genome", pa.string()),
+        ("genome_found_in", pa.string()),  # table, assembly, biosample, wgs, organism or record
+        ("organism", pa.string()),
+        ("lineage", pa.string()),
+        ("deposited", pa.string()),  # ISO date, empty if unknown
+        ("group", pa.string()),
+        ("source", pa.string()),  # name of the file
+        ("length", pa.int64()),  # bp
+        ("chunks", pa.int64()),  # the sum of the next four
+        ("ambiguous_bases", pa.int64()),  # chunks dropped for a base other than ACGT
+        (NO_OPEN_FRAME, pa.int64()),  # chunks in which every frame has a stop codon
+        (NO_CDS_EVIDENCE, pa.int64()),  # chunks whose open frames are in no annotated CDS
+        (COVERED, pa.int64()),  # chunks with at least one frame
+        ("open_frames", pa.int64()),
+        ("frames", pa.int64()),  # open frames that were kept, before identical ones are dropped and --balance
+    ]
+)
+COUNTS = RECORD_SCHEMA.names[10:]  # what is counted when records are cut
 
 
 def frame_shards(directory: Path) -> list[Path]:

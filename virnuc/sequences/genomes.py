@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from virnuc.errors import DataError, UsageError
-from virnuc.storage.files import write_text
+from virnuc.storage.files import atomic_path
 
 GENOME_TABLE = "genomes.tsv"
 TABLE, ASSEMBLY, BIOSAMPLE, WGS_PROJECT, ORGANISM, RECORD = (
@@ -26,7 +29,7 @@ TABLE, ASSEMBLY, BIOSAMPLE, WGS_PROJECT, ORGANISM, RECORD = (
     "organism",
     "record",
 )
-_COLUMNS = ("record", "genome", "organism", "lineage", "deposited")  # the first two are required
+GENOME_COLUMNS = ("record", "genome", "organism", "lineage", "deposited")  # the first two are required
 # https://www.ncbi.nlm.nih.gov/genbank/wgs/: four or six letters, two digits of version, at least six or seven digits
 _WGS_CONTIG = re.compile(r"((?:NZ_)?(?:[A-Z]{4}|[A-Z]{6}))\d{8,}(?:\.\d+)?")
 # What submitters write for a value that they do not have: https://www.insdc.org/submitting-standards/missing-value-reporting/
@@ -35,8 +38,7 @@ _MISSING = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class GenomeName:
+class GenomeName(NamedTuple):
     """The name of a record's genome and where it was found."""
 
     name: str
@@ -62,10 +64,8 @@ def name_genome(accession: str, dblink: str = "", organism: str = "", strains: I
         organism: as the record gives it.
         strains: values of /strain and /isolate.
     """
-    links = dict(line.split(":", 1) for line in dblink.splitlines() if ":" in line)
-    for key, found_in in (("Assembly", ASSEMBLY), ("BioSample", BIOSAMPLE)):
-        if value := " ".join(links.get(key, "").split()):
-            return GenomeName(value, found_in)
+    if linked := _linked(dblink):
+        return linked
     if project := wgs_project(accession):
         return GenomeName(project, WGS_PROJECT)
     known = [
@@ -74,6 +74,15 @@ def name_genome(accession: str, dblink: str = "", organism: str = "", strains: I
     if organism and known:
         return GenomeName(" ".join([organism, *known]), ORGANISM)
     return GenomeName(accession, RECORD)
+
+
+@lru_cache  # contigs of an assembly follow each other
+def _linked(dblink: str) -> GenomeName | None:
+    links = dict(line.split(":", 1) for line in dblink.splitlines() if ":" in line)
+    for key, found_in in (("Assembly", ASSEMBLY), ("BioSample", BIOSAMPLE)):
+        if value := " ".join(links.get(key, "").split()):
+            return GenomeName(value, found_in)
+    return None
 
 
 def wgs_project(accession: str) -> str:
@@ -97,7 +106,7 @@ def read_genome_table(path: Path) -> dict[str, TableRow]:
                 raise DataError(f"{path}: its header has no column {' and no column '.join(sorted(missing))}")
             rows: dict[str, TableRow] = {}
             for number, line in enumerate(lines, 2):
-                values = {name: " ".join((line.get(name) or "").split()) for name in _COLUMNS}
+                values = {name: " ".join((line.get(name) or "").split()) for name in GENOME_COLUMNS}
                 record = values.pop("record")
                 if not record or not values["genome"]:
                     raise DataError(f"{path}, line {number}: a record and its genome are needed")
@@ -116,8 +125,7 @@ def look_up(table: Mapping[str, TableRow], accession: str) -> TableRow | None:
     return table.get(accession) or table.get(re.sub(r"\.\d+$", "", accession))
 
 
-def write_genome_table(path: Path, rows: Mapping[str, TableRow]) -> None:
-    """Write a table that `read_genome_table` reads."""
-    lines = ["\t".join(_COLUMNS)]
-    lines += ["\t".join([record, row.genome, row.organism, row.lineage, row.deposited]) for record, row in rows.items()]
-    write_text(path, "\n".join(lines) + "\n")
+def write_genome_table(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    """Write a table that `read_genome_table` reads; each row has the values of GENOME_COLUMNS."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        stream.writelines("\t".join(row) + "\n" for row in chain([GENOME_COLUMNS], rows))

@@ -23,15 +23,17 @@ def find_identical(hashes: Sequence[np.ndarray], labels: Sequence[int]) -> tuple
         labels: of the shards.
     """
     rows = [len(part) for part in hashes]
-    first, second = np.concatenate([*hashes, np.zeros((0, 2), dtype=np.uint64)]).T
-    order = np.lexsort((second, first))  # stable: copies stay in the order of the frames
-    first, second, label = first[order], second[order], np.repeat(labels, rows)[order]
-    begins = np.ones(len(order), dtype=bool)
-    begins[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    halves = np.concatenate([*hashes, np.zeros((0, 2), dtype=np.uint64)]).T
+    order = np.lexsort(halves)  # stable: copies stay in the order of the frames
+    begins = np.ones(len(order), dtype=bool)  # the first of identical frames
+    begins[1:] = False
+    for half in halves:
+        values = half[order]
+        begins[1:] |= values[1:] != values[:-1]
     starts = np.flatnonzero(begins)
-    ends = np.append(starts[1:], len(order))
-    viral = np.add.reduceat(label, starts) if len(order) else label
-    both = np.repeat((viral > 0) & (viral < ends - starts), ends - starts)
+    viral = np.repeat(np.array(labels, dtype=bool), rows)[order]
+    mixed = np.logical_or.reduceat(viral, starts) & np.logical_or.reduceat(~viral, starts)
+    both = np.repeat(mixed, np.diff(starts, append=len(order)))
     drop = np.empty(len(order), dtype=bool)
     drop[order] = both | ~begins
     counts = {"frames_in_both_classes": int(both.sum()), "frames_identical": int((~begins & ~both).sum())}

@@ -7,21 +7,20 @@ Each source file is staged separately, by one or several workers (see `staging`)
 are numbered in the order of the files' names, identical frames are dropped, the draw of `--balance` is made,
 `genomes.parquet` (counts of each record) and `genomes.tsv` (the table that `split --genomes` takes) are written,
 and the manifest last. The bytes do not depend on the number of workers. Each worker needs 0.5 GB and about 3 bytes
-for each base of the largest record of its files; dropping identical frames takes about 40 bytes a frame.
+for each base of the largest record of its files. Then the counts of all records take about 500 bytes a record, and
+finding identical frames 75 bytes a frame.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from virnuc.errors import DataError, VirnucError
@@ -29,16 +28,17 @@ from virnuc.runtime import Progress, silent
 from virnuc.sequences.balancing import balance
 from virnuc.sequences.frames import (
     CHUNKS,
+    COUNTS,
     COVERED,
     GENOMES,
     NO_CDS_EVIDENCE,
     NO_OPEN_FRAME,
-    RecordCounts,
+    SHARD_ROWS,
 )
-from virnuc.sequences.genomes import GENOME_TABLE, TableRow, read_genome_table, write_genome_table
+from virnuc.sequences.genomes import GENOME_COLUMNS, GENOME_TABLE, TableRow, read_genome_table, write_genome_table
 from virnuc.sequences.identical import drop_identical, find_identical
 from virnuc.sequences.sources import SourceFile, find_sources
-from virnuc.sequences.staging import FRAMES, hashes_of, note_of, stage_files, staged, write_parquet
+from virnuc.sequences.staging import FRAMES, hashes_of, note_of, shards_noted, stage_files, staged, write_parquet
 from virnuc.sequences.taxonomy import NAMES, NODES, Taxonomy
 from virnuc.settings import PrepareSettings
 from virnuc.storage.directory import OutputDirectory
@@ -118,12 +118,14 @@ def _stage_all(
 def _finish(output: OutputDirectory, settings: PrepareSettings, sources: Sequence[SourceFile]) -> Manifest:
     """Number the shards, drop identical frames, balance, and write tables and manifests."""
     out = output.directory
-    notes = [json.loads(note_of(output, source).read_text(encoding="utf-8")) for source in sources]
-    read = [RecordCounts(**row) for note in notes for row in note["records"]]
-    counted = [counts for counts in read if counts.length]
+    notes = [pq.read_table(note_of(output, source)) for source in sources]
+    noted = [shards_noted(note) for note in notes]
+    read = pa.concat_tables(notes).combine_chunks()
+    del notes  # of which `read` is a copy
     _check_records(read, settings)
-    before = sum(counts.frames for counts in counted)
-    shards, hashes = _number(output, sources, notes, FRAMES)
+    counted = read.filter(pc.greater(read["length"], 0))
+    totals = {name: pc.sum(counted[name]).as_py() for name in ("length", "chunks", *COUNTS)}
+    shards, hashes = _number(output, sources, noted, FRAMES)
     drop, identical = find_identical(hashes, [_label(shard) for shard in shards])
     if {_label(shard) for shard, which in zip(shards, drop, strict=True) if not which.all()} != {0, 1}:
         raise DataError(f"{settings.source}: all frames of one class occur in the other too; look at its files")
@@ -132,46 +134,45 @@ def _finish(output: OutputDirectory, settings: PrepareSettings, sources: Sequenc
         drop_identical(shards, drop)
     if settings.balance:
         balance(shards, drawn, settings.seed)
-    write_parquet(out / GENOMES, pa.Table.from_pylist([vars(counts) for counts in counted]))
-    described = {c.record: TableRow(c.genome, c.organism, c.lineage, c.deposited) for c in counted}
-    write_genome_table(out / GENOME_TABLE, described)
+    write_parquet(out / GENOMES, counted)
+    write_genome_table(out / GENOME_TABLE, _genome_rows(counted))
     rows = _rows(out, shards)
-    totals = {name: sum(getattr(counts, name) for counts in counted) for name in _totals()}
-    chunks = _finish_chunks(output, _number(output, sources, notes, CHUNKS)[0], totals)
+    chunks = _finish_chunks(output, _number(output, sources, noted, CHUNKS)[0], totals)
     counts = {
         "in": {
             "records": len(read),
-            "genomes": len({counts.genome for counts in counted}),
+            "genomes": pc.count_distinct(counted["genome"]).as_py(),
             "bases": totals["length"],
             "chunks": totals["chunks"],
         },
-        "out": {"chunks": totals["covered"], "frames": sum(rows.values())},
+        "out": {"chunks": totals[COVERED], "frames": sum(rows.values())},
         "dropped": {
             "records_without_sequence": len(read) - len(counted),
             "chunks_ambiguous_bases": totals["ambiguous_bases"],
-            "chunks_no_open_frame": totals["no_open_frame"],
-            "chunks_no_cds_evidence": totals["no_cds_evidence"],
-            "frames_no_cds_evidence": totals["open_frames"] - before,
+            "chunks_no_open_frame": totals[NO_OPEN_FRAME],
+            "chunks_no_cds_evidence": totals[NO_CDS_EVIDENCE],
+            "frames_no_cds_evidence": totals["open_frames"] - totals["frames"],
             **identical,
-            "frames_balance": before - sum(identical.values()) - sum(rows.values()),
+            "frames_balance": totals["frames"] - sum(identical.values()) - sum(rows.values()),
         },
     }
+    found_in = counted["genome_found_in"].value_counts().to_pylist()
     details = {
         "chunks_digest": chunks.digest,
-        "records_by_source_of_genome": dict(Counter(counts.genome_found_in for counts in counted)),
+        "records_by_source_of_genome": {found["values"]: found["counts"] for found in found_in},
     }
     return output.complete(rows | dict.fromkeys((GENOMES, GENOME_TABLE), len(counted)), counts, details)
 
 
 def _number(
-    output: OutputDirectory, sources: Sequence[SourceFile], notes: Sequence[dict[str, Any]], kind: str
+    output: OutputDirectory, sources: Sequence[SourceFile], noted: Sequence[Mapping[str, int]], kind: str
 ) -> tuple[list[Path], list[np.ndarray]]:
     """Move staged shards to their numbers within each group; return them and their hashes, which only frames have."""
     directory = output.directory if kind == FRAMES else output.directory / kind
     directory.mkdir(exist_ok=True)
     shards, hashes, numbers = [], [], Counter[str]()
-    for source, note in zip(sources, notes, strict=True):
-        for number in range(note[kind]):
+    for source, shards_of in zip(sources, noted, strict=True):
+        for number in range(shards_of[kind]):
             waiting = staged(output, source, kind, number)
             shards.append(directory / f"{source.group}-{numbers[source.group]:05d}.parquet")
             numbers[source.group] += 1
@@ -200,19 +201,20 @@ def _rows(directory: Path, shards: Iterable[Path]) -> dict[str, int]:
     return {shard.relative_to(directory).as_posix(): pq.read_metadata(shard).num_rows for shard in shards}
 
 
-def _totals() -> list[str]:
-    return [declared.name for declared in fields(RecordCounts) if declared.type == "int"]
+def _genome_rows(records: pa.Table) -> Iterator[tuple[str, ...]]:
+    for batch in records.select(GENOME_COLUMNS).to_batches(max_chunksize=SHARD_ROWS):
+        yield from zip(*batch.to_pydict().values(), strict=True)
 
 
-def _check_records(records: list[RecordCounts], settings: PrepareSettings) -> None:
-    seen: dict[str, str] = {}
-    for counts in records:
-        if counts.record in seen:
-            raise DataError(
-                f"accession {counts.record} is in {seen[counts.record]} and again in {counts.source}; keep one of them"
-            )
-        seen[counts.record] = counts.source
-    classes = {counts.group == "viral" for counts in records if counts.frames}
+def _check_records(records: pa.Table, settings: PrepareSettings) -> None:
+    if pc.count_distinct(records["record"]).as_py() < len(records):
+        seen: dict[str, str] = {}
+        for record, source in zip(records["record"].to_pylist(), records["source"].to_pylist(), strict=True):
+            if record in seen:
+                raise DataError(f"accession {record} is in {seen[record]} and again in {source}; keep one of them")
+            seen[record] = source
+    groups = records.filter(pc.greater(records["frames"], 0))["group"].unique().to_pylist()
+    classes = {group == "viral" for group in groups}
     if len(classes) < 2:
         missing = "frames at all" if not classes else "non-viral frames" if True in classes else "viral frames"
         hint = "; FASTA has no annotation: use --evidence open" if settings.evidence == "cds" else ""

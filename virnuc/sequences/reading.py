@@ -10,13 +10,13 @@ import gzip
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
 from datetime import date
+from functools import lru_cache
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import dnaio
 import gb_io
@@ -31,11 +31,11 @@ MAX_NAME = 200  # letters; a longer accession is a damaged header
 _AS_DNA = bytes(ord(chr(byte).upper().replace("U", "T")) * (chr(byte).upper() in IUPAC_LETTERS) for byte in range(128))
 _AS_DNA += bytes(128)  # 0 for all that is no base
 _SUBMITTED = re.compile(r"Submitted \((\d\d?-[A-Za-z]{3}-\d{4})\)")
+_TAXON = re.compile(r"taxon:(\d{1,9})")
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One record of a sequence file."""
 
     accession: str
@@ -75,7 +75,7 @@ def read_records(
             row = look_up(genomes, record.accession) if genomes else None
             known = _as_in_table(record, row) if row else record
             if taxonomy is not None and not known.lineage:
-                known = replace(known, lineage=taxonomy.lineage(known.taxon))
+                known = known._replace(lineage=taxonomy.lineage(known.taxon))
             yield known
 
 
@@ -109,7 +109,9 @@ def read_genbank(stream: BinaryIO, path: Path) -> Iterator[Record]:
         for record in gb_io.iter(stream):
             count += 1
             name = record.version or record.accession or record.name or ""
-            organism, lineage = _taxonomy(record.source)
+            organism, lineage = (
+                _taxonomy(record.source.organism or record.source.name or "") if record.source else ("", "")
+            )
             strains, translations, taxon = _annotation(record)
             yield Record(
                 accession=checked_name(name, path, count),
@@ -201,8 +203,7 @@ def _first_line(path: Path, record: int) -> int | None:
 
 
 def _as_in_table(record: Record, row: TableRow) -> Record:
-    return replace(
-        record,
+    return record._replace(
         genome=GenomeName(row.genome, TABLE),
         organism=row.organism or record.organism,
         lineage=row.lineage or record.lineage,
@@ -215,25 +216,31 @@ def _annotation(record: gb_io.Record) -> tuple[list[str], tuple[str, ...], int]:
     strains, translations, taxon = [], [], 0
     for feature in record.features:
         kind = feature.kind
-        if kind == "CDS":
-            found = [qualifier.value or "" for qualifier in feature.qualifiers if qualifier.key == "translation"]
-            translations += ["".join(value.split()) for value in found]
-        elif kind == "source":
-            said = [(qualifier.key, qualifier.value or "") for qualifier in feature.qualifiers]
-            strains += [value for key, value in said if key in ("strain", "isolate")]
-            taxa = [value.removeprefix("taxon:") for key, value in said if key == "db_xref" and "taxon:" in value]
-            taxon = taxon or next((int(value) for value in taxa if value.isdecimal() and len(value) < 10), 0)
+        if kind not in ("CDS", "source"):
+            continue
+        for qualifier in feature.qualifiers:
+            key = qualifier.key
+            if kind == "CDS" and key == "translation":
+                translations.append("".join((qualifier.value or "").split()))
+            elif kind == "source" and key in ("strain", "isolate"):
+                strains.append(qualifier.value or "")
+            elif kind == "source" and key == "db_xref":
+                found = _TAXON.fullmatch(qualifier.value or "")
+                taxon = taxon or int(found[1] if found else 0)
     return strains, tuple(translations), taxon
 
 
 def _deposited(record: gb_io.Record) -> str:
     """Return the date of the first `Submitted (DD-MON-YYYY)` among the references, else of the LOCUS line."""
-    journals = " ".join(reference.journal or "" for reference in record.references)
-    dates = [day for text in _SUBMITTED.findall(journals) if (day := _date(text))]
-    if not dates:
-        with suppress(ValueError):  # a year beyond 9999, which gb-io refuses here
-            dates = [record.date] if record.date else []
-    return min((day.isoformat() for day in dates), default="")
+    dates: list[date] = []
+    for reference in record.references:
+        dates += filter(None, map(_date, _SUBMITTED.findall(reference.journal or "")))
+    if dates:
+        return min(dates).isoformat()
+    try:
+        return record.date.isoformat() if record.date else ""
+    except ValueError:  # a year beyond 9999, which gb-io refuses here
+        return ""
 
 
 def _date(text: str) -> date | None:
@@ -245,9 +252,8 @@ def _date(text: str) -> date | None:
         return None
 
 
-def _taxonomy(source: object) -> tuple[str, str]:
-    """Return organism and lineage of a GenBank SOURCE block, whose first ORGANISM line is the name."""
-    if source is None:
-        return "", ""
-    name, _, taxonomy = (source.organism or source.name or "").partition("\n")  # type: ignore[attr-defined]
+@lru_cache  # records of one organism follow each other
+def _taxonomy(text: str) -> tuple[str, str]:
+    """Return organism and lineage of the ORGANISM lines of GenBank, of which the first is the name."""
+    name, _, taxonomy = text.partition("\n")
     return name.strip(), " ".join(taxonomy.split()).rstrip(".")

@@ -1,31 +1,31 @@
 """The frames of one source file in shards, which stay below `.progress/` until the shards of all files are numbered.
 
 Files are the units of restarting and of work shared by several processes, each of which takes files that no other has.
-When all shards of a file are written, a note beside them records its counts; a file with a note is not read again.
+When all shards of a file are written, a note beside them, a table, has the counts of its records; a file with a note
+is not read again.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from virnuc.sequences.cutting import cut_records
-from virnuc.sequences.frames import CHUNKS, SHARD_ROWS, RecordCounts
+from virnuc.sequences.frames import CHUNKS, COUNTS, RECORD_SCHEMA, SHARD_ROWS
 from virnuc.sequences.genomes import TableRow
 from virnuc.sequences.reading import Record, read_records
 from virnuc.sequences.sources import SourceFile
 from virnuc.sequences.taxonomy import Taxonomy
 from virnuc.settings import PrepareSettings
-from virnuc.storage.directory import PROGRESS, OutputDirectory
-from virnuc.storage.files import atomic_path, write_text
+from virnuc.storage.directory import OutputDirectory
+from virnuc.storage.files import atomic_path
 from virnuc.storage.processes import Send
 
 FRAMES = "frames"
@@ -33,8 +33,8 @@ _BATCH = 2_000_000  # bases of the records that are cut at once
 
 
 def note_of(output: OutputDirectory, source: SourceFile) -> Path:
-    """Return the path of a file's note."""
-    return output.progress / f"{source.path.name}.json"
+    """Return the path of a file's note, a table with RECORD_SCHEMA in the order of the records."""
+    return output.progress / f"{source.path.name}.parquet"
 
 
 def staged(output: OutputDirectory, source: SourceFile, kind: str, number: int) -> Path:
@@ -55,11 +55,10 @@ def stage_files(
         ParseError: a file is damaged.
     """
     taxonomy = Taxonomy(Path(settings.taxonomy)) if settings.taxonomy else None
-    names = {f"{PROGRESS}/{source.path.name}.json": source for source in sources}
+    names = {note_of(output, source).relative_to(output.directory).as_posix(): source for source in sources}
     for claim in output.claims(sorted(names, key=lambda name: (-names[name].path.stat().st_size, name))):
         with claim.lock:
-            note = _stage(output, names[claim.name], genomes, taxonomy, settings)
-            write_text(claim.target, json.dumps(note))
+            _stage(output, names[claim.name], genomes, taxonomy, settings)
         send(claim.name)
 
 
@@ -69,17 +68,31 @@ def _stage(
     genomes: Mapping[str, TableRow],
     taxonomy: Taxonomy | None,
     settings: PrepareSettings,
-) -> dict[str, Any]:
-    """Write the shards of one file; return how many there are of each kind, and the counts of its records."""
-    counted: list[RecordCounts] = []
-    shards = [_Shards(output, source, kind) for kind in (FRAMES, CHUNKS)]
-    for records in _batches(read_records(source.path, genomes, taxonomy)):
-        counts = [_describe(record, source, settings.chunk_size) for record in records]
-        for tables in cut_records(records, counts, settings.chunk_size, settings.evidence):
-            for shard, parts in zip(shards, tables, strict=True):
-                shard.extend(parts)
-        counted += counts
-    return {shard.kind: shard.close() for shard in shards} | {"records": [vars(counts) for counts in counted]}
+) -> None:
+    """Write the shards of one file, and its note last."""
+    size = settings.chunk_size
+    with (
+        atomic_path(note_of(output, source)) as temporary,
+        pq.ParquetWriter(temporary, RECORD_SCHEMA, compression="zstd") as note,
+    ):
+        shards = [_Shards(output, source, kind) for kind in (FRAMES, CHUNKS)]
+        for records in _batches(read_records(source.path, genomes, taxonomy)):
+            described = _describe(records, source, size)
+            counts = np.zeros((len(COUNTS), len(records)), dtype=np.int64)
+            for *tables, counted in cut_records(records, described, size, settings.evidence):
+                for shard, table in zip(shards, tables, strict=True):
+                    shard.extend(table)
+                counts += counted
+            columns = [*described.columns, *map(pa.array, counts)]
+            note.write_table(pa.table(columns, schema=RECORD_SCHEMA))
+        for shard in shards:
+            shard.close()
+
+
+def shards_noted(note: pa.Table) -> dict[str, int]:
+    """Return how many shards of each kind there are of the file with a note."""
+    rows = {FRAMES: note["frames"], CHUNKS: pc.subtract(note["chunks"], note["ambiguous_bases"])}
+    return {kind: -(-(pc.sum(counts).as_py() or 0) // SHARD_ROWS) for kind, counts in rows.items()}
 
 
 def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
@@ -99,19 +112,24 @@ def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield batch
 
 
-def _describe(record: Record, source: SourceFile, chunk_size: int) -> RecordCounts:
-    return RecordCounts(
-        record=record.accession,
-        genome=record.genome.name,
-        genome_found_in=record.genome.found_in,
-        organism=record.organism,
-        lineage=record.lineage,
-        deposited=record.deposited,
-        group=source.group,
-        source=source.path.name,
-        length=len(record.sequence),
-        chunks=-(-len(record.sequence) // chunk_size),
-    )
+def _describe(records: Sequence[Record], source: SourceFile, chunk_size: int) -> pa.RecordBatch:
+    """Return a row for each record, RECORD_SCHEMA up to the counts."""
+    lengths = np.array([len(record.sequence) for record in records], dtype=np.int64)
+    columns = [
+        [record.accession for record in records],
+        [record.genome.name for record in records],
+        [record.genome.found_in for record in records],
+        [record.organism for record in records],
+        [record.lineage for record in records],
+        [record.deposited for record in records],
+        [source.group] * len(records),
+        [source.path.name] * len(records),
+        lengths,
+        -(-lengths // chunk_size),
+    ]
+    described = pa.schema(list(RECORD_SCHEMA)[: len(columns)])
+    arrays = [pa.array(values, declared.type) for values, declared in zip(columns, described, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=described)
 
 
 class _Shards:
@@ -122,18 +140,16 @@ class _Shards:
         self._waiting: list[pa.Table] = []
         self._written = 0
 
-    def extend(self, tables: Iterable[pa.Table]) -> None:
-        """Add tables; write a shard whenever it is full."""
-        for table in tables:
-            self._waiting.append(table)
-            while sum(map(len, self._waiting)) >= SHARD_ROWS:
-                self._write()
+    def extend(self, table: pa.Table) -> None:
+        """Add a table; write a shard whenever it is full."""
+        self._waiting.append(table)
+        while sum(map(len, self._waiting)) >= SHARD_ROWS:
+            self._write()
 
-    def close(self) -> int:
-        """Write what is left; return the number of shards."""
+    def close(self) -> None:
+        """Write what is left."""
         if sum(map(len, self._waiting)):
             self._write()
-        return self._written
 
     def _write(self) -> None:
         table = pa.concat_tables(self._waiting)

@@ -1,18 +1,17 @@
 """Six-frame translation of a whole sequence at once, from which the frames of any of its chunks are cut.
 
-The amino acid of the codon at every position of both strands is looked up in a table. A frame of a chunk is then a
-strided view, and whether it holds a stop codon is one comparison with the next stop of that phase.
+The amino acid of the codon at every position of both strands is looked up in a table, and those of each phase are
+joined to a text. A frame of a chunk is then a part of one of the six texts, open if the next stop lies beyond its end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 STRANDS = ("F1", "R1")  # the frames that begin at the first base of each strand
@@ -25,7 +24,6 @@ _IUPAC = {
 IUPAC_LETTERS = frozenset(_IUPAC)
 _COMPLEMENT = str.maketrans("ACGTURYKMSWBDHVN", "TGCAAYRMKSWVHDBN")
 _BIT = {"A": 1, "C": 2, "G": 4, "T": 8}
-_BLOCK = 1 << 20  # letters that are worked on at once
 
 
 @dataclass(frozen=True)
@@ -54,10 +52,11 @@ class Translation:
     def __init__(self, dna: str) -> None:
         self.length = len(dna)
         forward = np.frombuffer(dna.encode("ascii"), dtype=np.uint8)
-        # One strand after the other: the base at each position, and the letter of the codon that starts there.
-        self._bases = np.concatenate([forward, _replaced(forward, _COMPLEMENTS)[::-1]])  # [2 * length] uint8
-        self._amino_acids = _translate(forward)  # [2 * length] uint8; X where a strand ends
-        self._stops = self._sorted_stops()
+        self._strands = dna + _replaced(forward, _COMPLEMENTS)[::-1].tobytes().decode("ascii")
+        letters = _translate(forward)
+        self._width = letters.shape[1]
+        self._stops = np.append(np.flatnonzero(letters == ord("*")), letters.size)  # places of stop codons in the text
+        self._proteins = letters.tobytes().decode("ascii")
 
     def is_open(self, starts: np.ndarray, sizes: Any) -> np.ndarray:
         """Return, as bool `[n, 6]`, which frames of the chunks at `starts` hold a codon and no stop codon.
@@ -69,75 +68,47 @@ class Translation:
         sizes = np.broadcast_to(sizes, starts.shape)
         opened = np.empty((len(starts), 6), dtype=bool)
         for index in range(6):  # one after the other: neighbours look for neighbouring stops
-            codons = (sizes - index % 3) // 3
-            first = self._first_codon(starts, sizes, np.int64(index))
-            phase = (index // 3 * 3 + first % 3) * (self.length + 3)
-            following = self._stops[np.searchsorted(self._stops, phase + first)] - phase
-            opened[:, index] = (codons > 0) & (following >= first + 3 * codons)
+            codons, first = _codons(sizes, index), self._protein(starts, sizes, index)
+            opened[:, index] = (codons > 0) & (self._stops[np.searchsorted(self._stops, first)] >= first + codons)
         return opened
 
     def frame(self, start: int, size: int, index: int) -> ReadingFrame:
         """Return frame number `index` (0 to 5, in the order of FRAME_NAMES) of the chunk `[start, start + size)`."""
-        codons = max(0, (size - index % 3) // 3)
-        first = index // 3 * self.length + int(self._first_codon(start, size, np.int64(index)))
-        nucleotide, protein = self._bases[first : first + 3 * codons], self._amino_acids[first : first + 3 * codons : 3]
-        return ReadingFrame(FRAME_NAMES[index], nucleotide.tobytes().decode(), protein.tobytes().decode())
+        codons = max(0, _codons(size, index))
+        base, first = self._nucleotide(start, size, index), self._protein(start, size, index)
+        return ReadingFrame(
+            FRAME_NAMES[index], self._strands[base : base + 3 * codons], self._proteins[first : first + codons]
+        )
 
-    def frames(self, starts: np.ndarray, sizes: np.ndarray, index: np.ndarray) -> Frames:
-        """Return many frames at once, number `index[i]` of the chunk at `starts[i]`; all are int64 `[n]`."""
-        first = index // 3 * self.length + self._first_codon(starts, sizes, index)
-        return Frames(self._bases, self._amino_acids, first, (sizes - index % 3) // 3)
+    def nucleotides(self, starts: np.ndarray, sizes: np.ndarray, index: np.ndarray) -> list[str]:
+        """Return the DNA of open frames, number `index[i]` of the chunk at `starts[i]`; all are int64 `[n]`."""
+        return cut_texts(self._strands, self._nucleotide(starts, sizes, index), 3 * _codons(sizes, index))
 
-    def _first_codon(self, start: Any, size: Any, index: Any) -> Any:
-        """Return where a frame begins on its own strand; for arrays too."""
-        return np.where(index < 3, start, self.length - size - start) + index % 3
+    def proteins(self, starts: np.ndarray, sizes: np.ndarray, index: np.ndarray) -> list[str]:
+        """Return the proteins of open frames, which are given as for `nucleotides`."""
+        return cut_texts(self._proteins, self._protein(starts, sizes, index), _codons(sizes, index))
 
-    def _sorted_stops(self) -> np.ndarray:
-        """Return where stop codons start, sorted by strand, phase and position on the strand, int64.
+    def _first_base(self, start: Any, size: Any, index: Any) -> Any:
+        """Return where a frame begins on its strand; a chunk begins on the reverse one at `length - size - start`."""
+        return start + index // 3 * (self.length - size - 2 * start) + index % 3
 
-        A position is counted from `(length + 3) * (3 * strand + phase)`; the last of each phase lies beyond its end.
-        """
-        found = []
-        for strand in range(2):
-            stops = np.flatnonzero(self._amino_acids[strand * self.length : (strand + 1) * self.length] == ord("*"))
-            phases = stops % 3
-            for phase in range(3):
-                places = np.append(stops[phases == phase], self.length + 2)
-                found.append(places + (3 * strand + phase) * (self.length + 3))
-        return np.concatenate(found)
+    def _nucleotide(self, start: Any, size: Any, index: Any) -> Any:
+        """Return where the DNA of a frame begins in the text of both strands."""
+        return index // 3 * self.length + self._first_base(start, size, index)
 
-
-@dataclass(frozen=True)
-class Frames:
-    """Reading frames of a translated sequence, whose letters are copied when they are asked for."""
-
-    bases: np.ndarray  # uint8, of both strands
-    amino_acids: np.ndarray  # uint8, of the codon at each base
-    first: np.ndarray  # [n] int64, where each frame begins
-    codons: np.ndarray  # [n] int64
-
-    def __getitem__(self, chosen: Any) -> Frames:
-        """Return some of the frames, by numbers, a slice or a mask."""
-        return replace(self, first=self.first[chosen], codons=self.codons[chosen])
-
-    def nucleotides(self) -> np.ndarray:
-        """Return the bases of all frames, one after the other, as ASCII uint8 `[3 * sum(codons)]`."""
-        return gather(self.bases, self.first, 3 * self.codons)
-
-    def proteins(self) -> np.ndarray:
-        """Return the amino acids of all frames, one after the other, as ASCII uint8 `[sum(codons)]`."""
-        return gather(self.amino_acids, self.first, self.codons, 3)
+    def _protein(self, start: Any, size: Any, index: Any) -> Any:
+        """Return where the protein of a frame begins in the text of all translations."""
+        codon, phase = divmod(self._first_base(start, size, index), 3)
+        return (index // 3 * 3 + phase) * self._width + codon
 
 
-def gather(letters: np.ndarray, first: np.ndarray, counts: np.ndarray, step: int = 1) -> np.ndarray:
-    """Return every `step`-th letter from each of the places `first`, `counts[i]` of each."""
-    gathered = np.empty(int(counts.sum()), dtype=np.uint8)
-    begins = np.cumsum(counts) - counts
-    for count in np.unique(counts[counts > 0]).tolist():  # those of one length are rows, which are copied together
-        same = np.flatnonzero(counts == count)
-        rows = sliding_window_view(letters, step * (count - 1) + 1)[:, ::step]
-        sliding_window_view(gathered, count, writeable=True)[begins[same]] = rows[first[same]]
-    return gathered
+def _codons(size: Any, index: Any) -> Any:
+    return (size - index % 3) // 3
+
+
+def cut_texts(text: str, begins: np.ndarray, lengths: np.ndarray) -> list[str]:
+    """Return the parts of a text that begin at `begins` and have `lengths` letters, both int64 `[n]`."""
+    return [text[begin:end] for begin, end in zip(begins.tolist(), (begins + lengths).tolist(), strict=True)]
 
 
 def other_than_acgt(dna: np.ndarray) -> np.ndarray:
@@ -146,22 +117,25 @@ def other_than_acgt(dna: np.ndarray) -> np.ndarray:
 
 
 def _translate(dna: np.ndarray) -> np.ndarray:
-    """Return the letter of the codon at each base of the forward, then of the reverse strand, uint8 `[2 * length]`."""
-    translated = np.full(2 * len(dna), ord("X"), dtype=np.uint8)
-    backward = translated[len(dna) :][::-1][2:]  # by where the codon lies on the forward strand
-    for begin in range(0, len(dna) - 2, _BLOCK):
-        block = dna[begin : begin + _BLOCK + 2]
-        two = block >> 1 & 3  # bits: A 0, C 1, T 2, G 3; wrong for other letters, whose codons are looked up below
-        codons = two[:-2] << 4 | two[1:-1] << 2 | two[2:]
-        end = begin + len(codons)
-        translated[begin:end] = _replaced(codons, _FORWARD_ACGT)
-        backward[begin:end] = _replaced(codons, _BACKWARD_ACGT)
-        around = np.unique(other_than_acgt(block)[:, None] - np.arange(3))
-        around = around[(around >= 0) & (around < len(codons))]
-        first, second, third = (_BASE_BITS.take(block[around + place]) for place in range(3))
-        sets = first << 8 | second << 4 | third
-        translated[begin + around], backward[begin + around] = _FORWARD.take(sets), _BACKWARD.take(sets)
-    return translated
+    """Return the letters of the three phases of the forward, then of the reverse strand, uint8 `[6, ceil(length / 3)]`.
+
+    Codon k of phase p begins at base 3 k + p of its strand; where fewer than three bases are left, the letter is X.
+    """
+    length = len(dna)
+    letters = np.full((6, -(-length // 3)), ord("X"), dtype=np.uint8)
+    two = dna >> 1 & 3  # bits: A 0, C 1, T 2, G 3; wrong for other letters, whose codons are looked up below
+    codons = two[:-2] << 4 | two[1:-1] << 2 | two[2:]
+    for phase in range(3):
+        own = codons[phase::3]
+        letters[phase, : len(own)] = _replaced(own, _FORWARD_ACGT)
+        letters[3 + (length - phase) % 3, : len(own)] = _replaced(own, _BACKWARD_ACGT)[::-1]
+    around = np.unique(other_than_acgt(dna)[:, None] - np.arange(3))
+    around = around[(around >= 0) & (around < len(codons))]
+    first, second, third = (_BASE_BITS.take(dna[around + place]) for place in range(3))
+    sets, back = first << 8 | second << 4 | third, length - 3 - around  # where the codon begins on the reverse strand
+    letters[around % 3, around // 3] = _FORWARD.take(sets)
+    letters[3 + back % 3, back // 3] = _BACKWARD.take(sets)
+    return letters
 
 
 def _replaced(values: np.ndarray, table: bytes) -> np.ndarray:
