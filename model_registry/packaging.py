@@ -30,7 +30,7 @@ from virnuc.training.checkpoint import load_checkpoint
 
 REQUIREMENTS = (
     *("mlflow", "torch", "tokenizers", "safetensors", "huggingface-hub"),
-    *("numpy", "scipy", "pandas", "pyarrow", "dnaio", "gb-io"),
+    *("numpy", "scipy", "pandas", "pyarrow", "dnaio", "gb-io", "isal"),
 )
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec("string", "sequence"), ColSpec("string", "id", required=False)]),

@@ -6,13 +6,14 @@ checked block by block as it is unpacked, before a parser sees it. Parsers then 
 
 from __future__ import annotations
 
-import gzip
 import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
+
+from isal import igzip
 
 MAX_LINE = 1_000_000  # bytes of a FASTA header, and of any line of a GenBank file
 MAX_READ = 100_000_000  # bytes of a line of a FASTQ file
@@ -88,5 +89,5 @@ def bounded(path: Path) -> Iterator[tuple[io.BufferedReader, BoundedText]]:
 def bounded_stream(raw: io.BufferedReader) -> tuple[io.BufferedReader, BoundedText]:
     """Return the text of an open file, unpacked if it is gzipped, and the object that checks it."""
     zipped = raw.peek(2)[:2] == _GZIP_MAGIC
-    text = BoundedText(cast(IO[bytes], gzip.open(raw)) if zipped else raw)  # noqa: SIM115  # closed with `raw`
+    text = BoundedText(cast(IO[bytes], igzip.open(raw)) if zipped else raw)  # closed with `raw`
     return io.BufferedReader(text, _BLOCK), text

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from virnuc.errors import DataError, UsageError
 from virnuc.storage.files import atomic_path
@@ -29,7 +31,8 @@ TABLE, ASSEMBLY, BIOSAMPLE, WGS_PROJECT, ORGANISM, RECORD = (
     "organism",
     "record",
 )
-GENOME_COLUMNS = ("record", "genome", "organism", "lineage", "deposited")  # the first two are required
+_COLUMNS = ("record", "genome", "organism", "lineage", "deposited")  # the first two are required
+_ROWS = 10_000  # that are written at once
 # https://www.ncbi.nlm.nih.gov/genbank/wgs/: four or six letters, two digits of version, at least six or seven digits
 _WGS_CONTIG = re.compile(r"((?:NZ_)?(?:[A-Z]{4}|[A-Z]{6}))\d{8,}(?:\.\d+)?")
 # What submitters write for a value that they do not have: https://www.insdc.org/submitting-standards/missing-value-reporting/
@@ -106,7 +109,7 @@ def read_genome_table(path: Path) -> dict[str, TableRow]:
                 raise DataError(f"{path}: its header has no column {' and no column '.join(sorted(missing))}")
             rows: dict[str, TableRow] = {}
             for number, line in enumerate(lines, 2):
-                values = {name: " ".join((line.get(name) or "").split()) for name in GENOME_COLUMNS}
+                values = {name: " ".join((line.get(name) or "").split()) for name in _COLUMNS}
                 record = values.pop("record")
                 if not record or not values["genome"]:
                     raise DataError(f"{path}, line {number}: a record and its genome are needed")
@@ -125,7 +128,10 @@ def look_up(table: Mapping[str, TableRow], accession: str) -> TableRow | None:
     return table.get(accession) or table.get(re.sub(r"\.\d+$", "", accession))
 
 
-def write_genome_table(path: Path, rows: Iterable[Sequence[str]]) -> None:
-    """Write a table that `read_genome_table` reads; each row has the values of GENOME_COLUMNS."""
+def write_genome_table(path: Path, records: pa.Table) -> None:
+    """Write a table that `read_genome_table` reads; `records` has its columns, all of them texts."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
-        stream.writelines("\t".join(row) + "\n" for row in chain([GENOME_COLUMNS], rows))
+        stream.write("\t".join(_COLUMNS) + "\n")
+        for batch in records.select(_COLUMNS).to_batches(max_chunksize=_ROWS):
+            lines = pc.binary_join_element_wise(*batch.columns, "\t")
+            stream.writelines(f"{line}\n" for line in lines.to_pylist())

@@ -14,7 +14,7 @@ finding identical frames 75 bytes a frame.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,9 +33,8 @@ from virnuc.sequences.frames import (
     GENOMES,
     NO_CDS_EVIDENCE,
     NO_OPEN_FRAME,
-    SHARD_ROWS,
 )
-from virnuc.sequences.genomes import GENOME_COLUMNS, GENOME_TABLE, TableRow, read_genome_table, write_genome_table
+from virnuc.sequences.genomes import GENOME_TABLE, TableRow, read_genome_table, write_genome_table
 from virnuc.sequences.identical import drop_identical, find_identical
 from virnuc.sequences.sources import SourceFile, find_sources
 from virnuc.sequences.staging import FRAMES, hashes_of, note_of, shards_noted, stage_files, staged, write_parquet
@@ -135,7 +134,7 @@ def _finish(output: OutputDirectory, settings: PrepareSettings, sources: Sequenc
     if settings.balance:
         balance(shards, drawn, settings.seed)
     write_parquet(out / GENOMES, counted)
-    write_genome_table(out / GENOME_TABLE, _genome_rows(counted))
+    write_genome_table(out / GENOME_TABLE, counted)
     rows = _rows(out, shards)
     chunks = _finish_chunks(output, _number(output, sources, noted, CHUNKS)[0], totals)
     counts = {
@@ -199,11 +198,6 @@ def _finish_chunks(frames: OutputDirectory, shards: list[Path], totals: dict[str
 
 def _rows(directory: Path, shards: Iterable[Path]) -> dict[str, int]:
     return {shard.relative_to(directory).as_posix(): pq.read_metadata(shard).num_rows for shard in shards}
-
-
-def _genome_rows(records: pa.Table) -> Iterator[tuple[str, ...]]:
-    for batch in records.select(GENOME_COLUMNS).to_batches(max_chunksize=SHARD_ROWS):
-        yield from zip(*batch.to_pydict().values(), strict=True)
 
 
 def _check_records(records: pa.Table, settings: PrepareSettings) -> None:

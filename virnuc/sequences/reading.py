@@ -6,9 +6,7 @@ IUPAC bases and whose accession can be part of an identifier.
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
@@ -20,6 +18,7 @@ from typing import BinaryIO, NamedTuple
 
 import dnaio
 import gb_io
+from isal import igzip, isal_zlib
 
 from virnuc.errors import ParseError, UsageError
 from virnuc.sequences.bounds import BoundedText, BoundError, bounded
@@ -183,7 +182,7 @@ def _parse_errors(path: Path, finished: Callable[[], int]) -> Iterator[None]:
     """Turn the parsers' errors into a ParseError that names the record and the line."""
     try:
         yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, isal_zlib.error, igzip.BadGzipFile) as error:  # type: ignore[misc]  # isal types its error wrongly
         problem = f"the gzip data is cut short or damaged ({error}); download it again"
         raise ParseError(problem, path, finished() + 1) from error
     except (BoundError, dnaio.FileFormatError) as error:  # which names the line
