@@ -18,7 +18,7 @@ from virnuc.errors import VirnucError, cause_outside
 from virnuc.runtime import choose_device
 from virnuc.settings import DoctorSettings
 from virnuc.storage.usage import usage
-from virnuc.tracking import abandoned_runs, store_is_writable
+from virnuc.tracking import abandoned_runs, open_store, store_uri
 
 MIN_TORCH = (2, 5)  # scaled_dot_product_attention with the backends used here
 
@@ -138,7 +138,8 @@ def _verification(settings: DoctorSettings) -> list[Check]:
 
 
 def _store(settings: DoctorSettings) -> list[Check]:
-    checks = [Check("MLflow store", PASS, f"{store_is_writable()} is writable")]
+    open_store()  # which writes a tag of the experiment
+    checks = [Check("MLflow store", PASS, f"{store_uri()} is writable")]
     if left := [f"{run.data.tags['virnuc.stage']} {run.info.run_id}" for run in abandoned_runs()]:
         detail = f"RUNNING, but their process was killed: {', '.join(left)}; the next run of the same stage ends them"
         checks.append(Check("runs", WARN, detail))

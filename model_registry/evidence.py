@@ -5,8 +5,6 @@ Nothing is read from other files: checkpoint, predictions, metrics and speed all
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
@@ -26,7 +24,8 @@ from virnuc.evaluation.sides import Comparison, SideEvidence
 from virnuc.evaluation.speed import BenchmarkResult, unfairness
 from virnuc.evaluation.weighted import Floats, Labels
 from virnuc.settings import TrainSettings
-from virnuc.tracking import Tracker, download, find_finished, get_run, model_version, version_uri, versions_of
+from virnuc.storage.files import read_json
+from virnuc.tracking import Tracker, find_finished, get_run, model_version, read_artifact, version_uri, versions_of
 from virnuc.training.checkpoint import REPLICATES, Checkpoint, load_checkpoint
 
 PREDICTIONS = "predictions.parquet"
@@ -51,8 +50,7 @@ def read_checkpoint(version: ModelVersion) -> Checkpoint:
     path = run.data.tags.get("virnuc.checkpoint")
     if not path:
         raise DataError(f"{version_uri(version)}: its run {version.run_id} has no checkpoint; train it again")
-    with tempfile.TemporaryDirectory() as temporary:
-        return load_checkpoint(download(run, path, Path(temporary)))
+    return read_artifact(run, path, load_checkpoint)
 
 
 def read_replicates(version: ModelVersion, own: Checkpoint) -> dict[int, Checkpoint]:
@@ -73,9 +71,8 @@ def read_replicates(version: ModelVersion, own: Checkpoint) -> dict[int, Checkpo
         if seed == own.metadata["seed"]:
             found[seed] = own
             continue
-        with tempfile.TemporaryDirectory() as temporary:
-            place = f"{path.parent}/{REPLICATES}/{seed}/{path.name}"
-            found[seed] = load_checkpoint(download(training, place, Path(temporary)))
+        place = f"{path.parent}/{REPLICATES}/{seed}/{path.name}"
+        found[seed] = read_artifact(training, place, load_checkpoint)
         if found[seed].metadata != own.metadata | {"seed": seed}:
             raise DataError(f"{version_uri(version)}: {place} is not a replicate of this model; train it again")
     return found
@@ -129,8 +126,7 @@ def validation_chunks(version: ModelVersion, temperature: float) -> tuple[Labels
     runs = find_finished("evaluate", {"model": uri})
     if not runs:
         raise DataError(f"{uri} was never evaluated in this store, so it has no validation predictions; run evaluate")
-    with tempfile.TemporaryDirectory() as temporary:
-        frames = pd.read_parquet(download(runs[0], VALIDATION_PREDICTIONS, Path(temporary)))
+    frames = read_artifact(runs[0], VALIDATION_PREDICTIONS, pd.read_parquet)
     chunks = chunk_predictions(frames.assign(score=viral_probability(margins(frames) / temperature)))
     return labels_of(chunks), chunks["score"].to_numpy()
 
@@ -168,7 +164,7 @@ def _timed(candidate: SideEvidence, run: Run | None, baseline: SideEvidence) -> 
     features = [baseline.features, candidate.features]
     chosen: tuple[Run, BenchmarkResult] | None = None
     for one in runs:
-        speed = read_benchmark(one)
+        speed = BenchmarkResult.from_dict(read_artifact(one, BENCHMARK, read_json), one.info.run_id)
         fits = not unfairness(speed, features)
         if fits or chosen is None:
             chosen = one, speed
@@ -185,25 +181,14 @@ def _timed(candidate: SideEvidence, run: Run | None, baseline: SideEvidence) -> 
     )
 
 
-def read_benchmark(run: Run) -> BenchmarkResult:
-    """Return the record that a benchmark run keeps."""
-    with tempfile.TemporaryDirectory() as temporary:
-        record = json.loads(download(run, BENCHMARK, Path(temporary)).read_text(encoding="utf-8"))
-    return BenchmarkResult.from_dict(record, run.info.run_id)
-
-
 def _evaluated(run: Run, training: Run) -> dict[str, Any]:
     tags = run.data.tags
-    with tempfile.TemporaryDirectory() as temporary:
-        directory = Path(temporary)
-        predictions = pd.read_parquet(download(run, PREDICTIONS, directory))
-        replicates = pd.read_parquet(download(run, REPLICATE_PREDICTIONS, directory))
-        agreement = json.loads(download(run, AGREEMENT, directory).read_text(encoding="utf-8"))
+    agreement = read_artifact(run, AGREEMENT, read_json)
     pairs = [pair.partition("=") for pair in tags.get("virnuc.weights", "").split(",") if pair]
     split_digest = tags.get("virnuc.split_digest", "")
     found = {
-        "predictions": predictions,
-        "replicates": replicates,
+        "predictions": read_artifact(run, PREDICTIONS, pd.read_parquet),
+        "replicates": read_artifact(run, REPLICATE_PREDICTIONS, pd.read_parquet),
         "metrics": measured(run),
         "evaluation_version": tags.get("virnuc.evaluation_version", ""),
         "split_digest": split_digest,
@@ -248,8 +233,7 @@ def measured(run: Run) -> dict[str, float]:
     found = {name: value for name, value in run.data.metrics.items() if name.startswith("test/")}
     if run.data.tags.get("virnuc.metrics") != METRICS:  # metrics from elsewhere, or logged by an earlier virnuc
         return found
-    with tempfile.TemporaryDirectory() as temporary:
-        return json.loads(download(run, METRICS, Path(temporary)).read_text(encoding="utf-8")) | found
+    return read_artifact(run, METRICS, read_json) | found
 
 
 def _history(run: Run) -> dict[str, list[float]]:

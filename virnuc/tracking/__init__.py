@@ -16,5 +16,5 @@ from virnuc.tracking.runs import (
     run_status,
     tracked_run,
 )
-from virnuc.tracking.store import open_store, store_is_writable, ui_address, versions
-from virnuc.tracking.tracker import CONFIG, NullTracker, Tracker, download, get_run
+from virnuc.tracking.store import open_store, store_uri, ui_address, versions
+from virnuc.tracking.tracker import CONFIG, NullTracker, Tracker, download, get_run, read_artifact

@@ -23,7 +23,7 @@ from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 from virnuc.errors import DataError, GateRefusal, NoVerdictError, Terminated, UsageError, store_cause
 from virnuc.settings import Settings
 from virnuc.storage.processes import has_ended, this_process
-from virnuc.tracking.store import CONTINUES, DISCARDED, open_store, raise_if_away, where
+from virnuc.tracking.store import CONTINUES, DISCARDED, open_store, where
 from virnuc.tracking.tracker import Tracker, get_run, prefixed
 
 # The code that decides a result; other files in the checkout do not make it another version.
@@ -140,20 +140,16 @@ def find_finished(stage: str, tags: Mapping[str, str], condition: str = "") -> l
 def run_status(run_id: str) -> str | None:
     """Return FINISHED, FAILED, KILLED or RUNNING; None if the store has no such run."""
     open_store()
-    try:
-        return str(MlflowClient().get_run(run_id).info.status) if run_id else None
-    except MlflowException as error:
-        raise_if_away(error)
-        return None
+    with suppress(DataError):
+        return str(get_run(run_id).info.status)
+    return None
 
 
 def run_is_active(run_id: str) -> bool:
     """Return whether the store has a run that was not deleted."""
-    try:
-        return str(MlflowClient().get_run(run_id).info.lifecycle_stage) == "active"
-    except MlflowException as error:
-        raise_if_away(error)
-        return False
+    with suppress(DataError):
+        return str(get_run(run_id).info.lifecycle_stage) == "active"
+    return False
 
 
 def discard_given_run() -> None:

@@ -62,12 +62,6 @@ def open_store() -> None:
                 client.set_experiment_tag(experiment.experiment_id, key, value)
 
 
-def store_is_writable() -> str:
-    """Open the store, which writes a tag of the experiment, and return its URI."""
-    open_store()
-    return store_uri()
-
-
 def ui_address() -> str:
     """Return where the UI shows the store: the server that is the store, or the one that `make ui` starts."""
     return store_uri() if store_uri().startswith("http") else LOCAL_UI

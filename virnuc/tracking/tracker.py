@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlflow
 import pandas as pd
@@ -29,6 +29,7 @@ from virnuc.tracking.store import SAVED_VIEW, raise_if_away, store_uri
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+T = TypeVar("T")
 CONFIG = "config.yaml"  # the artifact that has a run's settings
 _DIGEST_LENGTH = 36  # MLflow's limit for a dataset's digest; the whole one is logged as a tag
 _METRICS_A_CALL = 1000  # MLflow's limit
@@ -197,6 +198,12 @@ def download(run: Run, path: str, destination: Path) -> Path:
     if logged and sha256_file(file)[:_KEPT_OF_SHA256] != logged:
         raise DataError(f"{name}: its artifact {path} was changed since it was logged; run that stage again")
     return file
+
+
+def read_artifact(run: Run, path: str, read: Callable[[Path], T]) -> T:
+    """Return what `read` makes of an artifact of a run."""
+    with tempfile.TemporaryDirectory() as temporary:
+        return read(download(run, path, Path(temporary)))
 
 
 def get_run(run_id: str | None) -> Run:
