@@ -15,9 +15,9 @@ process left undone are finished, for every alias, by the next promotion or roll
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,7 +28,7 @@ from mlflow.tracking import MlflowClient
 from model_registry.card import OVERRIDE, OVERRIDE_RULES, update_card
 from model_registry.evidence import PROMOTED_FROM, UNPAIRED, gather
 from model_registry.gate import FAIL, Policy, judge
-from model_registry.history import past_comparisons
+from model_registry.history import PastComparison, past_comparisons
 from model_registry.locking import HeldLock, promotion_lock
 from virnuc.errors import DataError, GateRefusal, UsageError
 from virnuc.tracking import (
@@ -60,14 +60,6 @@ class Promotion:
     changed: bool = True  # False if the alias named a copy of this very version already
 
 
-@dataclass(frozen=True)
-class _Evidence:
-    """The reasons against a promotion, and the comparison that they are based on."""
-
-    comparison: str | None  # id of its run
-    failed: tuple[str, ...] = field(default=())  # one line each
-
-
 def promote(candidate_uri: str, alias: str, policy: Policy, override: str, who: str) -> Promotion:
     """Make a model version the one that `alias` of `virnuc` names.
 
@@ -90,9 +82,10 @@ def promote(candidate_uri: str, alias: str, policy: Policy, override: str, who: 
         raise DataError(f"{uri} holds metrics that were measured elsewhere, but no model; promote one that has a model")
     with promotion_lock(client, who) as lock:
         _repair(client, lock)
-        evidence = _evidence(uri, policy)
-        if evidence.failed and not override:
-            raise GateRefusal(f"{uri} is not promoted: " + "; ".join(evidence.failed))
+        past = past_comparisons(uri)[:1]
+        failed = _reasons_against(uri, policy, past)
+        if failed and not override:
+            raise GateRefusal(f"{uri} is not promoted: " + "; ".join(failed))
         current = production_version(alias)
         if current and current.tags.get(PROMOTED_FROM) == uri:
             return Promotion(str(current.version), alias, uri, None, changed=False)
@@ -104,15 +97,15 @@ def promote(candidate_uri: str, alias: str, policy: Policy, override: str, who: 
             REPLACES: replaced or "",
             "virnuc.promoted_by": who,
             "virnuc.promoted_at": _now(),
-            "virnuc.promoted_why": "override" if evidence.failed else "the gate passed",
-            "virnuc.comparison_run": evidence.comparison or "",
+            "virnuc.promoted_why": "override" if failed else "the gate passed",
+            "virnuc.comparison_run": past[0].run_id if past else "",
             "virnuc.policy_digest": policy.digest,
         }
-        if evidence.failed:
-            tags |= {OVERRIDE: override, OVERRIDE_RULES: "; ".join(evidence.failed)[:4000]}
+        if failed:
+            tags |= {OVERRIDE: override, OVERRIDE_RULES: "; ".join(failed)[:4000]}
         version = _copy_and_move(client, candidate, alias, current, tags, lock)
     update_card(f"models:/{PRODUCTION}/{version}")
-    return Promotion(version, alias, uri, replaced, evidence.failed)
+    return Promotion(version, alias, uri, replaced, failed)
 
 
 def rollback(alias: str, who: str) -> Promotion:
@@ -149,25 +142,22 @@ def production_version(alias: str) -> ModelVersion | None:
         return None
 
 
-def _evidence(uri: str, policy: Policy) -> _Evidence:
-    """Return the newest comparison of this version and all reasons why it does not allow a promotion.
+def _reasons_against(uri: str, policy: Policy, past: Sequence[PastComparison]) -> tuple[str, ...]:
+    """Return all reasons why the newest comparison of a version, `past`, does not allow a promotion.
 
     It must have used the newest evaluations and benchmark; then the gate judges again, on what is registered now.
     """
     failed = [] if policy.digest == Policy.read().digest else ["the policy given is not the project's own"]
-    past = past_comparisons(uri)
     if not past:
-        return _Evidence(None, (*failed, f"no comparison of {uri} in the store; run compare with it as the candidate"))
-    newest = past[0]
-    if newest.deleted:
-        reason = f"its newest comparison ({newest}) was deleted; compare again"
-        return _Evidence(newest.run_id, (*failed, reason))
-    tags = get_run(newest.run_id).data.tags
+        return (*failed, f"no comparison of {uri} in the store; run compare with it as the candidate")
+    if past[0].deleted:
+        return (*failed, f"its newest comparison ({past[0]}) was deleted; compare again")
+    tags = get_run(past[0].run_id).data.tags
     if tags.get("virnuc.policy_digest") != policy.digest:
         failed.append("the policy is not that of the comparison; compare again")
     for side, tag in (("candidate", "virnuc.evaluation_run"), ("baseline", "virnuc.baseline_evaluation_run")):
         failed.extend(_stale_evaluation(tags, side, tag))
-    return _Evidence(newest.run_id, tuple(failed) or _failed_today(tags, uri, policy))
+    return tuple(failed) or _failed_today(tags, uri, policy)
 
 
 def _failed_today(tags: Mapping[str, str], uri: str, policy: Policy) -> tuple[str, ...]:
