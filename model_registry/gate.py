@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -111,18 +110,6 @@ def verdict_document(
         "candidates": [asdict(one) | earlier for one, earlier in zip(verdict.candidates, known, strict=True)],
     }
     return document(comparison, plain, origin)
-
-
-def verdict_schema() -> dict[str, Any]:
-    """Return the JSON schema of verdict.json: the report's, with the rules and limits of this gate."""
-    path = resources.files("virnuc.reports").joinpath("verdict.schema.json")
-    schema: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    schema["$defs"]["rule"]["properties"]["name"] = {"enum": [rule.name for rule in RULES]}
-    policy = schema["properties"]["policy"]
-    for limit in _LIMITS.values():
-        policy["properties"][limit.name] = {"enum": [*limit.choices]} if limit.choices else {"type": "number"}
-    policy["required"] = list(policy["properties"])
-    return schema
 
 
 def _judge_pair(case: Case) -> CandidateVerdict:
