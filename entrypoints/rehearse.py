@@ -13,16 +13,15 @@ from entrypoints.prepare import prepare
 from virnuc.settings import CONTROLS, BenchmarkSettings, PipelineSettings, PrepareSettings, RehearseSettings
 
 if TYPE_CHECKING:
-    from virnuc.benchmarking import BenchmarkResult
     from virnuc.tracking import Tracker
 
 EPOCHS = 3
-# On a GPU few frames would time the launches alone; on a CPU a 3B model takes hours for a thousand.
+# On a GPU few frames would time the launches alone; on a CPU a 3B model takes hours for a thousand, so a run takes 30 s
+# there, and at least one batch.
 TIMING: dict[str, dict[str, Any]] = {
-    "cpu": {"sample": 1000, "runs": 1, "warmup": 1},
+    "cpu": {"sample": 1000, "runs": 1, "warmup": 1, "overrides": {"benchmark.seconds": "30"}},
     "cuda": {"sample": 2000, "runs": 3, "warmup": 10},
 }
-SECONDS = {"cpu": 30, "cuda": 0}  # of a run, and at least one batch; 0: the sample once
 
 
 @stage(RehearseSettings)
@@ -34,20 +33,22 @@ def rehearse(settings: RehearseSettings, tracker: Tracker) -> dict[str, Any]:
     """
     from virnuc.sequences.sampling import sample_frames
 
-    check_inputs(_pipeline(settings))
+    pipeline = _pipeline(settings)
+    check_inputs(pipeline)
     tracker.start()
-    experiment = Experiment(_pipeline(settings), tracker)
+    experiment = Experiment(pipeline, tracker)
     data = experiment.settings.home
     prepare.run(PrepareSettings(settings.source, settings.chunk_size, seed=settings.seed, out=str(data / "all_frames")))
     sample_frames(data / "all_frames", data / "frames", settings.rows, settings.seed)
     models = experiment.models()
-    seconds = SECONDS[_kind(settings)]
-    timed = replace(experiment.benchmark_settings, frames=str(data / "all_frames"), seconds=seconds)
-    _estimate(settings, benchmark.run(timed), experiment)
+    timing = replace(experiment.benchmark_settings, frames=str(data / "all_frames"))
+    _estimate(settings, timing, experiment)
     return experiment.judge(models, "")
 
 
 def _pipeline(settings: RehearseSettings) -> PipelineSettings:
+    from virnuc.runtime import choose_device
+
     pipeline = PipelineSettings(
         source=settings.source,
         chunk_size=settings.chunk_size,
@@ -58,48 +59,26 @@ def _pipeline(settings: RehearseSettings) -> PipelineSettings:
         candidate=settings.candidate,
         precision=settings.precision,
         device=settings.device,
-        weights=_random(settings),
+        weights=dict.fromkeys((settings.dna_encoder, settings.baseline, settings.candidate), "random"),
         epochs=EPOCHS,
         seed=settings.seed,
         data=settings.data,
         experiment=settings.experiment,
-        **TIMING[_kind(settings)],
+        **TIMING[choose_device(settings.device).name.partition(":")[0]],
     )
     return (
         pipeline if settings.experiment else replace(pipeline, experiment=f"{pipeline.home.name}-{settings.rows}rows")
     )
 
 
-def _kind(settings: RehearseSettings) -> str:
-    """Return the kind of device: cpu or cuda."""
-    from virnuc.runtime import choose_device
-
-    return choose_device(settings.device).name.partition(":")[0]
-
-
-def _random(settings: RehearseSettings) -> dict[str, str]:
-    return dict.fromkeys((settings.dna_encoder, settings.baseline, settings.candidate), "random")
-
-
-def _estimate(settings: RehearseSettings, proteins: BenchmarkResult, experiment: Experiment) -> None:
-    """Estimate, from what was measured here, what extracting the frames of the real run will take."""
+def _estimate(settings: RehearseSettings, timing: BenchmarkSettings, experiment: Experiment) -> None:
+    """Time the encoders and estimate what extracting the frames of the real run will take."""
     from virnuc.benchmarking import estimate_cost
     from virnuc.reports.content import gib
 
-    dna = benchmark.run(
-        BenchmarkSettings(
-            baseline=settings.dna_encoder,
-            candidate=CONTROLS[0][0],
-            frames=experiment.place("all_frames"),
-            **TIMING[_kind(settings)],
-            seconds=SECONDS[_kind(settings)],
-            precision=(settings.precision,),
-            device=settings.device,
-            weights={settings.dna_encoder: "random"},
-            out=f"{experiment.reports}/dna",
-        ),
-        "benchmark dna",
-    ).sides.get("baseline")
+    proteins, place = benchmark.run(timing), f"{experiment.reports}/dna"
+    wanted = replace(timing, baseline=settings.dna_encoder, candidate=CONTROLS[0][0], out=place)
+    dna = benchmark.run(wanted, "benchmark dna").sides.get("baseline")
     if dna is None:
         say(f"rehearse   {settings.dna_encoder} could not be timed, so there is no estimate; see the benchmark above")
         return
