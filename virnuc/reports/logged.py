@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from virnuc.reports.content import UNKNOWN, Document, Section, Table, number, with_interval
@@ -56,14 +55,6 @@ _COVERAGE = {
 }
 
 
-@dataclass(frozen=True)
-class _Shown:
-    anchor: str
-    title: str
-    lines: Mapping[str, str]  # MLflow key by label
-    text: tuple[str, ...] = ()
-
-
 def logged_sections(document: Document) -> list[Section]:
     """Return the sections on calibration, other prevalences, controls and coverage."""
     other = {
@@ -71,23 +62,15 @@ def logged_sections(document: Document) -> list[Section]:
         for share, section in (("5 %", "prevalence_05"), ("1 %", "prevalence_01"))
         for label, key in _PREVALENCE.items()
     }
-    shown = (
-        _Shown(
-            "calibration",
-            "Calibration",
-            _CALIBRATION,
-            ("The temperature changes probabilities but no call; raw figures are in the table of metrics.",),
-        ),
-        _Shown(
-            "prevalence",
-            "If fewer frames were viral, as in real samples",
-            other,
-            ("Thresholds are chosen on validation frames weighted to the stated share, and tested on test frames.",),
-        ),
-        _Shown("controls", "Controls and relatives in training", _CONTROLS, tuple(_permuted(document))),
-        _Shown("coverage", "What the test set covers", _COVERAGE),
-    )
-    return [_section(one, document) for one in shown]
+    temperature = "The temperature changes probabilities but no call; raw figures are in the table of metrics."
+    chosen = "Thresholds are chosen on validation frames weighted to the stated share, and tested on test frames."
+    rarer, permuted = "If fewer frames were viral, as in real samples", _permuted(document)
+    return [
+        _section(document, "calibration", "Calibration", _CALIBRATION, temperature),
+        _section(document, "prevalence", rarer, other, chosen),
+        _section(document, "controls", "Controls and relatives in training", _CONTROLS, *permuted),
+        _section(document, "coverage", "What the test set covers", _COVERAGE),
+    ]
 
 
 def evaluation_run(side: Mapping[str, Any]) -> str:
@@ -117,17 +100,18 @@ def _permuted(document: Document) -> Iterable[str]:
             )
 
 
-def _section(shown: _Shown, document: Document) -> Section:
+def _section(document: Document, anchor: str, title: str, keys: Mapping[str, str], *text: str) -> Section:
+    """Return a section with the figures of `keys`, which are MLflow's by label; empty if none was logged."""
     sides = [side for side in document["sides"] if side["logged"]]
     rows = tuple(
         (label, *(_cell(key, side["logged"]) for side in sides))
-        for label, key in shown.lines.items()
+        for label, key in keys.items()
         if any(side["logged"].get(key) is not None for side in sides)
     )
     if not rows:
-        return Section(shown.anchor, shown.title)
+        return Section(anchor, title)
     table = Table("", ("", *(side["name"] for side in sides)), rows, ("", *map(evaluation_run, sides)))
-    return Section(shown.anchor, shown.title, shown.text, (table,))
+    return Section(anchor, title, text, (table,))
 
 
 def _cell(key: str, logged: Mapping[str, Any]) -> str:
