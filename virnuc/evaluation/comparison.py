@@ -69,7 +69,10 @@ def compare(
     )
     strongest = found.strongest_control
     beaten = next((one for one in against if strongest and one.side is strongest.candidate), None)
-    return replace(found, pairs=tuple(_with_gain(*both, beaten) for both in zip(found.pairs, sampled, strict=True)))
+    if beaten is None:
+        return found
+    pairs = zip(found.pairs, sampled, strict=True)
+    return replace(found, pairs=tuple(p if p.problems else replace(p, gain=own.drop_to(beaten)) for p, own in pairs))
 
 
 def check_metrics(evidence: SideEvidence) -> None:
@@ -93,13 +96,10 @@ def check_metrics(evidence: SideEvidence) -> None:
             )
 
 
-def _seed_of(*parts: str | bytes) -> int:
+def _seed_of(split_digest: str, *used: bytes) -> int:
     """Return a seed that is determined by the data compared, so that nobody can choose it."""
-    return int.from_bytes(hashlib.sha256(b"".join(hashlib.sha256(_bytes(p)).digest() for p in parts)).digest()[:7])
-
-
-def _bytes(part: str | bytes) -> bytes:
-    return part.encode() if isinstance(part, str) else part
+    parts = [hashlib.sha256(part).digest() for part in (split_digest.encode(), *used)]
+    return int.from_bytes(hashlib.sha256(b"".join(parts)).digest()[:7])
 
 
 class _Sampled:
@@ -153,7 +153,7 @@ class _Sampled:
         shared = [name for name in self.scores if name in candidate.scores]
         names = shared or [_REGISTERED]  # without a common seed only the registered trainings are paired
         lost = self.right_by_replicate(names) - candidate.right_by_replicate(names)
-        used = [self.frames["frame_id"].str.cat(sep="\n"), lost.to_numpy(dtype=np.int8).tobytes()]
+        used = [self.frames["frame_id"].str.cat(sep="\n").encode(), lost.to_numpy(dtype=np.int8).tobytes()]
         seed = _seed_of(self.side.evidence.split_digest, *used)
         return crossed_drop(self.frames["genome"], labels_of(self.frames), lost, seed)
 
@@ -169,8 +169,7 @@ def _unpaired(baseline: SideEvidence | None) -> Side | None:
 def _pair(baseline: _Sampled | None, missing: str, candidate: _Sampled) -> Pair:
     if baseline is None:
         return Pair(candidate.side, (missing,))
-    problems = _problems(baseline, candidate)
-    if problems:
+    if problems := _problems(baseline, candidate):
         return Pair(candidate.side, problems)
     differences = {level: {name: candidate.minus(baseline, level, name) for name in KEYS} for level in LEVELS}
     return Pair(
@@ -181,13 +180,6 @@ def _pair(baseline: _Sampled | None, missing: str, candidate: _Sampled) -> Pair:
         mcnemar=mcnemar(baseline.right, candidate.right),
         disagreements=_disagreements(baseline, candidate),
     )
-
-
-def _with_gain(pair: Pair, candidate: _Sampled, control: _Sampled | None) -> Pair:
-    """Return the pair with the candidate's gain over the strongest control."""
-    if control is None or pair.problems:
-        return pair
-    return replace(pair, gain=candidate.drop_to(control))
 
 
 def _problems(baseline: _Sampled, candidate: _Sampled) -> tuple[str, ...]:

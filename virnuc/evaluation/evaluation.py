@@ -97,8 +97,13 @@ def evaluate(
     metrics |= _under("test/calibration", calibration_error(predictions, draws_of(predictions, seed)))
     metrics |= _under("test/control", permuted_labels(predictions, seed))
     if shuffled is not None:
-        metrics |= control_metrics("shuffled", frame_predictions(score, shuffled, split, "test", columns))
-    metrics |= _split_metrics(split, chunks)
+        control = frame_predictions(score, shuffled, split, "test", columns)
+        figures = binary_metrics(labels_of(control), control["score"].to_numpy())
+        metrics |= {f"test/control/shuffled_{key}": figures[key] for key in ("accuracy", "mcc", "roc_auc")}
+    coverage = {name: value for name, value in split.metadata.get("coverage", {}).items() if name != "by_group"}
+    if chunks is not None and len(chunks):
+        coverage |= _of_chunks(chunks)
+    metrics |= _under("test/coverage", coverage)
     by_size = {first.chunk_size: predictions, **further} if further else {}
     for size, table in by_size.items():
         found = metrics_of(table) | intervals_of(table, seed)
@@ -145,12 +150,6 @@ def intervals_of(predictions: pd.DataFrame, seed: int) -> dict[str, float]:
 def draws_of(table: pd.DataFrame, seed: int) -> Draws:
     """Return the resampled genomes of a table of predictions, of frames or of chunks."""
     return draw_genomes(table["genome"], labels_of(table), seed)
-
-
-def control_metrics(name: str, predictions: pd.DataFrame) -> dict[str, float]:
-    """Return accuracy, MCC and ROC-AUC of the predictions of a control, under `test/control/`."""
-    metrics = binary_metrics(labels_of(predictions), predictions["score"].to_numpy())
-    return {f"test/control/{name}_{key}": metrics[key] for key in ("accuracy", "mcc", "roc_auc")}
 
 
 def _under(section: str, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -201,13 +200,6 @@ def _threshold_metrics(validation: pd.DataFrame, predictions: pd.DataFrame, seed
         given = at_threshold(predictions, threshold, prevalence, draws)
         found |= _under(f"test/{section}/threshold", {"value": threshold} | given)
     return found
-
-
-def _split_metrics(split: Split, chunks: pd.DataFrame | None) -> dict[str, float]:
-    """Return how many chunks of the test genomes have a frame, and the accuracy over all of them."""
-    counted = split.metadata.get("coverage", {})
-    found = _under("test/coverage", {name: value for name, value in counted.items() if name != "by_group"})
-    return found | _under("test/coverage", {} if chunks is None or chunks.empty else _of_chunks(chunks))
 
 
 def _of_chunks(chunks: pd.DataFrame) -> dict[str, float]:
