@@ -13,7 +13,7 @@ of the same DNA encoder, whose weights it shares.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +24,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 from virnuc.errors import IncompatibleCheckpointError
 from virnuc.evaluation.calibration import fit_temperature
 from virnuc.prediction.chunks import ANSWERED
-from virnuc.prediction.companion import COMPANION, FRAMES, MEAN, METHODS, Companion
-from virnuc.prediction.scorer import (
-    PROBE,
-    STOPPED_PROBE,
-    Choices,
-    ChosenCompanion,
-    MethodChoice,
-    load_scorer,
-    probe,
-    read_config,
-    save_choices,
-)
+from virnuc.prediction.companion import COMPANION, FRAMES, MEAN, METHODS, Companion, CompanionSource
+from virnuc.prediction.scorer import Choices, MethodChoice, load_scorer, read_config, save_choices
 from virnuc.prediction.scoring import BATCH_TOKENS, Scorer
 from virnuc.storage.draws import draw
 from virnuc.training.checkpoint import Checkpoint
@@ -43,16 +33,6 @@ from virnuc.training.checkpoint import Checkpoint
 WORTH_IT = 0.01  # of the lowest log loss
 MAX_CHUNKS = 4000  # scored to choose a method; a sample is drawn if there are more
 CHUNKS_AT_ONCE = 512  # bounds memory
-
-
-@dataclass(frozen=True)
-class CompanionSource:
-    """A companion to try."""
-
-    checkpoint: Checkpoint
-    origin: str  # models:/NAME/VERSION that it was registered as
-    chunks: pd.DataFrame  # all validation chunks: chunk_id, genome, label, reason, nucleotide
-    lacking: str = ""  # why there are no such chunks
 
 
 def sample_chunks(chunks: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
@@ -103,11 +83,7 @@ def add_companion(
     if reason:
         return save_choices(directory, dict.fromkeys(ANSWERED, MethodChoice(reason=reason)))
     scorer, choices = choose_methods(load_scorer(directory, weights, device), source.checkpoint, chunks, half)
-    if scorer.companion is None:
-        return save_choices(directory, choices)
-    probabilities = {sequence: probe(scorer, sequence) for sequence in (PROBE, STOPPED_PROBE)}
-    chosen = ChosenCompanion(source.checkpoint, source.origin, scorer.companion.temperature, probabilities)
-    return save_choices(directory, choices, chosen)
+    return save_choices(directory, choices, source, scorer)
 
 
 def choose_methods(

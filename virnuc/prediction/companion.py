@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 
 from virnuc.encoders import Encoder, find_encoder
 from virnuc.errors import DataError
 from virnuc.sequences.translation import read_in_frames
+from virnuc.training.checkpoint import Checkpoint
 from virnuc.training.classifier import AT_ONCE, Classifier, classify
 
 FRAMES = "frames"  # by the classifier of frames: a chunk's open frames, or its longest open reading frame
@@ -24,6 +26,16 @@ COMPANION = "companion"  # by the companion
 MEAN = "mean"  # by the mean of both probabilities
 METHODS = (FRAMES, COMPANION, MEAN)  # the simplest first
 _LEAST_WEIGHT = 1e-12  # of a reading, so that the mean exists even if all readings are undecided
+
+
+@dataclass(frozen=True)
+class CompanionSource:
+    """A companion to try."""
+
+    checkpoint: Checkpoint
+    origin: str  # models:/NAME/VERSION that it was registered as
+    chunks: pd.DataFrame  # all validation chunks: chunk_id, genome, label, reason, nucleotide
+    lacking: str = ""  # why there are no such chunks
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from virnuc.encoders import Encoder, load_recorded, recorded_directory
 from virnuc.errors import DataError
 from virnuc.prediction.chunks import ANSWERED, NO_OPEN_FRAME
-from virnuc.prediction.companion import COMPANION, FRAMES, MEAN, Companion
+from virnuc.prediction.companion import COMPANION, FRAMES, MEAN, Companion, CompanionSource
 from virnuc.prediction.scoring import Scorer
 from virnuc.storage.files import read_json, sha256_file, write_text
 from virnuc.training.checkpoint import Checkpoint
@@ -57,16 +57,6 @@ class MethodChoice:
 
 
 Choices = dict[str, MethodChoice]  # by status, SCORED and NO_OPEN_FRAME
-
-
-@dataclass(frozen=True)
-class ChosenCompanion:
-    """A companion to keep with a scorer."""
-
-    checkpoint: Checkpoint
-    origin: str  # models:/NAME/VERSION that it was registered as
-    temperature: float  # divides its logits
-    probabilities: dict[str, float]  # of PROBE and STOPPED_PROBE, by the chosen methods
 
 
 def save_scorer(
@@ -113,20 +103,25 @@ def save_scorer(
         _write_config(directory, config)
 
 
-def save_choices(directory: Path, choices: Choices, companion: ChosenCompanion | None = None) -> Choices:
-    """Write into the scorer in `directory` how it scores the chunks of each status; return `choices`."""
+def save_choices(
+    directory: Path, choices: Choices, source: CompanionSource | None = None, scorer: Scorer | None = None
+) -> Choices:
+    """Write into the scorer in `directory` how it scores the chunks of each status; return `choices`.
+
+    A companion that `scorer` has, from `source`, is kept, and the probes are scored with it.
+    """
     config = read_config(directory) | {"methods": {status: asdict(choice) for status, choice in choices.items()}}
-    if companion is not None:
-        checkpoint = companion.checkpoint
+    if source is not None and scorer is not None and scorer.companion is not None:
+        checkpoint = source.checkpoint
         save_file(checkpoint.model_state, directory / COMPANION_CLASSIFIER)
         config["companion"] = {
             **_describe_classifier(checkpoint, directory / COMPANION_CLASSIFIER),
             **{name: checkpoint.metadata.get(name) for name in _TRAINED},
-            "origin": companion.origin,
-            "temperature": companion.temperature,
-            "probe": {"sequence": STOPPED_PROBE, "probability": companion.probabilities[STOPPED_PROBE]},
+            "origin": source.origin,
+            "temperature": scorer.companion.temperature,
+            "probe": {"sequence": STOPPED_PROBE, "probability": probe(scorer, STOPPED_PROBE)},
         }
-        config["probe"] = {"sequence": PROBE, "probability": companion.probabilities[PROBE]}
+        config["probe"] = {"sequence": PROBE, "probability": probe(scorer)}
     _write_config(directory, config)
     return choices
 
