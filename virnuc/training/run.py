@@ -116,7 +116,7 @@ def train(
         remove_leftovers(directory)
         training = _begin(features, split, settings, parts.train.width, share)
         training.run_id = run_id
-        if not training.restore(directory, settings.shuffle):
+        if not training.restore(directory):
             shuffle = choose_shuffle(settings.shuffle, parts, training.device)
             _log.info("shuffle %s (%s)", shuffle.name, shuffle.reason)
             training.shuffle = shuffle.name

@@ -182,10 +182,8 @@ class Training:
         }
         save_plain(directory / STATE, document)
 
-    def restore(self, directory: Path, shuffle: str) -> bool:
+    def restore(self, directory: Path) -> bool:
         """Restore what was saved in `directory`; return whether there was anything.
-
-        `shuffle` is the order that the caller wants, or `auto`.
 
         Raises:
             DataError: the state is damaged.
@@ -195,9 +193,13 @@ class Training:
         if not path.is_file():
             return False
         document = _load(path)
-        _check_same(directory, document["fingerprint"], self.fingerprint)
-        if shuffle not in ("auto", document["shuffle"]):
-            raise _another(directory, "shuffle", document["shuffle"], shuffle)
+        old, new = document["fingerprint"], self.fingerprint
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                raise IncompatibleCheckpointError(
+                    f"{directory}: holds a training with {key} {old.get(key)}, not {new.get(key)}; "
+                    "give another --out or delete the directory"
+                )
         for replicate, state in zip(self.replicates, document["replicates"], strict=True):
             replicate.restore(state)
         self.run_id = self.run_id or document["run_id"]
@@ -273,16 +275,3 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("state_version") != STATE_VERSION:
         raise DataError(f"{path}: not a training state that this virnuc reads; delete {path.parent} and train again")
     return document
-
-
-def _check_same(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raise an IncompatibleCheckpointError for the first difference between two fingerprints."""
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
-            raise _another(directory, key, old.get(key), new.get(key))
-
-
-def _another(directory: Path, key: str, old: Any, new: Any) -> IncompatibleCheckpointError:
-    return IncompatibleCheckpointError(
-        f"{directory}: holds a training with {key} {old}, not {new}; give another --out or delete the directory"
-    )
