@@ -60,12 +60,6 @@ _MAKING_DATA = ("prepare", "extract", "split")
 LATEST = "latest"  # link to the newest experiment, and to the newest of an experiment's reports
 
 
-def check_experiment(name: str) -> None:
-    """Raise a UsageError if `name` cannot be that of a directory of experiments."""
-    if name and (name == LATEST or not re.fullmatch(r"[\w][\w.+-]*", name)):
-        raise UsageError(f"--experiment {name!r}: use letters, digits and - _ . +, and not {LATEST!r}")
-
-
 @dataclass(frozen=True)
 class PipelineSettings(Settings):
     """Genomes to verdict, for a baseline, a candidate and the controls."""
@@ -110,7 +104,8 @@ class PipelineSettings(Settings):
     def __post_init__(self) -> None:
         """Check that there are two sides, and each stage's parameters."""
         super().__post_init__()
-        check_experiment(self.experiment)
+        if self.experiment == LATEST or not re.fullmatch(r"([\w][\w.+-]*)?", self.experiment):
+            raise UsageError(f"--experiment {self.experiment!r}: use letters, digits and - _ . +, and not {LATEST!r}")
         if self.baseline == self.candidate:
             raise UsageError(f"baseline and candidate are both {self.baseline}")
         for key in self.overrides:

@@ -6,6 +6,7 @@ command lines, MLflow and manifests.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import partial
@@ -25,31 +26,16 @@ class FeatureSource:
         return f"{self.directory}@{self.chunk_size}" if self.chunk_size else self.directory
 
 
-@dataclass(frozen=True)
-class Limits:
-    """A range of numbers; None means no bound."""
-
-    minimum: float | None = None
-    above: float | None = None
-    maximum: float | None = None
-    below: float | None = None
-
-    def __contains__(self, value: float) -> bool:
-        return (
-            (self.minimum is None or value >= self.minimum)
-            and (self.above is None or value > self.above)
-            and (self.maximum is None or value <= self.maximum)
-            and (self.below is None or value < self.below)
-        )
-
-    def __str__(self) -> str:
-        bounds = {"of at least": self.minimum, "above": self.above, "at most": self.maximum, "below": self.below}
-        return " and ".join(f"{words} {bound}" for words, bound in bounds.items() if bound is not None)
+# Bounds of a number: how each is compared with the value, and in words.
+_BOUNDS: dict[str, tuple[Callable[[float, float], bool], str]] = {
+    "minimum": (operator.ge, "of at least"),
+    "above": (operator.gt, "above"),
+    "maximum": (operator.le, "at most"),
+    "below": (operator.lt, "below"),
+}
 
 
-def option(
-    default: Any, help: str, *, choices: tuple[str, ...] = (), decisive: bool = True, **limits: float | None
-) -> Any:
+def option(default: Any, help: str, *, choices: tuple[str, ...] = (), decisive: bool = True, **limits: float) -> Any:
     """Declare a parameter of a stage.
 
     Args:
@@ -57,23 +43,23 @@ def option(
         help: for the command line.
         choices: the only values allowed, of each item where the value is a list.
         decisive: whether another value can give another result.
-        limits: bounds of a number, as in `Limits`.
+        limits: bounds of a number: `minimum`, `above`, `maximum`, `below`.
     """
-    metadata = {"help": help, "choices": choices, "decisive": decisive, "limits": Limits(**limits)}
-    if isinstance(default, dict):
-        return field(default_factory=partial(dict, default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+    bounds = [(*_BOUNDS[name], bound) for name, bound in limits.items()]
+    return _field(default, {"help": help, "choices": choices, "decisive": decisive, "bounds": bounds})
 
 
 def like(stage: type[Settings], name: str, default: Any = MISSING, help: str = "") -> Any:
     """Declare a parameter that another stage also has, with the same default and help unless others are given."""
     known = stage.__dataclass_fields__[name]
-    described = {key: value for key, value in known.metadata.items() if key != "limits"} | vars(
-        known.metadata["limits"]
-    )
-    return option(
-        default_of(known) if default is MISSING else default, **(described | ({"help": help} if help else {}))
-    )
+    metadata = known.metadata | ({"help": help} if help else {})
+    return _field(default_of(known) if default is MISSING else default, metadata)
+
+
+def _field(default: Any, metadata: Mapping[str, Any]) -> Any:
+    if isinstance(default, dict):
+        return field(default_factory=partial(dict, default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def default_of(declared: Field[Any]) -> Any:
@@ -109,7 +95,7 @@ class Settings:
 
     def decisive(self) -> dict[str, str | int | float]:
         """Return the plain values of the parameters that decide the result."""
-        return {name: value for name, value in self.plain().items() if _metadata(self, name)["decisive"]}
+        return {d.name: plain(getattr(self, d.name)) for d in fields(self) if d.metadata["decisive"]}
 
 
 def plain(value: Any) -> str | int | float:
@@ -193,19 +179,16 @@ def parse(declared: Field[Any], text: str) -> Any:
         raise UsageError(f"{flag_name(declared.name)} {text!r}: not a value of type {declared.type}") from error
 
 
-def _metadata(settings: Settings, name: str) -> Mapping[str, Any]:
-    return settings.__dataclass_fields__[name].metadata
-
-
 def _check(declared: Field[Any], value: Any) -> None:
-    choices, limits = declared.metadata["choices"], declared.metadata["limits"]
+    choices, bounds = declared.metadata["choices"], declared.metadata["bounds"]
     if value == default_of(declared):
         return
     for item in value if isinstance(value, tuple) else (value,):
         if choices and item not in choices:
             raise unknown_name(f"value of {flag_name(declared.name)}", str(item), choices)
-    if limits != Limits() and value not in limits:
-        raise UsageError(f"{flag_name(declared.name)} {value}: use a number {limits}")
+    if not all(fits(value, bound) for fits, _, bound in bounds):
+        allowed = " and ".join(f"{words} {bound}" for _, words, bound in bounds)
+        raise UsageError(f"{flag_name(declared.name)} {value}: use a number {allowed}")
 
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
