@@ -33,21 +33,16 @@ def run_experiment(settings: PipelineSettings, tracker: Tracker) -> dict[str, An
         GateRefusal: the candidate may not replace the baseline.
     """
     check_inputs(settings)
+    experiment = Experiment(settings, tracker)
+    tracker.rename(f"{settings.candidate} vs {settings.baseline}, {settings.chunk_size} bp, {settings.unit}")
     try:
-        return _run_stages(settings, tracker)
+        prepare.run(settings.of_stage(PrepareSettings, source=settings.source, out=experiment.place("frames")))
+        models = experiment.models()
+        return experiment.judge(models, experiment.timed())
     except DataError as error:
         if _OUT not in str(error):
             raise
         raise DataError(str(error).replace(_OUT, "--experiment")) from error  # where the stages' --out lies
-
-
-def _run_stages(settings: PipelineSettings, tracker: Tracker) -> dict[str, Any]:
-    experiment = Experiment(settings, tracker)
-    sides = f"{settings.candidate} vs {settings.baseline}"
-    tracker.rename(f"{sides}, {settings.chunk_size} bp, {settings.unit}")
-    prepare.run(settings.of_stage(PrepareSettings, source=settings.source, out=experiment.place("frames")))
-    models = experiment.models()
-    return experiment.judge(models, experiment.timed())
 
 
 def check_inputs(settings: PipelineSettings) -> None:

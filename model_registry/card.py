@@ -39,7 +39,9 @@ def update_card(model_uri: str) -> str:
     """
     version = model_version(model_uri)
     evaluated = version.tags.get(PROMOTED_FROM, version_uri(version))
-    evaluation, past = _newest_evaluation(evaluated), past_comparisons(evaluated)
+    ended_well = "metrics.`test/accuracy` >= 0 and attributes.status != 'FAILED'"  # including one that is just ending
+    evaluation = next(iter(find_runs("evaluate", {"model": evaluated}, ended_well)), None)
+    past = past_comparisons(evaluated)
     comparison = get_run(past[0].run_id) if past and not past[0].deleted else None
     scorer = _packed_config(version_uri(version))
     trained = scorer["trained"]
@@ -62,12 +64,6 @@ def update_card(model_uri: str) -> str:
     )
     client.update_model_version(version.name, version.version, description=card.strip()[:_MAX_LETTERS])
     return card
-
-
-def _newest_evaluation(uri: str) -> Run | None:
-    """Return the newest evaluation of a version, including one that is just ending."""
-    ended_well = "metrics.`test/accuracy` >= 0 and attributes.status != 'FAILED'"
-    return next(iter(find_runs("evaluate", {"model": uri}, ended_well)), None)
 
 
 def _pages(comparison: Run) -> dict[str, str]:
