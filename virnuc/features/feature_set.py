@@ -39,6 +39,7 @@ class FeatureSet:
     directory: Path
     shards: tuple[FeatureShard, ...]
     manifest: Manifest  # made in memory for VirNucPro's own directories
+    mixed: tuple[FeatureSet, ...] = ()  # of a mixture: the feature sets that it consists of
 
     @classmethod
     def open(cls, directory: Path, progress: Progress = silent) -> FeatureSet:
@@ -108,7 +109,7 @@ class FeatureSet:
     @property
     def members(self) -> tuple[FeatureSet, ...]:
         """The feature sets that make up this one: only itself, unless it is a mixture."""
-        return (self,)
+        return self.mixed or (self,)
 
     @property
     def encoders(self) -> dict[str, dict[str, Any]]:

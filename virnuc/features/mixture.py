@@ -7,7 +7,7 @@ is on both sides. Frames of a genome that the split does not have are left out a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from virnuc.errors import DimensionError, IncompatibleCheckpointError, UsageError
@@ -18,45 +18,30 @@ from virnuc.settings import FeatureSource
 from virnuc.storage.manifest import Manifest
 
 
-@dataclass(frozen=True)
-class Mixture(FeatureSet):
-    """Feature sets of the same encoders as one: the rows of the first, then those of the second, and so on.
+def mix(sets: Sequence[FeatureSet]) -> FeatureSet:
+    """Join feature sets of the same encoders: the rows of the first, then those of the second, and so on.
 
     The same frame id may stand for chunks of different sizes; `locate` looks among the frames of the first set.
+
+    Raises:
+        DimensionError: their widths differ.
+        IncompatibleCheckpointError: their encoders differ.
+        UsageError: two of them have the same chunk size, or one's is not known.
     """
-
-    parts: tuple[FeatureSet, ...] = ()
-
-    @property
-    def members(self) -> tuple[FeatureSet, ...]:
-        """The feature sets, the split's first."""
-        return self.parts
-
-    @classmethod
-    def of(cls, sets: Sequence[FeatureSet]) -> Mixture:
-        """Join feature sets.
-
-        Raises:
-            DimensionError: their widths differ.
-            IncompatibleCheckpointError: their encoders differ.
-            UsageError: two of them have the same chunk size, or one's is not known.
-        """
-        first, sizes = sets[0], [features.chunk_size for features in sets]
-        if 0 in sizes or len(set(sizes)) < len(sizes):
-            named = ", ".join(f"{features.directory}@{size}" for features, size in zip(sets, sizes, strict=True))
-            raise UsageError(
-                f"--features {named}: a mixture needs different chunk sizes, given as DIR@BP if unrecorded"
-            )
-        for features in sets[1:]:
-            _check_alike(first, features)
-        shards = tuple(
-            replace(shard, path=f"{features.chunk_size}/{shard.path}")
-            for features in sets
-            for shard in features.manifest.shards
-        )
-        counts = {"in": {}, "out": {"frames": sum(map(len, sets))}, "dropped": {}}
-        manifest = Manifest("features", {}, {}, counts, shards, first.manifest.details)
-        return cls(first.directory, tuple(s for features in sets for s in features.shards), manifest, tuple(sets))
+    first, sizes = sets[0], [features.chunk_size for features in sets]
+    if 0 in sizes or len(set(sizes)) < len(sizes):
+        named = ", ".join(f"{features.directory}@{size}" for features, size in zip(sets, sizes, strict=True))
+        raise UsageError(f"--features {named}: a mixture needs different chunk sizes, given as DIR@BP if unrecorded")
+    for features in sets[1:]:
+        _check_alike(first, features)
+    shards = tuple(
+        replace(shard, path=f"{features.chunk_size}/{shard.path}")
+        for features in sets
+        for shard in features.manifest.shards
+    )
+    counts = {"in": {}, "out": {"frames": sum(map(len, sets))}, "dropped": {}}
+    manifest = Manifest("features", {}, {}, counts, shards, first.manifest.details)
+    return FeatureSet(first.directory, tuple(s for features in sets for s in features.shards), manifest, tuple(sets))
 
 
 def open_features(sources: Sequence[FeatureSource], progress: Progress = silent) -> FeatureSet:
@@ -68,7 +53,7 @@ def open_features(sources: Sequence[FeatureSource], progress: Progress = silent)
             details = features.manifest.details | {"chunk_size": source.chunk_size}
             features = replace(features, manifest=replace(features.manifest, details=details))
         sets.append(features)
-    return sets[0] if len(sets) == 1 else Mixture.of(sets)
+    return sets[0] if len(sets) == 1 else mix(sets)
 
 
 def _check_alike(first: FeatureSet, other: FeatureSet) -> None:
