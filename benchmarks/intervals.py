@@ -56,7 +56,8 @@ def covers(
 ) -> dict[str, bool]:
     """Return for each metric whether its interval from one simulated test set contains the true value."""
     names, labels, first, second = simulate(np.random.default_rng([2, seed]), genomes, frames)
-    draws = draw_genomes(names, labels, seed, resamples, per_row=per_row)
+    drawn_from = pd.Series(range(len(names))) if per_row else names
+    draws = draw_genomes(drawn_from, labels, seed, resamples)
     drawn, values = draws.of(labels, first), binary_metrics(labels, first)
     found = {name: draws.interval(values[name], drawn[name]) for name in SHOWN}
     right = [((scores >= 0.5) == (labels == 1)).astype(float) for scores in (first, second)]

@@ -159,7 +159,8 @@ def test_coverage_where_rows_of_a_genome_are_alike(per_row, repeats, lowest, hig
     for seed in range(repeats):
         chance = np.repeat(rng.beta(2.4, 0.8, size=60), 20)  # mean 0.75
         right = (rng.random(1200) < chance).astype(float)
-        draws = draw_genomes(genomes, labels, seed, 300, per_row=per_row)
+        drawn = pd.Series(range(1200)) if per_row else genomes
+        draws = draw_genomes(drawn, labels, seed, 300)
         ends = draws.interval(right.mean(), draws.means(right))
         covered += ends.low <= 0.75 <= ends.high
     assert lowest <= covered / repeats <= highest

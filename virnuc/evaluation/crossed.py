@@ -53,13 +53,11 @@ def crossed_drop(genomes: pd.Series, labels: Labels, lost: pd.DataFrame, seed: i
     """
     codes, names = pd.factorize(genomes, sort=True)
     own = lost.mean().astype(float)
-    sums = np.stack([np.bincount(codes, weights=lost[name], minlength=len(names)) for name in lost], axis=1).astype(
-        float
-    )
+    columns = [np.bincount(codes, weights=lost[name], minlength=len(names)) for name in lost]
+    sums = np.stack(columns, axis=1).astype(float)
     value, replicates = float(own.mean()), lost.shape[1]
-    blocks = list(_draw(genomes, labels, sums, seed, draws))
-    effective = blocks[0].effective
-    by_genomes, crossed = (np.concatenate([getattr(b, name) for b in blocks]) for name in ("by_genomes", "crossed"))
+    blocks, drawn, (effective, *_) = zip(*_draw(genomes, labels, sums, seed, draws), strict=True)
+    by_genomes, crossed = np.concatenate(blocks), np.concatenate(drawn)
     sampling = float(by_genomes.var()) * effective / max(effective - 1, 1e-9)
     training = float(own.var(ddof=1)) / replicates if replicates > 1 else 0.0
     low = high = detectable = np.nan
@@ -82,15 +80,13 @@ def crossed_drop(genomes: pd.Series, labels: Labels, lost: pd.DataFrame, seed: i
     )
 
 
-@dataclass(frozen=True)
-class _Block:
-    by_genomes: Floats  # [draws], mean over all replicates
-    crossed: Floats  # [draws], over the drawn replicates
-    effective: float
+def _draw(
+    genomes: pd.Series, labels: Labels, sums: Floats, seed: int, draws: int
+) -> Iterator[tuple[Floats, Floats, float]]:
+    """Yield blocks of draws, so that memory does not grow with their number; `sums` is [genomes, replicates].
 
-
-def _draw(genomes: pd.Series, labels: Labels, sums: Floats, seed: int, draws: int) -> Iterator[_Block]:
-    """Yield blocks of draws, so that memory does not grow with their number; `sums` is [genomes, replicates]."""
+    A block is the mean over all replicates, [draws], that over the drawn ones, and the effective number of genomes.
+    """
     replicates = sums.shape[1]
     for start in range(0, draws, _BLOCK):
         count = min(_BLOCK, draws - start)
@@ -99,7 +95,7 @@ def _draw(genomes: pd.Series, labels: Labels, sums: Floats, seed: int, draws: in
         means = drawn.weights @ sums / rows
         rng = np.random.default_rng([seed, start])
         chosen = rng.multinomial(replicates, np.full(replicates, 1 / replicates), size=count) / replicates
-        yield _Block(means.mean(axis=1), (means * chosen).sum(axis=1), drawn.effective)
+        yield means.mean(axis=1), (means * chosen).sum(axis=1), drawn.effective
 
 
 def _freedom(variances: dict[float, float]) -> float:

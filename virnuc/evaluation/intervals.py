@@ -72,20 +72,14 @@ def quantiles(drawn: Floats, reach: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def draw_genomes(
-    genomes: pd.Series, labels: Labels, seed: int, resamples: int = RESAMPLES, *, per_row: bool = False
-) -> Draws:
+def draw_genomes(genomes: pd.Series, labels: Labels, seed: int, resamples: int = RESAMPLES) -> Draws:
     """Draw genomes with replacement, within each class, `resamples` times.
 
     The draws depend on the genomes' names, sizes and classes and on the seed, not on the order of the rows, so that
-    two models tested on the same genomes are resampled alike. `per_row` draws rows instead. That is
-    wrong, and `benchmarks/intervals.py` shows by how much.
+    two models tested on the same genomes are resampled alike.
     """
-    if per_row:
-        codes, count = np.arange(len(genomes)), len(genomes)
-    else:
-        codes, names = pd.factorize(genomes, sort=True)
-        count = len(names)
+    codes, names = pd.factorize(genomes, sort=True)
+    count = len(names)
     classes = np.zeros(count, dtype=np.int8)
     classes[codes] = labels
     rng = np.random.default_rng(seed)
