@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-import time
+import sys
 from collections.abc import Callable
 from importlib import metadata, util
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from model_registry.health import FAIL, PASS, WARN, Check, check_champion
 from virnuc.encoders import load_encoder
 from virnuc.encoders.precision import choose_precision
+from virnuc.encoders.timing import seconds
 from virnuc.encoders.verification import verify_source
 from virnuc.errors import VirnucError, cause_outside
 from virnuc.runtime import choose_device
@@ -53,8 +54,7 @@ def _guarded(check: Callable[[DoctorSettings], list[Check]], settings: DoctorSet
 
 
 def _python(settings: DoctorSettings) -> list[Check]:
-    found = platform.python_version_tuple()
-    outcome = PASS if (int(found[0]), int(found[1])) >= (3, 11) else FAIL
+    outcome = PASS if sys.version_info >= (3, 11) else FAIL
     return [Check("Python", outcome, f"{platform.python_version()} (3.11 or newer is needed)")]
 
 
@@ -85,18 +85,12 @@ def _attention(settings: DoctorSettings) -> list[Check]:
     def fused() -> torch.Tensor:
         return torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
-    seconds = []
-    for attend in (fused, plain):
-        attend()
-        started = time.perf_counter()
-        for _ in range(5):
-            result = attend()
-        result.sum().item()  # waits for the device
-        seconds.append(time.perf_counter() - started)
+    fused(), plain()
+    taken = [seconds(lambda attend=attend: [attend() for _ in range(5)], device) for attend in (fused, plain)]
     distance = (fused() - plain()).abs().max().item()
     if distance > 1e-4:
         return [Check("SDPA", FAIL, f"differs from plain attention by {distance:.1e}; install another torch build")]
-    ratio = seconds[1] / seconds[0]
+    ratio = taken[1] / taken[0]
     return [
         Check("SDPA", PASS if ratio > 1 else WARN, f"equal within {distance:.0e}; {ratio:.1f} times as fast as plain")
     ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from virnuc.reports.content import Section, Table
-
 WORDS = {
     "chunk": "a piece of a record, 300 or 500 bp",
     "frame": "one of a chunk's six reading frames that has no stop codon: its DNA and its protein",
@@ -25,8 +23,3 @@ WORDS = {
     "ECE": "expected calibration error: how far predicted probabilities are from observed frequencies",
     "digest": "SHA-256 of contents: two things with the same digest are the same",
 }
-
-
-def glossary() -> Section:
-    """Return the section that explains them."""
-    return Section("glossary", "Glossary", tables=(Table("", ("Word", "Meaning"), tuple(WORDS.items())),))

@@ -10,7 +10,7 @@ from typing import Any
 
 from virnuc.evaluation.metrics import METRICS
 from virnuc.reports.content import UNKNOWN, Document, Section, Table, gib, weights_in_words, with_interval
-from virnuc.reports.glossary import glossary
+from virnuc.reports.glossary import WORDS
 from virnuc.reports.logged import evaluation_run, logged_sections
 
 STRATA = {
@@ -29,7 +29,8 @@ _DROP_COLUMNS = (
 def sections(document: Document) -> list[Section]:
     """Return the sections of the report, without those that the evidence leaves empty."""
     made = (_gate, _metrics, _drops, _differences, _strata, _speed)
-    found = [*(make(document) for make in made), *logged_sections(document), _provenance(document), glossary()]
+    glossary = Section("glossary", "Glossary", tables=(Table("", ("Word", "Meaning"), tuple(WORDS.items())),))
+    found = [*(make(document) for make in made), *logged_sections(document), _provenance(document), glossary]
     return [section for section in found if section.tables or section.text or section.commands]
 
 
