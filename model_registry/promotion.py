@@ -31,14 +31,7 @@ from model_registry.gate import FAIL, Policy, judge
 from model_registry.history import PastComparison, past_comparisons
 from model_registry.locking import HeldLock, promotion_lock
 from virnuc.errors import DataError, GateRefusal, UsageError
-from virnuc.tracking import (
-    ensure_registered,
-    find_finished,
-    get_run,
-    model_version,
-    version_uri,
-    versions_of,
-)
+from virnuc.tracking import ensure_registered, find_finished, get_run, model_version, version_uri, versions_of
 
 PRODUCTION = "virnuc"
 STATE = "virnuc.promotion"

@@ -27,14 +27,7 @@ from virnuc.encoders.timing import gemm_peak, seconds
 from virnuc.encoders.tokens import plan_batches
 from virnuc.errors import MemoryShortageError, UsageError
 from virnuc.evaluation.speed import SIDES, BenchmarkResult, SideResult, Timing
-from virnuc.runtime import (
-    Progress,
-    choose_device,
-    describe_hardware,
-    peak_memory_gb,
-    reset_peak_memory,
-    silent,
-)
+from virnuc.runtime import Progress, choose_device, describe_hardware, peak_memory_gb, reset_peak_memory, silent
 from virnuc.sequences.frames import frame_shards, read_frames
 from virnuc.settings import BenchmarkSettings
 from virnuc.storage.manifest import verified_manifest
