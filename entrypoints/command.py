@@ -12,6 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import Field, fields
 from pathlib import Path
 from types import FrameType
@@ -70,11 +71,9 @@ class _Parsed(click.ParamType):
 class Stage(Generic[S, R]):
     """A stage: its settings, its click command, and how to run it inside a pipeline."""
 
-    def __init__(self, name: str, settings: type[S], body: Callable[..., R], tracked: bool) -> None:
-        self.name = name
-        self.settings = settings
-        self._body = body
-        self._tracked = tracked
+    def __init__(self, settings: type[S], body: Callable[..., R], tracked: bool) -> None:
+        self.name = name = body.__name__
+        self.settings, self._body, self._tracked = settings, body, tracked
         self.command = _Command(
             name,
             params=[*(_option(declared) for declared in fields(settings)), _config_option(name)],
@@ -92,10 +91,9 @@ class Stage(Generic[S, R]):
                 return self._body(local)
         from virnuc.tracking import NullTracker, tracked_run
 
-        if not getattr(settings, "track", True):
-            with on_this_machine(settings) as local:
-                return self._body(local, NullTracker())
-        with tracked_run(self.name, settings, name) as tracker, on_this_machine(settings) as local:
+        logged = getattr(settings, "track", True)
+        run = tracked_run(self.name, settings, name) if logged else nullcontext(NullTracker())
+        with run as tracker, on_this_machine(settings) as local:
             return self._body(local, tracker)
 
     def main(self) -> None:
@@ -132,11 +130,7 @@ def stage(settings: type[S], *, tracked: bool = True) -> Callable[[Callable[...,
 
     With `tracked=False` no run is opened: the function gets only its settings, and may open a run itself.
     """
-
-    def decorate(body: Callable[..., R]) -> Stage[S, R]:
-        return Stage(body.__name__, settings, body, tracked)
-
-    return decorate
+    return lambda body: Stage(settings, body, tracked)
 
 
 def quieten() -> None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from mlflow.entities import Run
 
 from virnuc.errors import DataError
+from virnuc.settings import flag_name
 from virnuc.tracking import find_finished, get_run, model_version
 
 _DIGESTS = ("features_digest", "split_digest", "commit", "dirty")
@@ -34,11 +35,6 @@ def runs_before(training: Run) -> list[Run]:
 
 def command_of(run: Run) -> str:
     """Return the shell command that repeats a run, from its logged settings."""
-    stage = run.data.tags.get("virnuc.stage", "")
-    settings = {name: value for name, value in run.data.params.items() if name.startswith("config/")}
-    options = [
-        shlex.quote(f"--{name.removeprefix('config/').replace('_', '-')}={value}")
-        for name, value in settings.items()
-        if value
-    ]
-    return f"python -m entrypoints.{stage} {' '.join(options)}"
+    given = {name: value for name, value in run.data.params.items() if name.startswith("config/") and value}
+    options = [f"{flag_name(name.removeprefix('config/'))}={value}" for name, value in given.items()]
+    return shlex.join(["python", "-m", f"entrypoints.{run.data.tags.get('virnuc.stage', '')}", *options])
