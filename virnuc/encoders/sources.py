@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -84,10 +85,8 @@ def _packaged_directory(name: str, weights: PackagedWeights) -> Path:
 
 def _hub_directory(spec: EncoderSpec, revision: str | None, extra_files: tuple[str, ...]) -> Path:
     """Return the directory in the hub's cache, after a download if need be; raise an EncoderError if that fails."""
-    try:
+    with suppress(*_UNREACHABLE):
         return _fetch(spec, revision, extra_files, cached_only=True)
-    except _UNREACHABLE:
-        pass
     try:
         return _fetch(spec, revision, extra_files, cached_only=False)
     except _UNREACHABLE as error:

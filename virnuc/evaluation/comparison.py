@@ -123,15 +123,12 @@ class _Sampled:
             }
         self.side = Side(evidence, values, strata(self.frames, seed))
 
+        # Whether the registered training classifies each frame correctly, bool [n].
+        self.right = ((self.frames["score"] >= THRESHOLD) == (self.frames["label"] == 1)).to_numpy()
         self.scores = self.frames[["score"]].rename(columns={"score": _REGISTERED})
         if evidence.replicates is not None and len(evidence.replicates.columns) > 1:
             scores = evidence.replicates.set_index("frame_id").loc[self.frames["frame_id"]]
             self.scores = scores.reset_index(drop=True)
-
-    @property
-    def right(self) -> np.ndarray:
-        """Whether the registered training classifies each frame correctly, bool [n]."""
-        return ((self.frames["score"] >= THRESHOLD) == (self.frames["label"] == 1)).to_numpy()
 
     def right_by_replicate(self, names: Sequence[str]) -> pd.DataFrame:
         """Return 1 where a replicate classifies a frame correctly, else 0; a column for each replicate."""

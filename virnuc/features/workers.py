@@ -57,14 +57,11 @@ class _Sum:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._begun: dict[str, dict[str, int]] = {}  # by what is made and worker: what was there when it began
-        self._now: dict[str, dict[str, int]] = {}
+        self._steps: dict[str, dict[str, tuple[int, int]]] = {}  # by what is made and worker: done at first, and now
 
     def add(self, worker: str, what: str, done: int, total: int) -> None:
         """Take a worker's own count; work repeated for a killed worker does not raise the sum above the total."""
-        begun = self._begun.setdefault(what, {})
-        now = self._now.setdefault(what, {})
-        begun.setdefault(worker, done)
-        now[worker] = done
-        made = sum(now[name] - start for name, start in begun.items())
-        self._progress(what, min(total, min(begun.values()) + made), total)
+        steps = self._steps.setdefault(what, {})
+        steps[worker] = steps.get(worker, (done, done))[0], done
+        made = sum(now - first for first, now in steps.values())
+        self._progress(what, min(total, min(first for first, _ in steps.values()) + made), total)

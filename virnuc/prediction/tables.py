@@ -58,7 +58,11 @@ def write_tables(out: Path, parts: list[Path], threshold: float, rule: RegionRul
         written = 0
         for whole in _whole_sequences(_written(parts, texts, parquet["calls"])):
             regions = find_regions(whole, rule)
-            sequences = call_by_regions(_call(whole, threshold), regions, chunk_size)
+            named = whole.groupby("record").agg(
+                sequence=("sequence", "first"), file=("file", "first"), length=("end", "max")
+            )
+            called = call_sequences(whole, threshold).join(named, on="record")
+            sequences = call_by_regions(called, regions, chunk_size)
             _write_table(texts["sequences.tsv"], parquet["sequences"], sequences, SEQUENCES)
             texts["regions.tsv"].write(regions[REGIONS.names])
             texts[REGIONS_BED].write(_bed(regions), header=False)
@@ -113,11 +117,6 @@ def _frames(opened: pd.DataFrame) -> pd.DataFrame:
     names = opened["Sequence_ID"].to_numpy()[chunk] + np.array(FRAME_NAMES, dtype=object)[frame]
     called = np.where(score > 0.5, VIRAL, NON_VIRAL)
     return pd.DataFrame({"Sequence_ID": names, "Prediction": called, "score1": 1 - score, "score2": score})
-
-
-def _call(whole: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    named = whole.groupby("record").agg(sequence=("sequence", "first"), file=("file", "first"), length=("end", "max"))
-    return call_sequences(whole, threshold).join(named, on="record")
 
 
 def _bed(regions: pd.DataFrame) -> pd.DataFrame:
