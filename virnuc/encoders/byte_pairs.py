@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from virnuc.encoders.interface import Tokens, name_sequences
+from virnuc.encoders.interface import Tokens
 from virnuc.encoders.tokens import IUPAC_BASES, encode_letters, letter_table, pack_token_lists
 from virnuc.errors import EncoderError, UsageError
 from virnuc.sequences.reading import read_records
@@ -47,9 +47,8 @@ class BytePairTokeniser:
         Raises:
             DataError: a sequence is empty or contains a letter that is no IUPAC code.
         """
-        names = name_sequences(sequences, ids)
         upper = [sequence.upper() for sequence in sequences]
-        encode_letters(upper, names, _BASES, "a base or IUPAC code")
+        names = encode_letters(upper, ids, _BASES, "a base or IUPAC code").ids
         return pack_token_lists([encoded.ids for encoded in self._tokenizer.encode_batch_fast(upper)], names)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from virnuc.encoders.interface import DEFAULT_BATCH_TOKENS, Encoder, EncoderProvenance, Tokens, name_sequences
+from virnuc.encoders.interface import DEFAULT_BATCH_TOKENS, Encoder, EncoderProvenance, Tokens
 from virnuc.encoders.tokens import ESM_VOCABULARY, IUPAC_BASES, encode_letters, letter_table
 from virnuc.runtime import Progress, silent
 
@@ -53,10 +53,9 @@ class CompositionEncoder(Encoder):
 
     def tokenise(self, sequences: Sequence[str], ids: Sequence[str] | None = None) -> Tokens:
         """Return the alphabet index of each letter; DNA is upper-cased first."""
-        names = name_sequences(sequences, ids)
         if self.kind == "dna":
             sequences = [sequence.upper() for sequence in sequences]
-        return encode_letters(sequences, names, self._table, self._what)
+        return encode_letters(sequences, ids, self._table, self._what)
 
     def embed_tokens(
         self, tokens: Tokens, *, batch_tokens: int = DEFAULT_BATCH_TOKENS, progress: Progress = silent

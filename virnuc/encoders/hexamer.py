@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from virnuc.encoders.composition import BASES
-from virnuc.encoders.interface import Tokens, name_sequences
+from virnuc.encoders.interface import Tokens
 from virnuc.encoders.linear import Linear
 from virnuc.encoders.network import Embedding, Network, Slot, linear_slots, norm_slots, positive_integers
 from virnuc.encoders.packing import Packing
@@ -45,9 +45,8 @@ def tokenise(sequences: Sequence[str], ids: Sequence[str] | None) -> Tokens:
     Raises:
         DataError: a sequence is empty or contains a letter that is no IUPAC code.
     """
-    names = name_sequences(sequences, ids)
-    letters = encode_letters([sequence.upper() for sequence in sequences], names, _TABLE, "a base or IUPAC code")
-    return Tokens(*hexamers(letters.flat, letters.starts), names)
+    letters = encode_letters([sequence.upper() for sequence in sequences], ids, _TABLE, "a base or IUPAC code")
+    return Tokens(*hexamers(letters.flat, letters.starts), letters.ids)
 
 
 def hexamers(bases: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

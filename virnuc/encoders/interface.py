@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from virnuc.errors import DataError
 from virnuc.runtime import Progress, silent
 from virnuc.settings import ExtractSettings
 
@@ -134,18 +133,3 @@ class Encoder(ABC):
     def products(self) -> tuple[tuple[int, int], ...]:
         """Input and output widths of the linear layers, each pair once."""
         return ()
-
-
-def name_sequences(sequences: Sequence[str], ids: Sequence[str] | None) -> Sequence[str]:
-    """Return the names of `sequences` for messages: `ids`, or their numbers from 1.
-
-    Raises:
-        DataError: a sequence is empty, or `ids` has another length than `sequences`.
-    """
-    names = ids if ids is not None else [f"number {row + 1}" for row in range(len(sequences))]
-    if len(names) != len(sequences):
-        raise DataError(f"{len(sequences)} sequences, but {len(names)} ids; each sequence needs one")
-    for name, sequence in zip(names, sequences, strict=True):
-        if not sequence:
-            raise DataError(f"sequence {name} is empty; leave it out before embedding")
-    return names

@@ -12,7 +12,7 @@ from itertools import chain
 
 import numpy as np
 
-from virnuc.encoders.interface import Tokens, name_sequences
+from virnuc.encoders.interface import Tokens
 from virnuc.errors import DataError
 
 # Ids 0-32 of the ESM-2 vocabulary (vocab.txt of facebook/esm2_*).
@@ -33,12 +33,21 @@ _ESM_LETTERS = [token for token in ESM_VOCABULARY if len(token) == 1]
 _ESM_TABLE = letter_table(_ESM_LETTERS, [ESM_VOCABULARY.index(letter) for letter in _ESM_LETTERS])
 
 
-def encode_letters(sequences: Sequence[str], names: Sequence[str], table: np.ndarray, what: str) -> Tokens:
+def encode_letters(sequences: Sequence[str], ids: Sequence[str] | None, table: np.ndarray, what: str) -> Tokens:
     """Return the code of each letter by `table` (see `letter_table`); `what` describes the alphabet in messages.
 
+    Sequences without `ids` are named by their numbers from 1.
+
     Raises:
-        DataError: a letter is not in `table`; the message names the sequence, the letter and its position.
+        DataError: a sequence is empty, `ids` has another length than `sequences`, or a letter is not in `table`; the
+            message names the sequence, the letter and its position.
     """
+    names = ids if ids is not None else [f"number {row + 1}" for row in range(len(sequences))]
+    if len(names) != len(sequences):
+        raise DataError(f"{len(sequences)} sequences, but {len(names)} ids; each sequence needs one")
+    for name, sequence in zip(names, sequences, strict=True):
+        if not sequence:
+            raise DataError(f"sequence {name} is empty; leave it out before embedding")
     starts = _starts(np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences)))
     letters = np.frombuffer("".join(sequences).encode("latin-1", "replace"), dtype=np.uint8)
     flat = table[letters]
@@ -57,9 +66,8 @@ def tokenise_proteins(sequences: Sequence[str], ids: Sequence[str] | None, max_r
     Raises:
         DataError: a protein is empty or contains a letter outside the vocabulary (`*`, `J`, lower case).
     """
-    names = name_sequences(sequences, ids)
     cut = [sequence[:max_residues] for sequence in sequences]
-    residues = encode_letters(cut, names, _ESM_TABLE, "a residue that ESM-2 knows (upper case, no * or J)")
+    residues = encode_letters(cut, ids, _ESM_TABLE, "a residue that ESM-2 knows (upper case, no * or J)")
     starts = residues.starts + 2 * np.arange(len(residues.starts))
     flat = np.empty(int(starts[-1]), dtype=np.int32)
     is_residue = np.ones(len(flat), dtype=bool)
@@ -67,7 +75,7 @@ def tokenise_proteins(sequences: Sequence[str], ids: Sequence[str] | None, max_r
         flat[position] = token
         is_residue[position] = False
     flat[is_residue] = residues.flat
-    return Tokens(flat, starts, names)
+    return Tokens(flat, starts, residues.ids)
 
 
 def pack_token_lists(token_lists: Sequence[Sequence[int]], names: Sequence[str]) -> Tokens:

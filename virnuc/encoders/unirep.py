@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from virnuc.encoders.interface import Tokens, name_sequences
+from virnuc.encoders.interface import Tokens
 from virnuc.encoders.linear import Linear
 from virnuc.encoders.network import Embedding, Network, Slot
 from virnuc.encoders.packing import Packing
@@ -41,10 +41,9 @@ def tokenise(sequences: Sequence[str], ids: Sequence[str] | None) -> Tokens:
     Raises:
         DataError: a protein is empty or contains a letter outside the vocabulary (`*`, lower case).
     """
-    names = name_sequences(sequences, ids)
-    letters = encode_letters(sequences, names, _TABLE, "a residue that UniRep knows (upper case, no *)")
+    letters = encode_letters(sequences, ids, _TABLE, "a residue that UniRep knows (upper case, no *)")
     flat = np.insert(letters.flat, letters.starts[:-1], _START)
-    return Tokens(flat, letters.starts + np.arange(len(letters.starts)), names)
+    return Tokens(flat, letters.starts + np.arange(len(letters.starts)), letters.ids)
 
 
 class UniRepWeights(EncoderWeights):
