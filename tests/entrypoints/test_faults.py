@@ -114,6 +114,19 @@ def test_a_run_is_not_ended_in_a_store_that_does_not_answer_but_by_the_next_of_i
     assert [run_status(run) for run in left] == ["KILLED", "KILLED"]
 
 
+def test_a_run_that_ends_while_the_store_is_asked_is_not_abandoned(store, monkeypatch):
+    client = MlflowClient()
+    run = client.create_run("0", tags={"virnuc.stage": "doctor", "virnuc.process": "another"}).info.run_id
+
+    def ends_just_now(process):
+        client.set_terminated(run, "FINISHED")
+        return True
+
+    monkeypatch.setattr("virnuc.tracking.runs.has_ended", ends_just_now)
+    close_abandoned("doctor")
+    assert run_status(run) == "FINISHED"
+
+
 @pytest.mark.parametrize("ask", [run_status, run_is_active, get_run, lambda name: model_version(f"models:/{name}/1")])
 def test_what_a_store_that_does_not_answer_has_is_not_said_to_be_missing(store, monkeypatch, ask):
     def away(*args, **kwargs):

@@ -105,7 +105,9 @@ def abandoned_runs() -> list[Run]:
     """Return the runs that are RUNNING in the store while their process has ended."""
     query = "attributes.status = 'RUNNING'"
     found = mlflow.search_runs(filter_string=query, search_all_experiments=True, output_format="list")
-    return [run for run in found if _PROCESS in run.data.tags and has_ended(run.data.tags[_PROCESS])]
+    ended = [run for run in found if _PROCESS in run.data.tags and has_ended(run.data.tags[_PROCESS])]
+    # One may have ended well since the store was asked; its process has written so by now.
+    return [run for run in ended if run_status(run.info.run_id) == "RUNNING"]
 
 
 def close_abandoned(stage: str) -> None:
