@@ -26,18 +26,25 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported; pytest has a process for each core
 
 
+os.fsync = lambda descriptor: None  # what the system has decides what another process sees, and what a kill leaves
+
+
 @event.listens_for(Engine, "connect")
 def do_not_wait_for_the_disk(connection, record):
-    """A commit is done when the system has it: that decides what another process sees, and what a kill leaves."""
+    """A commit is done when the system has it, as with files."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Keep a file's tests in one process; begin with the demo, which takes longest, and end with the UI."""
-    order = {"test_demo": 0, "test_ui": 2}
-    items.sort(key=lambda item: order.get(item.path.stem, 1))
+    """Keep a file's tests in one process; begin with what takes longest, the demo, and end with many short files.
+
+    The UI waits for the demo to be made, and must not be the last, as nothing would be left for the other process.
+    """
+    order = {"test_demo": 0, "test_directories": 1, "test_champions_that_must_not_be": 1, "test_ui": 3}
+    short = {"corpus", "encoders", "storage", "training"}
+    items.sort(key=lambda item: order.get(item.path.stem, 4 if item.path.parent.name in short else 2))
     for item in items:
         item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
@@ -57,6 +64,17 @@ def frames(genomes, tmp_path_factory) -> Path:
     out = made_once(tmp_path_factory, "frames")
     with FileLock(f"{out}.lock"):
         prepare(PrepareSettings(source=str(genomes), out=str(out)))
+    return out
+
+
+@pytest.fixture(scope="session")
+def few_frames(frames, tmp_path_factory) -> Path:
+    """2,000 of the frames, of as many genomes as possible, half of them viral; without chunks."""
+    from virnuc.sequences.sampling import sample_frames
+
+    out = made_once(tmp_path_factory, "few_frames")
+    with FileLock(f"{out}.lock"):
+        sample_frames(frames, out, 2000, seed=1)
     return out
 
 

@@ -83,6 +83,7 @@ def test_a_model_larger_than_the_memory_is_refused_before_it_is_built(monkeypatc
         load_encoder("esm2_3b", weights={"esm2_3b": "random"})
 
 
+@pytest.mark.e2e
 def test_loading_never_holds_two_copies():
     """A new process loads 0.6 GB of weights, and its memory grows by little more than that."""
     program = """

@@ -337,6 +337,7 @@ def test_two_processes_share_the_work_and_write_each_shard_once(frames, undistur
     assert content(shared) == undisturbed
 
 
+@pytest.mark.e2e
 def test_workers_give_the_same_bytes_and_a_killed_ones_shards_are_made_again(frames, tmp_path):
     alone, together = (settings(frames, tmp_path / name, protein_encoder="esm2_tiny") for name in ("one", "two"))
     extract(alone)

@@ -5,10 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.shared.figures import undrawn
 from virnuc.encoders import load_encoder
 from virnuc.prediction.scorer import load_scorer, save_scorer
 from virnuc.training.checkpoint import Checkpoint
 from virnuc.training.classifier import Classifier
+
+
+@pytest.fixture(autouse=True)
+def figures(request, monkeypatch):
+    """Figures are drawn for the tests of the summary alone; drawing takes half of the time of a prediction."""
+    if request.path.stem != "test_summary":
+        undrawn(monkeypatch)
 
 
 @pytest.fixture(scope="session")

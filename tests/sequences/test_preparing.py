@@ -164,6 +164,7 @@ def test_killed_at_any_moment_it_finishes_with_the_same_bytes(small, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in (tmp_path / "whole").iterdir())
 
 
+@pytest.mark.e2e
 def test_several_workers_give_the_same_bytes_and_the_same_error(small, tmp_path):
     for name in ("one", "two"):
         run(small, tmp_path / name, evidence="open", workers=1 + (name == "two"))

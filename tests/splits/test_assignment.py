@@ -25,6 +25,11 @@ def default(frames, tmp_path_factory) -> Split:
 
 
 @pytest.fixture(scope="module")
+def small(few_frames, tmp_path_factory) -> Split:
+    return run(few_frames, tmp_path_factory.mktemp("small") / "split")
+
+
+@pytest.fixture(scope="module")
 def leaking(frames, tmp_path_factory) -> Split:
     return run(frames, tmp_path_factory.mktemp("leaking") / "split", unit="frame")
 
@@ -43,10 +48,10 @@ def test_parts_have_their_shares_and_both_classes(default):
     assert viral["test"] == pytest.approx(0.1, abs=0.01)
 
 
-def test_the_same_seed_gives_the_same_split_and_another_seed_another(frames, default, tmp_path):
-    again = run(frames, tmp_path / "again")
-    other = run(frames, tmp_path / "other", seed=7)
-    assert again.digest == default.digest != other.digest
+def test_the_same_seed_gives_the_same_split_and_another_seed_another(few_frames, small, tmp_path):
+    again = run(few_frames, tmp_path / "again")
+    other = run(few_frames, tmp_path / "other", seed=7)
+    assert again.digest == small.digest != other.digest
 
 
 def test_metadata_tells_files_distributions_and_coverage(frames, default):
@@ -148,41 +153,42 @@ def test_relatives_are_of_the_test_frames_and_of_training(default):
     assert related["identity"].between(0, 1).all()
 
 
-def test_a_cluster_is_never_divided(frames, tmp_path):
+@pytest.mark.e2e
+def test_a_cluster_is_never_divided(few_frames, tmp_path):
     out = str(tmp_path / "clustered")
-    clustered = split(SplitSettings(source=str(frames), out=out, unit="cluster", identity=0.9))
+    clustered = split(SplitSettings(source=str(few_frames), out=out, unit="cluster", identity=0.9))
     described = clustered.metadata["clusters"]
     assert clustered.table.groupby("genome")["part"].nunique().max() == 1
     assert described["clusters"] < described["genomes"] == clustered.table["genome"].nunique()
     assert clustered.metadata["leakage"]["frames_with_identical_protein"] == 0
     with pytest.raises(DataError, match=r"identity=0\.9, not 0\.5"):
-        run(frames, tmp_path / "clustered", unit="cluster")
+        run(few_frames, tmp_path / "clustered", unit="cluster")
 
 
-def test_a_table_of_genomes_joins_records_of_frames(frames, default, tmp_path):
+def test_a_table_of_genomes_joins_records_of_frames(few_frames, small, tmp_path):
     """A table joins two phages into one genome; the other records keep their own."""
-    one, other = (default.table.loc[default.table["part"] == part, "record"].iloc[-1] for part in ("train", "test"))
+    one, other = (small.table.loc[small.table["part"] == part, "record"].iloc[-1] for part in ("train", "test"))
     (tmp_path / "genomes.tsv").write_text(f"record\tgenome\tlineage\n{one}\tjoined\tMade up\n{other}\tjoined\t\n")
-    joined = run(frames, tmp_path / "split", genomes=str(tmp_path / "genomes.tsv"))
+    joined = run(few_frames, tmp_path / "split", genomes=str(tmp_path / "genomes.tsv"))
     mine = joined.table[joined.table["record"].isin([one, other])]
     assert set(mine["genome"]) == {"joined"}
     assert mine["part"].nunique() == 1
     assert set(mine.loc[mine["record"] == one, "lineage"]) == {"Made up"}
     rest = joined.table["record"].isin([one, other])
-    assert (joined.table.loc[~rest, "genome"].to_numpy() == default.table.loc[~rest, "genome"].to_numpy()).all()
+    assert (joined.table.loc[~rest, "genome"].to_numpy() == small.table.loc[~rest, "genome"].to_numpy()).all()
     assert joined.metadata["records_by_source_of_genome"]["table"] == 2
 
 
-def test_genomes_that_are_not_listed_are_for_training(frames, default, tmp_path):
-    listed = default.table.loc[default.table["genome"].str.len() % 2 == 0, ["record", "genome"]].drop_duplicates()
+def test_genomes_that_are_not_listed_are_for_training(few_frames, small, tmp_path):
+    listed = small.table.loc[small.table["genome"].str.len() % 2 == 0, ["record", "genome"]].drop_duplicates()
     listed.iloc[::2].to_csv(tmp_path / "tested.tsv", sep="\t", index=False)
-    made = run(frames, tmp_path / "split", test_genomes=str(tmp_path / "tested.tsv"))
+    made = run(few_frames, tmp_path / "split", test_genomes=str(tmp_path / "tested.tsv"))
     tested = set(made.table.loc[made.table["part"] != "train", "record"])
     assert tested
     assert tested <= set(listed["record"].iloc[::2])
     (tmp_path / "tested.tsv").write_text("record\tgenome\nnone\tnone\n")
     with pytest.raises(UsageError, match="lists none of the records"):
-        run(frames, tmp_path / "another", test_genomes=str(tmp_path / "tested.tsv"))
+        run(few_frames, tmp_path / "another", test_genomes=str(tmp_path / "tested.tsv"))
 
 
 @pytest.fixture(scope="module")

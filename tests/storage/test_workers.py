@@ -13,6 +13,7 @@ import pytest
 
 import virnuc
 from tests.prediction.conftest import checkpoint, packed  # noqa: F401
+from tests.shared.figures import undrawn
 from virnuc.errors import DataError, ParseError, UsageError
 from virnuc.features.workers import extract_together
 from virnuc.prediction import prediction
@@ -118,10 +119,12 @@ def load_and_note(packed, notes, device):  # noqa: F811
     return scorer
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("engine", ["local", "ray"])
 def test_predict_gives_the_same_calls_whoever_scores_them(request, engine, packed, tmp_path, monkeypatch):  # noqa: F811
     if engine == "ray":
         request.getfixturevalue("ray")
+    undrawn(monkeypatch)
     monkeypatch.setattr(prediction, "CHUNKS_AT_ONCE", 16)
     monkeypatch.setattr(prediction, "BATCHES_IN_PART", 2)
     draw = random.Random(5)

@@ -36,10 +36,10 @@ def with_seen(predictions: pd.DataFrame, split: Split, pretrained: Mapping[str, 
     frames = split.frames("test")
     training = set(split.table["genome"].to_numpy()[np.concatenate([split.rows["train"], split.rows["val"]])])
     seen = np.where(frames["genome"].isin(training), CLASSIFIER, "")
-    names = [frames[column].str.replace(VERSION, "", regex=True) for column in ("genome", "record")]
+    names = [frames[column].str.replace(VERSION, "", regex=True).to_numpy(object) for column in ("genome", "record")]
     for encoder, genomes in pretrained.items():
         known = {VERSION.sub("", name) for name in genomes}
-        met = (names[0].isin(known) | names[1].isin(known)).to_numpy()
+        met = np.array([genome in known or record in known for genome, record in zip(*names, strict=True)], dtype=bool)
         seen = np.where((seen == "") & met, encoder, seen)
     table = predictions.assign(seen=seen, identity=np.nan, relative_label=np.int8(-1))
     if (found := split.relatives()) is not None:

@@ -36,8 +36,9 @@ def measure_leakage(table: pd.DataFrame, sequences: pd.DataFrame | None) -> tupl
     if sequences is None:
         return measured | {"method": "none: features hold no sequences"}, None
     for name, column in (("dna", "nucleotide"), ("protein", "protein")):
-        known = set(sequences.loc[training.index, column])
-        measured[f"frames_with_identical_{name}"] = int(sequences.loc[test.index, column].isin(known).sum())
+        known = set(sequences.loc[training.index, column].to_numpy(object))  # far faster than pandas' own `isin`
+        tested = sequences.loc[test.index, column].to_numpy(object)
+        measured[f"frames_with_identical_{name}"] = sum(letters in known for letters in tested)
     relatives = _relatives(test, training, sequences["protein"])
     related = relatives[relatives["nearest"] != ""]
     return measured | {
