@@ -257,7 +257,7 @@ def test_open_evidence_keeps_every_stop_free_frame(small, tmp_path):
 def test_shards_hold_at_most_ten_thousand_rows(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
-    letters = np.random.default_rng(0).choice(list("GC"), 3_003_000)  # no stop codon
+    letters = np.random.default_rng(0).choice(list("GC"), 603_000)  # no stop codon
     (source / "viral.fa").write_text(f">v\n{''.join(letters)}\n")
     (source / "plant.fa").write_text(">p\n" + "ATGGCA" * 60 + "\n")
     run(source, tmp_path / "frames", evidence="open")

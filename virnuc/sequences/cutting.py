@@ -21,7 +21,7 @@ from virnuc.sequences.frames import (
     NO_OPEN_FRAME,
 )
 from virnuc.sequences.reading import Record
-from virnuc.sequences.translation import FRAME_NAMES, Translation, cut_texts, other_than_acgt
+from virnuc.sequences.translation import FRAME_NAMES, Translation, cut_texts
 
 _PIECE = 16_000_000  # bases that are worked on at once
 _OF_RECORD = ("record", "genome", "organism", "lineage", "group")
@@ -38,12 +38,6 @@ class _Chunks:
     start: np.ndarray  # in its record
     begin: np.ndarray  # in `dna`
     size: np.ndarray  # bp
-
-    def clean(self) -> np.ndarray:
-        """Return, as bool `[chunks]`, which chunks have no base other than ACGT."""
-        other = other_than_acgt(np.frombuffer(self.dna.encode("ascii"), dtype=np.uint8))
-        clean: np.ndarray = np.searchsorted(other, self.begin) == np.searchsorted(other, self.begin + self.size)
-        return clean
 
     def count(self, chunks: np.ndarray) -> np.ndarray:
         """Return how many of the chunks, numbers or a mask, belong to each record."""
@@ -87,7 +81,8 @@ def cut_records(
 
 
 def _cut(chunks: _Chunks, translations: Sequence[Sequence[str]] | None) -> tuple[pa.Table, pa.Table, np.ndarray]:
-    translation, clean = Translation(chunks.dna), chunks.clean()
+    translation = Translation(chunks.dna)
+    clean = translation.is_clean(chunks.begin, chunks.size)
     opened = translation.is_open(chunks.begin, chunks.size) & clean[:, None]
     at, index = np.nonzero(opened)
     proteins = translation.proteins(chunks.begin[at], chunks.size[at], index)

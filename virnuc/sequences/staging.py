@@ -33,8 +33,8 @@ _BATCH = 2_000_000  # bases of the records that are cut at once
 
 
 def note_of(output: OutputDirectory, source: SourceFile) -> Path:
-    """Return the path of a file's note, a table with RECORD_SCHEMA in the order of the records."""
-    return output.progress / f"{source.path.name}.parquet"
+    """Return the path of a file's note, an Arrow file with RECORD_SCHEMA in the order of the records."""
+    return output.progress / f"{source.path.name}.arrow"
 
 
 def staged(output: OutputDirectory, source: SourceFile, kind: str, number: int) -> Path:
@@ -73,7 +73,7 @@ def _stage(
     size = settings.chunk_size
     with (
         atomic_path(note_of(output, source)) as temporary,
-        pq.ParquetWriter(temporary, RECORD_SCHEMA, compression="zstd") as note,
+        pa.ipc.new_file(str(temporary), RECORD_SCHEMA) as note,
     ):
         shards = [_Shards(output, source, kind) for kind in (FRAMES, CHUNKS)]
         for records in _batches(read_records(source.path, genomes, taxonomy)):
@@ -84,9 +84,14 @@ def _stage(
                     shard.extend(table)
                 counts += counted
             columns = [*described.columns, *map(pa.array, counts)]
-            note.write_table(pa.table(columns, schema=RECORD_SCHEMA))
+            note.write_batch(pa.record_batch(columns, schema=RECORD_SCHEMA))
         for shard in shards:
             shard.close()
+
+
+def read_note(path: Path) -> pa.Table:
+    """Return a file's note, whose columns stay on disk until they are needed."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
 def shards_noted(note: pa.Table) -> dict[str, int]:

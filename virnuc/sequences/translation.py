@@ -53,10 +53,16 @@ class Translation:
         self.length = len(dna)
         forward = np.frombuffer(dna.encode("ascii"), dtype=np.uint8)
         self._strands = dna + _replaced(forward, _COMPLEMENTS)[::-1].tobytes().decode("ascii")
-        letters = _translate(forward)
+        self._other = np.flatnonzero(_replaced(forward, _NOT_ACGT).view(bool))  # bases other than ACGT
+        letters = _translate(forward, self._other)
         self._width = letters.shape[1]
         self._stops = np.append(np.flatnonzero(letters == ord("*")), letters.size)  # places of stop codons in the text
         self._proteins = letters.tobytes().decode("ascii")
+
+    def is_clean(self, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Return, as bool `[n]`, which chunks have no base other than ACGT; they are given as for `is_open`."""
+        clean: np.ndarray = np.searchsorted(self._other, starts) == np.searchsorted(self._other, starts + sizes)
+        return clean
 
     def is_open(self, starts: np.ndarray, sizes: Any) -> np.ndarray:
         """Return, as bool `[n, 6]`, which frames of the chunks at `starts` hold a codon and no stop codon.
@@ -111,25 +117,26 @@ def cut_texts(text: str, begins: np.ndarray, lengths: np.ndarray) -> list[str]:
     return [text[begin:end] for begin, end in zip(begins.tolist(), (begins + lengths).tolist(), strict=True)]
 
 
-def other_than_acgt(dna: np.ndarray) -> np.ndarray:
-    """Return where upper-case letters, ASCII uint8 `[n]`, are not A, C, G or T, int64."""
-    return np.flatnonzero(_replaced(dna, _NOT_ACGT).view(bool))
-
-
-def _translate(dna: np.ndarray) -> np.ndarray:
+def _translate(dna: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return the letters of the three phases of the forward, then of the reverse strand, uint8 `[6, ceil(length / 3)]`.
 
     Codon k of phase p begins at base 3 k + p of its strand; where fewer than three bases are left, the letter is X.
+
+    Args:
+        dna: upper-case IUPAC letters, ASCII uint8 `[length]`.
+        other: where they are not A, C, G or T, int64.
     """
     length = len(dna)
     letters = np.full((6, -(-length // 3)), ord("X"), dtype=np.uint8)
     two = dna >> 1 & 3  # bits: A 0, C 1, T 2, G 3; wrong for other letters, whose codons are looked up below
-    codons = two[:-2] << 4 | two[1:-1] << 2 | two[2:]
+    codons = two[:-2] << 4
+    codons |= two[1:-1] << 2
+    codons |= two[2:]
     for phase in range(3):
         own = codons[phase::3]
         letters[phase, : len(own)] = _replaced(own, _FORWARD_ACGT)
         letters[3 + (length - phase) % 3, : len(own)] = _replaced(own, _BACKWARD_ACGT)[::-1]
-    around = np.unique(other_than_acgt(dna)[:, None] - np.arange(3))
+    around = np.unique(other[:, None] - np.arange(3))
     around = around[(around >= 0) & (around < len(codons))]
     first, second, third = (_BASE_BITS.take(dna[around + place]) for place in range(3))
     sets, back = first << 8 | second << 4 | third, length - 3 - around  # where the codon begins on the reverse strand
