@@ -52,9 +52,10 @@ def _imported_before(imported: dict[str, str]) -> ModelVersion | None:
 
 
 def _register_model(settings: ImportModelSettings, tracker: Tracker) -> ModelVersion:
-    from model_registry.card import update_card
+    from model_registry.card import SCORER, update_card
     from model_registry.packaging import log_scoring_model
     from model_registry.records import CHECKPOINTS
+    from virnuc.prediction.scorer import save_scorer
     from virnuc.tracking import version_uri
     from virnuc.training.checkpoint import model_name, save_checkpoint
     from virnuc.training.data import ASSUMED_CHUNK_SIZE
@@ -70,7 +71,9 @@ def _register_model(settings: ImportModelSettings, tracker: Tracker) -> ModelVer
         save_checkpoint(path, checkpoint)
         tracker.file(path, CHECKPOINTS)
         tracker.tags({"model": name, "checkpoint": f"{CHECKPOINTS}/{path.name}"})
-        version = log_scoring_model(path, f"virnuc-{name}", chunk_size or ASSUMED_CHUNK_SIZE, settings.weights)
+        scorer = Path(temporary) / SCORER
+        save_scorer(checkpoint, scorer, chunk_size or ASSUMED_CHUNK_SIZE, settings.weights)
+        version = log_scoring_model(scorer, f"virnuc-{name}")
     tracker.client.set_registered_model_alias(version.name, "challenger", version.version)
     update_card(version_uri(version))
     say(f"import     registered {version.name} version {version.version}; run evaluate with it next")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,13 @@ from model_registry.card import SCORER
 from model_registry.evidence import read_checkpoint
 from virnuc.errors import DataError
 from virnuc.prediction.calls import THRESHOLD
-from virnuc.prediction.choosing import CompanionSource, add_companion
 from virnuc.prediction.chunks import STATUSES
-from virnuc.prediction.scorer import CONFIG, DIGEST_TAG, PROBE, Choices, read_config, save_scorer, scorer_digest
+from virnuc.prediction.companion import CompanionSource
+from virnuc.prediction.scorer import CONFIG, DIGEST_TAG, PROBE, read_config, scorer_digest
 from virnuc.prediction.scoring import BATCH_TOKENS
 from virnuc.sequences.frames import CHUNK_SCHEMA
 from virnuc.splits.assignment import Split
 from virnuc.tracking import TRAINING_TAG, model_version, version_uri, versions_of
-from virnuc.training.checkpoint import load_checkpoint
 
 REQUIREMENTS = (
     *("mlflow", "torch", "tokenizers", "safetensors", "huggingface-hub"),
@@ -55,63 +53,35 @@ _CODE = Path(__file__).with_name("scoring_model.py")
 
 
 def log_scoring_model(
-    checkpoint_path: Path,
-    registered_name: str,
-    chunk_size: int,
-    weights: Mapping[str, str] | None = None,
-    temperature: float = 1.0,
-    *,
-    companion: CompanionSource | None = None,
-    seed: int = 42,
-    device: str = "cpu",
-    training: str = "",
-    described: Mapping[str, Any] | None = None,
-    on_choice: Callable[[Choices], None] = lambda choices: None,
+    scorer: Path, registered_name: str, training: str = "", described: Mapping[str, Any] | None = None
 ) -> ModelVersion:
-    """Log the scoring model to the active run and register it as a new version of `registered_name`.
+    """Log a scorer to the active run as a scoring model and register it as a new version of `registered_name`.
 
     Args:
-        checkpoint_path: the trained classifier; its metadata names the encoders and their weights' digests.
+        scorer: its directory, as `save_scorer` wrote it.
         registered_name: usually `virnuc-<protein encoder>`.
-        chunk_size: bp of the training chunks.
-        weights: directories of encoders' weights by name; weights of up to 50 MB are copied into the model.
-        temperature: divides the logits.
-        companion: tested on validation chunks, and kept if it scores chunks of a status better.
-        seed: of the sample of those chunks.
-        device: for that test.
         training: identifies the settings and data of the training; an existing version of the same training with the
             same scorer is returned instead of a second one.
         described: tags `virnuc.<name>` of a new version, which has them all from the start.
-        on_choice: called with the measurements by which the scoring of chunks was chosen.
-
-    Raises:
-        EncoderError: the weights that were found are not those of the training.
-        IncompatibleCheckpointError: the companion was trained on another split or another DNA encoder.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        scorer = Path(temporary) / SCORER
-        save_scorer(load_checkpoint(checkpoint_path), scorer, chunk_size, weights, temperature)
-        if companion is not None:
-            on_choice(add_companion(scorer, companion, seed, weights, device))
-        # MLflow scores the example at once, for which it would fetch gigabytes of missing weights.
-        digest = scorer_digest(scorer)
-        same = {DIGEST_TAG: digest, TRAINING_TAG: training}.items()
-        if known := [one for one in versions_of(registered_name) if training and same <= one.tags.items()]:
-            return known[0]
-        scorable = read_config(scorer)["probe"]["probability"] is not None
-        model = mlflow.pyfunc.log_model(
-            name=registered_name,
-            python_model=str(_CODE),
-            artifacts={SCORER: str(scorer)},
-            code_paths=[str(Path(virnuc.__file__).parent)],
-            signature=SIGNATURE,
-            input_example=pd.DataFrame({"sequence": [PROBE], "id": ["probe"]}) if scorable else None,
-            pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS],
-            tags={DIGEST_TAG: digest},  # read where the model is served
-        )
+    digest = scorer_digest(scorer)
+    same = {DIGEST_TAG: digest, TRAINING_TAG: training}
+    if known := [one for one in versions_of(registered_name) if training and same.items() <= one.tags.items()]:
+        return known[0]
+    # MLflow scores the example at once, for which it would fetch gigabytes of missing weights.
+    scorable = read_config(scorer)["probe"]["probability"] is not None
+    model = mlflow.pyfunc.log_model(
+        name=registered_name,
+        python_model=str(_CODE),
+        artifacts={SCORER: str(scorer)},
+        code_paths=[str(Path(virnuc.__file__).parent)],
+        signature=SIGNATURE,
+        input_example=pd.DataFrame({"sequence": [PROBE], "id": ["probe"]}) if scorable else None,
+        pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS],
+        tags={DIGEST_TAG: digest},  # read where the model is served
+    )
     tags = {f"virnuc.{name}": str(value) for name, value in (described or {}).items()}
-    tags |= {DIGEST_TAG: digest, TRAINING_TAG: training}
-    return mlflow.register_model(model.model_uri, registered_name, tags=tags)
+    return mlflow.register_model(model.model_uri, registered_name, tags=tags | same)
 
 
 def companion_source(uri: str, split: Split) -> CompanionSource:

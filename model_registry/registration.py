@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
-from functools import partial
+from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion
 
-from model_registry.card import update_card
+from model_registry.card import SCORER, update_card
 from model_registry.packaging import companion_source, log_scoring_model
 from virnuc.evaluation.predictions import temperature_of
 from virnuc.features.feature_set import FeatureSet
-from virnuc.prediction.scorer import Choices
+from virnuc.prediction.choosing import add_companion
+from virnuc.prediction.scorer import Choices, save_scorer
 from virnuc.runtime import choose_device
 from virnuc.settings import TrainSettings
 from virnuc.splits.assignment import Split
@@ -54,24 +56,18 @@ def register_training(
     chunk_size, recorded = chunk_size_of(features, split)
     if not recorded:
         tell(f"WARNING: the chunks' length is not recorded; the model will take {chunk_size} bp")
-    companion = companion_source(settings.companion, split) if settings.companion else None
-    if companion is not None:
-        tracker.tags({"companion_run": model_version(companion.origin).run_id})
-    directory = training_directory(settings, features, split)
-    with exclusive(directory / _REGISTERING):  # two identical commands at once make one version
-        version = log_scoring_model(
-            result.model,
-            f"virnuc-{result.name}",
-            chunk_size=chunk_size,
-            weights=settings.weights,
-            temperature=temperature_of(load_checkpoint(result.model), features, split),
-            companion=companion,
-            seed=settings.seed,
-            training=directory.name,
-            described=result.described() | _identity(features, split, chunk_size),
-            device=choose_device(settings.device).name,
-            on_choice=partial(_log_choices, tracker=tracker, tell=tell),
-        )
+    checkpoint, directory = load_checkpoint(result.model), training_directory(settings, features, split)
+    temperature = temperature_of(checkpoint, features, split)
+    # Two identical commands at once make one version.
+    with exclusive(directory / _REGISTERING), tempfile.TemporaryDirectory() as temporary:
+        scorer = Path(temporary) / SCORER
+        save_scorer(checkpoint, scorer, chunk_size, settings.weights, temperature)
+        if settings.companion:
+            companion, device = companion_source(settings.companion, split), choose_device(settings.device).name
+            tracker.tags({"companion_run": model_version(companion.origin).run_id})
+            _log_choices(add_companion(scorer, companion, settings.seed, settings.weights, device), tracker, tell)
+        described = result.described() | _identity(features, split, chunk_size)
+        version = log_scoring_model(scorer, f"virnuc-{result.name}", directory.name, described)
     if version.run_id != tracker.run_id:
         tell(f"the same model as that of run {version.run_id}")
     tracker.client.set_registered_model_alias(version.name, "challenger", version.version)

@@ -24,15 +24,15 @@ from model_registry.promotion import NAMED
 from tests.shared.serving import load_scoring_model, post, records, serving
 from virnuc.encoders import load_encoder
 from virnuc.errors import DataError
-from virnuc.prediction.choosing import CompanionSource
+from virnuc.prediction.choosing import CompanionSource, add_companion
 from virnuc.prediction.chunks import cut
 from virnuc.prediction.companion import Companion
 from virnuc.prediction.prediction import predict
-from virnuc.prediction.scorer import load_scorer
+from virnuc.prediction.scorer import load_scorer, save_scorer
 from virnuc.prediction.scoring import Scorer
 from virnuc.settings import PredictSettings
 from virnuc.tracking import find_finished
-from virnuc.training.checkpoint import Checkpoint, save_checkpoint
+from virnuc.training.checkpoint import Checkpoint
 from virnuc.training.classifier import Classifier
 
 DRAW = random.Random(5)
@@ -74,11 +74,10 @@ def registered(tmp_path_factory, empty_store):
     home = tmp_path_factory.mktemp("store")
     mlflow.set_tracking_uri(f"sqlite:///{shutil.copy(empty_store, home / 'mlflow.db')}")
     mlflow.set_experiment(experiment_id=mlflow.create_experiment("tests", artifact_location=str(home / "files")))
-    save_checkpoint(home / "model.pth", composition_checkpoint())
+    save_scorer(composition_checkpoint(), home / "scorer", chunk_size=300)
+    MEASURED.append(add_companion(home / "scorer", companion_source(), seed=42))
     with mlflow.start_run():
-        version = log_scoring_model(
-            home / "model.pth", "virnuc", chunk_size=300, companion=companion_source(), on_choice=MEASURED.append
-        )
+        version = log_scoring_model(home / "scorer", "virnuc")
     MlflowClient().set_registered_model_alias("virnuc", "champion", version.version)
     MlflowClient().set_registered_model_tag("virnuc", f"{NAMED}champion", version.version)
     yield "models:/virnuc@champion"
