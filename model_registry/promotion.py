@@ -69,12 +69,12 @@ def promote(candidate_uri: str, alias: str, policy: Policy, override: str, who: 
         GateRefusal: a rule does not hold; the message lists them all.
         VirnucError: another promotion is going on.
     """
-    client, candidate = MlflowClient(), model_version(candidate_uri)
+    candidate = model_version(candidate_uri)
     uri = version_uri(candidate)
     if UNPAIRED in candidate.tags:
         raise DataError(f"{uri} holds metrics that were measured elsewhere, but no model; promote one that has a model")
-    with promotion_lock(client, who) as lock:
-        _repair(client, lock)
+    with promotion_lock(MlflowClient(), who) as lock:
+        _repair(lock)
         past = past_comparisons(uri)[:1]
         failed = _reasons_against(uri, policy, past)
         if failed and not override:
@@ -96,7 +96,7 @@ def promote(candidate_uri: str, alias: str, policy: Policy, override: str, who: 
         }
         if failed:
             tags |= {OVERRIDE: override, OVERRIDE_RULES: "; ".join(failed)[:4000]}
-        version = _copy_and_move(client, candidate, alias, current, tags, lock)
+        version = _copy_and_move(lock, candidate, current, tags)
     update_card(f"models:/{PRODUCTION}/{version}")
     return Promotion(version, alias, uri, replaced, failed)
 
@@ -110,7 +110,7 @@ def rollback(alias: str, who: str) -> Promotion:
     """
     client = MlflowClient()
     with promotion_lock(client, who) as lock:
-        _repair(client, lock)
+        _repair(lock)
         current, previous = production_version(alias), production_version(_previous(alias))
         if current is None or previous is None:
             raise UsageError(f"{PRODUCTION} has no {_previous(alias)} version to go back to")
@@ -119,7 +119,7 @@ def rollback(alias: str, who: str) -> Promotion:
         with ExitStack() as undo:
             undo.callback(_set_tags, client, previous.version, {STATE: DONE, REPLACES: previous.tags.get(REPLACES, "")})
             _set_tags(client, previous.version, tags)
-            _move(client, alias, previous.version, current, lock, undo)
+            _move(lock, alias, previous.version, current, undo)
             undo.pop_all()
         client.set_model_version_tag(PRODUCTION, current.version, "virnuc.rolled_back", f"{_now()} by {who}")
     return Promotion(str(previous.version), alias, previous.tags.get(PROMOTED_FROM, ""), str(current.version))
@@ -180,16 +180,11 @@ def _stale_evaluation(tags: Mapping[str, str], side: str, tag: str) -> list[str]
 
 
 def _copy_and_move(
-    client: MlflowClient,
-    candidate: ModelVersion,
-    alias: str,
-    current: ModelVersion | None,
-    tags: dict[str, str],
-    lock: HeldLock,
+    lock: HeldLock, candidate: ModelVersion, current: ModelVersion | None, tags: Mapping[str, str]
 ) -> str:
     """Copy the candidate to `virnuc`, move the alias to the copy and return its version; all or nothing."""
     ensure_registered(PRODUCTION, "The model in production: what the alias champion names.")
-    copy = client.create_model_version(
+    copy = lock.client.create_model_version(
         PRODUCTION,
         source=version_uri(candidate),
         run_id=candidate.run_id,
@@ -198,43 +193,41 @@ def _copy_and_move(
         model_id=candidate.model_id,
     )
     with ExitStack() as undo:
-        undo.callback(_discard, client, copy.version, lock)
-        _move(client, alias, copy.version, current, lock, undo)
+        undo.callback(_discard, lock, copy.version)
+        _move(lock, tags[ALIAS], copy.version, current, undo)
         undo.pop_all()
     return str(copy.version)
 
 
-def _move(
-    client: MlflowClient, alias: str, version: str, current: ModelVersion | None, lock: HeldLock, undo: ExitStack
-) -> None:
+def _move(lock: HeldLock, alias: str, version: str, current: ModelVersion | None, undo: ExitStack) -> None:
     """Move `alias` to `version`, and `previous` to the version that it named before; `undo` gets the way back."""
     before = production_version(_previous(alias))
     lock.still_held()
-    undo.callback(_set_alias, client, alias, current.version if current else None)
-    _set_alias(client, alias, version)
+    undo.callback(_set_alias, lock.client, alias, current.version if current else None)
+    _set_alias(lock.client, alias, version)
     if current:
-        undo.callback(_set_alias, client, _previous(alias), before.version if before else None)
-        _set_alias(client, _previous(alias), current.version)
-    client.set_model_version_tag(PRODUCTION, version, STATE, DONE)
+        undo.callback(_set_alias, lock.client, _previous(alias), before.version if before else None)
+        _set_alias(lock.client, _previous(alias), current.version)
+    lock.client.set_model_version_tag(PRODUCTION, version, STATE, DONE)
 
 
-def _repair(client: MlflowClient, lock: HeldLock) -> None:
+def _repair(lock: HeldLock) -> None:
     """Finish the promotions and rollbacks of killed processes, each for its own alias."""
     for version in versions_of(PRODUCTION):
         if version.tags.get(STATE) not in (PROMOTING, ROLLING_BACK):
             continue
         alias, replaced = version.tags.get(ALIAS, "champion"), version.tags.get(REPLACES) or None
         lock.still_held()
-        _set_alias(client, alias, version.version)
+        _set_alias(lock.client, alias, version.version)
         if replaced:
-            _set_alias(client, _previous(alias), replaced)
-        client.set_model_version_tag(PRODUCTION, version.version, STATE, DONE)
+            _set_alias(lock.client, _previous(alias), replaced)
+        lock.client.set_model_version_tag(PRODUCTION, version.version, STATE, DONE)
 
 
-def _discard(client: MlflowClient, version: str, lock: HeldLock) -> None:
+def _discard(lock: HeldLock, version: str) -> None:
     """Delete a copy that was not promoted, unless another process has taken over and finishes it."""
     if lock.is_held():
-        client.delete_model_version(PRODUCTION, version)
+        lock.client.delete_model_version(PRODUCTION, version)
 
 
 def _set_alias(client: MlflowClient, alias: str, version: str | None) -> None:
