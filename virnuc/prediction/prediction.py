@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -57,13 +57,38 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class _How:
-    """The settings that are the same for all parts and workers."""
+class _Work:
+    """The input, in parts of a fixed number of chunks, and how a part is scored: the same for all workers."""
 
+    sources: Sequence[str]
+    chunk_size: int  # bp
     threshold: float
     batch_tokens: int
     chunks_at_once: int
     batches_in_part: int
+
+    def parts(self, counts: Counter[str]) -> Iterator[list[Chunk]]:
+        """Yield the parts; `counts` gets the numbers of sequences, bases and chunks that were read."""
+        chunks = self._chunks(counts)
+        while part := list(islice(chunks, self.chunks_at_once * self.batches_in_part)):
+            yield part
+
+    def score(self, part: list[Chunk], scorer: Scorer, advance: Callable[[int], object]) -> pd.DataFrame:
+        """Return the calls of a part's chunks, in their order."""
+        tables = []
+        for first in range(0, len(part), self.chunks_at_once):
+            batch = part[first : first + self.chunks_at_once]
+            scores, frames = scorer.score_frames([chunk.letters for chunk in batch], self.batch_tokens)
+            tables.append(_calls(batch, scores, self.threshold).join(pd.DataFrame(frames, columns=FRAME_NAMES)))
+            advance(_bases(batch))
+        return pd.concat(tables, ignore_index=True)
+
+    def _chunks(self, counts: Counter[str]) -> Iterator[Chunk]:
+        for record in read_records(self.sources):
+            counts.update(sequences=1, bases=len(record.sequence))
+            for number, (start, letters) in enumerate(cut_chunks(record.sequence, self.chunk_size), 1):
+                counts["chunks"] += 1
+                yield Chunk(record, number, start, letters)
 
 
 @dataclass(frozen=True)
@@ -119,52 +144,45 @@ def predict(
     check_inputs(sources)
     if helpers is not None and "-" in sources:
         raise UsageError("standard input can be read only once: give a file, or leave out --workers and --engine")
-    how = _How(threshold, batch_tokens, CHUNKS_AT_ONCE, BATCHES_IN_PART)
-    stream = _Stream(read_records(sources), scorer.chunk_size, how)
+    work = _Work(sources, scorer.chunk_size, threshold, batch_tokens, CHUNKS_AT_ONCE, BATCHES_IN_PART)
+    counts = Counter[str]()
     output = OutputDirectory(out, "calls", parameters, inputs=None)
     with output.alone() as manifest:
         if manifest is not None:
-            digests = [_digest(part) for part in stream.parts()]
+            digests = [_digest(part) for part in work.parts(counts)]
             return check_reusable(out, parameters, _inputs(digests), "calls")
         if helpers is not None:
-            share = partial(_score_parts, output, sources, helpers.load, how)
+            share = partial(_score_parts, output, work, helpers.load)
             helpers.workers.run(lambda device: partial(share, device), lambda worker, bases: advance(bases))
         finished = 0
-        digests = _score_missing(output, stream, scorer, how, advance)
+        digests = _score_missing(output, work, counts, scorer, advance)
         output = replace(output, inputs=_inputs(digests))
-        return _finish(output, len(digests), stream.counts, about or About())
+        return _finish(output, len(digests), dict(counts), about or About())
 
 
 def _score_missing(
-    output: OutputDirectory, stream: _Stream, scorer: Scorer, how: _How, advance: Callable[[int], None]
+    output: OutputDirectory, work: _Work, counts: Counter[str], scorer: Scorer, advance: Callable[[int], None]
 ) -> list[str]:
     """Score the missing parts, including those of killed helpers; return the digests of all parts."""
     digests = []
-    for number, part in enumerate(stream.parts()):
+    for number, part in enumerate(work.parts(counts)):
         digests.append(_digest(part))
         path = output.directory / _place(number)
         if not _is_done(path, digests[-1]):
-            _write_part(path, _score(part, scorer, how, advance), digests[-1])
+            _write_part(path, work.score(part, scorer, advance), digests[-1])
         else:
             advance(_bases(part))
     return digests
 
 
-def _score_parts(
-    output: OutputDirectory,
-    sources: Sequence[str],
-    load: Callable[[str], Scorer],
-    how: _How,
-    device: str,
-    send: Send,
-) -> None:
+def _score_parts(output: OutputDirectory, work: _Work, load: Callable[[str], Scorer], device: str, send: Send) -> None:
     """Score the parts that no other worker has claimed; send the numbers of bases."""
     scorer = load(device)
-    for number, part in enumerate(_Stream(read_records(sources), scorer.chunk_size, how).parts()):
+    for number, part in enumerate(work.parts(Counter())):
         claim = output.claim(_place(number), wait=False)
         if claim is not None:
             with claim.lock:
-                _write_part(claim.target, _score(part, scorer, how, send), _digest(part))
+                _write_part(claim.target, work.score(part, scorer, send), _digest(part))
 
 
 def _place(number: int) -> str:
@@ -173,38 +191,6 @@ def _place(number: int) -> str:
 
 def _bases(part: list[Chunk]) -> int:
     return sum(len(chunk.letters) for chunk in part)
-
-
-class _Stream:
-    """The input as parts of a fixed number of chunks, counted as they are read."""
-
-    def __init__(self, records: Iterable[Record], chunk_size: int, how: _How) -> None:
-        self.counts = {"sequences": 0, "bases": 0, "chunks": 0}
-        self._records, self._size, self._in_part = records, chunk_size, how.chunks_at_once * how.batches_in_part
-
-    def parts(self) -> Iterator[list[Chunk]]:
-        chunks = self._chunks()
-        while part := list(islice(chunks, self._in_part)):
-            yield part
-
-    def _chunks(self) -> Iterator[Chunk]:
-        for record in self._records:
-            self.counts["sequences"] += 1
-            self.counts["bases"] += len(record.sequence)
-            for number, (start, letters) in enumerate(cut_chunks(record.sequence, self._size), 1):
-                self.counts["chunks"] += 1
-                yield Chunk(record, number, start, letters)
-
-
-def _score(part: list[Chunk], scorer: Scorer, how: _How, advance: Callable[[int], object]) -> pd.DataFrame:
-    """Return the calls of a part's chunks, in their order."""
-    tables = []
-    for first in range(0, len(part), how.chunks_at_once):
-        batch = part[first : first + how.chunks_at_once]
-        scores, frames = scorer.score_frames([chunk.letters for chunk in batch], how.batch_tokens)
-        tables.append(_calls(batch, scores, how.threshold).join(pd.DataFrame(frames, columns=FRAME_NAMES)))
-        advance(_bases(batch))
-    return pd.concat(tables, ignore_index=True)
 
 
 def _calls(batch: list[Chunk], scores: pd.DataFrame, threshold: float) -> pd.DataFrame:
