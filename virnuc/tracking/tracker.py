@@ -95,7 +95,8 @@ class Tracker:
         The parameters are `config/<name>`; the file is `config.yaml`, which repeats the run when given as `--config`.
         """
         self.parameters({f"config/{name}": value for name, value in settings.plain().items()})
-        self.text(yaml.safe_dump(settings.document(), sort_keys=False, allow_unicode=True), CONFIG)
+        document = yaml.safe_dump(settings.document(), sort_keys=False, allow_unicode=True)
+        self.client.log_text(self.run_id, masked(document), CONFIG)
 
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Log plain values as parameters."""
@@ -131,10 +132,6 @@ class Tracker:
     def figure(self, figure: Figure, path: str) -> None:
         """Log a figure as the artifact `path`."""
         self.client.log_figure(self.run_id, figure, path)
-
-    def text(self, text: str, path: str) -> None:
-        """Log a text as the artifact `path`."""
-        self.client.log_text(self.run_id, masked(text), path)
 
     def json(self, document: dict[str, Any], path: str) -> None:
         """Log plain values as the artifact `path`."""
