@@ -17,7 +17,8 @@ from Bio.Seq import Seq
 
 from examples.corpus.build import MARKERS, build
 from examples.corpus.domains import Tiara
-from examples.corpus.keys import partition
+from examples.corpus.genomes import GenomeFinder
+from examples.corpus.keys import gene_key, partition
 from examples.packages import Package, checked, deb_member
 from virnuc.errors import DataError
 from virnuc.sequences.preparing import prepare
@@ -37,6 +38,11 @@ def gene(seed, codons=130, share_of_gc=0.5):
 def other_key(part, template):
     """Return the first number whose key belongs to `part`."""
     return next(number for number in itertools.count(1) if partition(template.format(number)) == part)
+
+
+def key_part(thousand):
+    """Return the part of the viral genes whose numbers begin with `thousand`."""
+    return partition(f"GeneID:{thousand}")
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +120,15 @@ def test_each_gene_is_unchanged_in_the_files_of_its_part_and_group(corpus, genes
 def test_reserved_genomes_are_left_out_with_their_neighbours(corpus, genes):
     written = {str(record.seq) for _, _, record in records(corpus)}
     assert written.isdisjoint(dna for header, dna in genes if header.startswith("GeneID:5"))
+
+
+@pytest.mark.parametrize("other", ["held_out", "miniature"])
+def test_a_genome_with_a_key_of_pretraining_is_never_tested_on(other):
+    thousand = next(n for n in itertools.count(1) if {key_part(n), key_part(n + 1)} == {"pretraining", other})
+    finder, border = GenomeFinder(), 1000 * (thousand + 1)
+    for line, number in enumerate((border - 1, border)):
+        finder.add(gene_key(f"GeneID:{number}"), line)
+    assert [(genome.part, len(genome.keys)) for genome in finder.finish()] == [("pretraining", 2)]
 
 
 def test_every_gene_is_counted_once_by_its_reason(corpus, genes):
