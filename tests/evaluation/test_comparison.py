@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.shared.constructed import frames_table, predicted, side, sides
+from tests.shared.constructed import few_draws, frames_table, predicted, side, sides
 from virnuc.errors import DataError
 from virnuc.evaluation.comparison import compare
 from virnuc.evaluation.evaluation import replicate_metrics
 from virnuc.evaluation.predictions import labels_of
+
+pytestmark = pytest.mark.usefixtures(few_draws.__name__)
 
 
 def test_equal_models_differ_by_nothing():

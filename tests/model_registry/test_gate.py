@@ -9,13 +9,14 @@ import pytest
 
 from model_registry.gate import PROJECT_POLICY, Policy, judge, verdict_document
 from model_registry.rules import RULES
-from tests.shared.constructed import frames_table, predicted, replicated, side, sides, timed
+from tests.shared.constructed import few_draws, frames_table, predicted, replicated, side, sides, timed
 from virnuc.errors import DataError, UsageError
 from virnuc.evaluation.comparison import compare
 from virnuc.evaluation.evaluation import replicate_metrics
 from virnuc.evaluation.predictions import labels_of
 from virnuc.reports.verdict import Origin
 
+pytestmark = pytest.mark.usefixtures(few_draws.__name__)
 POLICY = Policy.read()
 WARNED = "control_gain"  # no control in these cases, and the project's policy only warns
 

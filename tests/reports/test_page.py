@@ -32,8 +32,9 @@ def browser():
 def page_file(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("report")
     comparison = case(request.param)
-    document, _ = report(comparison, directory, drawn=True)
-    return directory / HTML, document, len(comparison_drawings(comparison))
+    drawings = comparison_drawings(comparison)
+    document, _ = report(comparison, directory, drawings)
+    return directory / HTML, document, len(drawings)
 
 
 def opened(browser, path, width, **options):

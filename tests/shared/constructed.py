@@ -7,13 +7,21 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from virnuc.evaluation.evaluation import EVALUATION_VERSION, metrics_of, replicate_metrics
+from virnuc.evaluation.intervals import draw_genomes
 from virnuc.evaluation.predictions import labels_of, predictions_table
 from virnuc.evaluation.sides import SideEvidence
 from virnuc.evaluation.speed import BenchmarkResult, SideResult, Timing
 
 GROUPS = ("bacteria", "fungi", "plant", "vertebrate_other")
+
+
+@pytest.fixture
+def few_draws(monkeypatch):
+    """Intervals of metrics from 200 draws of genomes, for tests of other things; those of the drop are as ever."""
+    monkeypatch.setattr(draw_genomes, "__defaults__", (200,))
 
 
 def frames_table(genomes: int = 40, frames: int = 100) -> pd.DataFrame:

@@ -49,13 +49,13 @@ def case(kind):
 @functools.cache
 def reported(kind):
     """Return the document and the texts of all files of a case, made only once."""
+    drawings = comparison_drawings(case(kind))
     with tempfile.TemporaryDirectory() as directory:
-        return report(case(kind), Path(directory), drawn=kind in ("pass", "several"))
+        return report(case(kind), Path(directory), drawings if kind in ("pass", "several") else {})
 
 
-def report(comparison, directory, drawn=False):
+def report(comparison, directory, drawings=None):
     """The document and the texts of all files; drawing the figures takes most of the time."""
     document = verdict_document(comparison, judge(comparison, POLICY), ORIGIN)
-    drawings = comparison_drawings(comparison)
-    files = write_report(document, drawings if drawn else {}, directory)
+    files = write_report(document, drawings or {}, directory)
     return document, {name: path.read_text(encoding="utf-8") for name, path in files.items()}
