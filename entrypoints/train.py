@@ -102,6 +102,8 @@ def _train(
         f"loss {result.metrics['val/loss']:.4f}, accuracy {result.metrics['val/accuracy']:.4f}, "
         f"ROC-AUC {result.metrics['val/roc_auc']:.4f}"
     )
+    if result.left_out:
+        say(f"train      {name}: WARNING: {result.left_out:,} frames are left out: the split lacks their genomes")
     if not settings.register:
         return None
     tell = lambda text: say(f"train      {name}: {text}")  # noqa: E731

@@ -36,8 +36,8 @@ def log_training(result: TrainingResult, tracker: Tracker) -> None:
         if own.seed != result.seed:
             tracker.file(own.model, f"{CHECKPOINTS}/{REPLICATES}/{own.seed}")
     tracker.file(result.log)
-    tracker.tags({"checkpoint": f"{CHECKPOINTS}/{result.model.name}", "best_epoch": result.best_epoch})
-    tracker.tags(result.described())
+    found = {"best_epoch": result.best_epoch, "frames_left_out": result.left_out}
+    tracker.tags({"checkpoint": f"{CHECKPOINTS}/{result.model.name}", **found, **result.described()})
     tracker.metrics(result.spread())
     history = {key: [record.metrics[key] for record in result.history] for key in result.history[0].metrics}
     for file, drawing in training_drawings(history, result.name).items():

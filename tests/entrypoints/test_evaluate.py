@@ -27,14 +27,15 @@ def artifacts(run_id):
     return {item.path for item in MlflowClient().list_artifacts(run_id)}
 
 
-def test_each_chunk_size_has_predictions_and_metrics_of_its_own(place):
-    sets = {"long": {"frames": 8}, "short": {"frames": 14, "seed": 5, "apart": 0.1}}
-    drawn = {name: sample_frames(genomes=30, width=2048, **given) for name, given in sets.items()}
+def test_each_chunk_size_has_predictions_and_metrics_of_its_own(place, capsys):
+    sets = {"long": {"genomes": 30, "frames": 8}, "short": {"genomes": 31, "frames": 14, "seed": 5, "apart": 0.1}}
+    drawn = {name: sample_frames(width=2048, **given) for name, given in sets.items()}
     for name, sample in drawn.items():
         write_features(place / name, *sample, manifest=False)
     parts = split(SplitSettings(source="long", out="split", test_fraction=0.3))
     both = (FeatureSource("long", 300), FeatureSource("short", 150))
     train.run(TrainSettings(features=both, split="split", epochs=2, hidden_dim=8, lr=0.01, replicates=2, device="cpu"))
+    assert "14 frames are left out: the split lacks their genomes" in capsys.readouterr().out
     run_id = evaluate.run(EvaluateSettings(model="models:/virnuc-fastesm650@challenger", features=both, split="split"))
     run = MlflowClient().get_run(run_id)
     metrics, tags = measured(run), run.data.tags
@@ -44,6 +45,7 @@ def test_each_chunk_size_has_predictions_and_metrics_of_its_own(place):
     assert (
         version.tags["virnuc.split_digest"] == parts.digest and version.tags["virnuc.protein_encoder"] == "fastesm650"
     )
+    assert MlflowClient().get_run(version.run_id).data.tags["virnuc.frames_left_out"] == "14"
     linked = mlflow.get_logged_model(version.source.removeprefix("models:/")).metrics
     tested_on = {(m.key, m.dataset_name): m.value for m in linked}
     assert tested_on["test/accuracy", "split"] == metrics["test/accuracy"]
