@@ -98,7 +98,7 @@ class Stage(Generic[S, R]):
 
     def main(self) -> None:
         """Parse the command line, run, and exit with the stage's code."""
-        arguments = leave_project(sys.argv[1:], os.environ, Path.cwd())
+        arguments = leave_project(sys.argv[1:], os.environ, Path(__file__).resolve().parents[1])
         self.command.main(arguments, prog_name=f"python -m entrypoints.{self.name}")
 
     def _from_command_line(self, **values: Any) -> None:

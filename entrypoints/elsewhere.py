@@ -21,7 +21,7 @@ def leave_project(arguments: list[str], environment: Mapping[str, str], project:
     Args:
         arguments: of the command line.
         environment: of the process; MLflow sets MLFLOW_RUN_ID.
-        project: the working directory.
+        project: where the code is: the working directory, except in a container.
     """
     caller = _caller() if "MLFLOW_RUN_ID" in environment else project
     if caller == project:

@@ -1,7 +1,8 @@
-"""Containerfile and cluster files agree with the project; no container engine runs them here."""
+"""Containerfile and cluster files agree with the project; fresh_machine.py runs them in a container engine."""
 
 import json
 import re
+import shutil
 import subprocess
 
 import yaml
@@ -36,6 +37,8 @@ def test_the_commands_of_the_page_make_a_project_that_runs_in_the_image(tmp_path
     assert before.pop("conda_env")
     assert after.pop("docker_env") == {"image": "virnuc"}
     assert before == after
+    for entry in after["entry_points"].values():  # no shell starts the command in a container
+        assert shutil.which(entry["command"].split()[0])
 
 
 def test_the_job_is_one_that_mlflow_can_fill_in():
@@ -56,7 +59,7 @@ def test_the_slurm_script_gives_a_command_that_the_stage_takes():
 
     script = (PROJECT / "containers" / "extract.slurm").read_text()
     subprocess.run(["bash", "-n", PROJECT / "containers" / "extract.slurm"], check=True)
-    words = script.replace('"${1:-fastesm650}"', "fastesm650").partition("virnuc extract ")[2].split()
+    words = re.sub(r'"\$\{\d:-(\w+)\}"', r"\1", script).partition("virnuc extract ")[2].split()
     context = extract.command.make_context("extract", words)
-    assert context.params["protein_encoder"] == "fastesm650"
+    assert (context.params["protein_encoder"], context.params["dna_encoder"]) == ("fastesm650", "dnabert_s")
     assert context.params["out"] == "data/features"

@@ -37,7 +37,7 @@ def test_mlproject_and_settings_have_the_same_parameters_and_defaults(name):
     declared = {field.name: plain(default_of(field)) for field in dataclasses.fields(stage_of(name).settings)}
     assert {key: value["default"] for key, value in entry["parameters"].items()} == declared
     expected = " ".join(f"--{key.replace('_', '-')}={{{key}}}" for key in declared)
-    assert entry["command"] == f"MLFLOW_DISABLE_TELEMETRY=true python -m entrypoints.{name} {expected}"
+    assert entry["command"] == f"env MLFLOW_DISABLE_TELEMETRY=true python -m entrypoints.{name} {expected}"
 
 
 def run_anew(program):

@@ -216,7 +216,7 @@ def _code_version() -> dict[str, str]:
     here = Path(__file__).parent
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
     if commit.returncode:
-        return {"commit": "unknown", "dirty": "unknown"}
+        return {"commit": os.environ.get("VIRNUC_COMMIT", "unknown"), "dirty": "unknown"}  # an image has no repository
     status = subprocess.run(
         ["git", "status", "--porcelain", "--", *_CODE], cwd=here, capture_output=True, text=True, check=False
     )
