@@ -51,7 +51,7 @@ def main() -> None:
         for name, work in (("unpack", _unpack), ("gb-io", _parse), ("virnuc's reader", _read), ("Biopython", _peer))
     }
     works |= {
-        f"prepare, {number} workers": partial(_prepare, str(options.source), options.chunk_size, number)
+        f"prepare, workers {number}": partial(_prepare, str(options.source), options.chunk_size, number)
         for number in options.workers
     }
     rounds = [{name: _in_new_process(work) for name, work in works.items()} for _ in range(options.rounds)]

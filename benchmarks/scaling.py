@@ -23,7 +23,7 @@ EPOCHS = 109  # of VirNucPro's published run
 FEATURE_COPIES = 2  # each encoder's half, and both merged
 EMBEDDED = "embedded default"  # tetranucleotide and esm2_tiny, on two CPU cores
 MEASURED = {
-    "prepare Mbp/s a core": 8.7,  # 26.3 Mbp of annotated genes in records of 2.5 Mbp; 3.7 in records of one gene
+    "prepare Mbp/s a core": 10.3,  # 21.7 Mbp of annotated genes in records of 2.5 Mbp; 6.3 in records of one gene
     f"predict kbp/s, {EMBEDDED}": 585.0,  # 1,000,000 reads, two cores
     "train rows/s": 11_056.0 / 4.5,  # 2,048 values, one thread, five replicates in one pass
 }

@@ -23,7 +23,7 @@ from virnuc.sequences.frames import (
 from virnuc.sequences.reading import Record
 from virnuc.sequences.translation import FRAME_NAMES, Translation, cut_texts
 
-_PIECE = 16_000_000  # bases that are worked on at once
+_PIECE = 4_000_000  # bases that are worked on at once
 _OF_RECORD = ("record", "genome", "organism", "lineage", "group")
 
 

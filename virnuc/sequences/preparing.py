@@ -6,7 +6,7 @@ chunk, and a companion is trained on them. Only chunks with bases other than ACG
 Each source file is staged separately, by one or several workers (see `staging`). When all are done, their shards
 are numbered in the order of the files' names, identical frames are dropped, the draw of `--balance` is made,
 `genomes.parquet` (counts of each record) and `genomes.tsv` (the table that `split --genomes` takes) are written,
-and the manifest last. The bytes do not depend on the number of workers. Each worker needs 0.5 GB and about 3 bytes
+and the manifest last. The bytes do not depend on the number of workers. Each worker needs 0.25 GB and about 3 bytes
 for each base of the largest record of its files. Then the counts of all records take about 300 bytes a record, and
 finding identical frames 75 bytes a frame.
 """
