@@ -1,4 +1,7 @@
-"""The results of the demo: runs, models, reports, calls."""
+"""The results of the demo: runs, models, reports, calls.
+
+The file is longer than others because its tests work on in one copy of the demo, one after another, in one process.
+"""
 
 import json
 import re

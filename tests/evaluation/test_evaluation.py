@@ -6,18 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as skm
 
-from tests.shared.constructed import frames_table, predicted
 from virnuc.errors import DataError
 from virnuc.evaluation.calibration import fit_temperature, threshold_for, viral_probability
-from virnuc.evaluation.controls import permuted_labels, shuffle_sequences
 from virnuc.evaluation.evaluation import evaluate, metrics_of
-from virnuc.evaluation.predictions import PREDICTION_COLUMNS, chunk_ids, chunk_predictions, frame_predictions
-from virnuc.evaluation.seen import encoders_of_unnamed_viruses, relative_metrics
-from virnuc.evaluation.strata import MIN_FRAMES, strata
+from virnuc.evaluation.predictions import PREDICTION_COLUMNS, frame_predictions
+from virnuc.evaluation.seen import encoders_of_unnamed_viruses
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.shards import write_shard
 from virnuc.settings import SplitSettings
@@ -221,69 +218,12 @@ def test_frames_whose_genome_an_encoder_was_trained_on_are_counted(features, spl
     assert found.metrics["test/leak/frames_sharing_a_genome"] == 0
 
 
-def test_accuracy_is_split_by_relatives_in_training_which_also_give_the_alignment_control():
-    table = predicted(frames_table(4, 10), np.arange(40) < 10)  # the first genome wrong
-    label = table["label"].to_numpy()
-    table["relative_label"] = np.where(np.arange(40) < 20, label, -1).astype(np.int8)
-    table.loc[0, "relative_label"] = 1 - label[0]
-    found = relative_metrics(table)
-    assert found == pytest.approx(
-        {
-            "frames_with_relative": 20,
-            "accuracy_with_relative": 0.5,
-            "accuracy_without_relative": 1.0,
-            "best_hit_accuracy": 0.95,
-            "best_hit_or_model_accuracy": 39 / 40,
-        }
-    )
-
-
-def test_chunks_are_ids_without_their_frame():
-    ids = pd.Series(["NC_1.2_chunk_7F1", "NC_1.2_chunk_7R3", "a_chunk_1_chunk_12F2"])
-    assert chunk_ids(ids).tolist() == ["NC_1.2_chunk_7", "NC_1.2_chunk_7", "a_chunk_1_chunk_12"]
-
-
-@pytest.mark.parametrize("wrong", ["NC_1_chunk_7", "NC_1_chunk_7F4", "NC_1F1", "_chunk_7F1", ""])
-def test_other_ids_are_refused(wrong):
-    with pytest.raises(DataError, match=r"ACCESSION_chunk_K"):
-        chunk_ids(pd.Series(["NC_1_chunk_7F1", wrong]))
-
-
-@given(st.lists(st.tuples(st.integers(1, 4), st.floats(0, 1)), min_size=1, max_size=20))
-@settings(max_examples=25)
-def test_a_chunk_is_viral_if_its_highest_viral_score_is_at_least_its_highest_non_viral_one(frames):
-    table = pd.DataFrame(frames, columns=["chunk", "score"]).assign(
-        genome="g", organism="", lineage="", group="viral", label=1, length=300
-    )
-    called = chunk_predictions(table).set_index("chunk")["score"] >= 0.5
-    for chunk in {chunk for chunk, _ in frames}:
-        viral = [s for c, s in frames if c == chunk]
-        assert called[chunk] == (max(viral) >= max(1 - s for s in viral))
-
-
 def test_permuted_labels_are_at_chance_and_true_ones_are_not(evaluation):
     found = evaluation.metrics
     assert found["test/control/permuted_roc_auc"] == pytest.approx(0.5, abs=0.02)
     assert found["test/control/permuted_balanced_accuracy"] == pytest.approx(0.5, abs=0.02)
     assert found["test/control/permuted_roc_auc_low"] < 0.5 < found["test/control/permuted_roc_auc_high"]
     assert found["test/control/permuted_p"] < 0.05
-
-
-def test_permutation_p_is_large_for_a_random_model():
-    table = frames_table(20, 10)
-    nothing = predicted(table, np.random.default_rng(9).random(200) < 0.5)
-    assert permuted_labels(nothing, seed=1)["permuted_p"] > 0.05
-
-
-def test_shuffled_sequences_keep_their_letters_and_depend_on_their_frame_alone():
-    frames = pd.DataFrame({"frame_id": ["a_chunk_1F1", "b_chunk_1F1"], "nucleotide": ["ACGTTTGCA" * 20] * 2})
-    frames["protein"] = "MKVLAAGIT" * 10
-    shuffled = shuffle_sequences(frames, seed=3)
-    for column in ("nucleotide", "protein"):
-        assert [sorted(text) for text in shuffled[column]] == [sorted(text) for text in frames[column]]
-        assert shuffled[column][0] != shuffled[column][1] != frames[column][1]
-    alone = shuffle_sequences(frames.iloc[[1]], seed=3)
-    assert alone["protein"].item() == shuffled["protein"][1]
 
 
 def test_a_control_with_shuffled_features_is_logged_beside_the_rest(features, split, evaluation, tmp_path):
@@ -339,24 +279,6 @@ def test_all_chunks_count_as_predict_scores_them(features, split, evaluation):
 def test_without_chunks_at_hand_there_is_no_accuracy_over_all(features, split):
     found = evaluate(score, features, with_coverage(split), seed=1).metrics
     assert {key.removeprefix("test/coverage/") for key in found if "coverage" in key} == COVERAGE.keys()
-
-
-def test_strata_count_everything_and_judge_only_what_is_large_enough():
-    table = frames_table(genomes=12, frames=40)
-    wrong = (table["group"] == "fungi").to_numpy()
-    small = pd.concat([table, frames_table(1, 10).replace({"genome": {"G0": "G99"}}).assign(group="protozoa")])
-    small["frame_id"] = small["genome"] + small["frame_id"].str.extract(r"(_chunk_.*)", expand=False)
-    small = small.reset_index(drop=True)
-    tables = strata(predicted(small, np.concatenate([wrong, np.zeros(10, bool)])), seed=1)
-    groups = tables["group"].set_index("stratum")
-    assert groups["frames"].sum() == len(small)
-    assert groups.loc["fungi", "accuracy"] == 0
-    assert groups.loc["viral", ["accuracy", "low", "high"]].tolist() == [1, 1, 1]
-    assert groups.loc["protozoa", "frames"] < MIN_FRAMES
-    assert np.isnan(groups.loc["protozoa", "accuracy"])
-    assert np.isnan(groups.loc["fungi", "low"])  # too few genomes for an interval
-    assert tables["length"]["stratum"].tolist() == ["300 bp"]
-    assert set(tables) == {"group", "length", "lineage", "organism"}
 
 
 @pytest.mark.parametrize(

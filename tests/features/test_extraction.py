@@ -1,12 +1,8 @@
 """`extract` writes exactly the encoders' vectors, also after interruptions."""
 
 import json
-import multiprocessing
-import os
 import random
 import shutil
-import signal
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -16,8 +12,8 @@ import pytest
 import torch
 from Bio.Seq import Seq
 
+from tests.shared.extraction import ESM, content, frame, settings
 from tests.shared.golden import CASES
-from virnuc.benchmarking import benchmark
 from virnuc.encoders import load_encoder
 from virnuc.errors import DataError, EncoderError, IncompatibleCheckpointError, UsageError
 from virnuc.features import extraction
@@ -25,98 +21,10 @@ from virnuc.features.extraction import extract
 from virnuc.features.feature_set import FeatureSet
 from virnuc.features.mixture import open_features
 from virnuc.features.shards import read_shard, write_shard
-from virnuc.features.workers import extract_together
 from virnuc.sequences.chunking import chunk_starts
 from virnuc.sequences.frames import CHUNK_SCHEMA, FRAME_SCHEMA, read_frames
-from virnuc.sequences.sampling import sample_frames
-from virnuc.settings import BenchmarkSettings, ExtractSettings, FeatureSource, SplitSettings
-from virnuc.splits.assignment import split
+from virnuc.settings import ExtractSettings, FeatureSource
 from virnuc.storage.manifest import Manifest, describe_shard, read_manifest
-
-ESM = CASES["esm2"].encoder
-GROUPS = {"viral": [40, 25], "bacteria": [30], "plant": [20, 35]}
-
-
-@pytest.fixture(scope="module")
-def frames(tmp_path_factory):
-    """Five small shards of frames, proteins of 5 to 60 residues and one of 1,100."""
-    directory = tmp_path_factory.mktemp("frames")
-    generator = random.Random(0)
-    paths = []
-    for group, sizes in GROUPS.items():
-        for number, size in enumerate(sizes):
-            rows = [_frame(group, number, row, generator) for row in range(size)]
-            paths.append(directory / f"{group}-{number:05d}.parquet")
-            pq.write_table(pa.Table.from_pylist(rows, schema=FRAME_SCHEMA), paths[-1])
-    shards = tuple(describe_shard(directory, path, pq.read_metadata(path).num_rows) for path in paths)
-    Manifest("frames", {"chunk_size": 300}, {}, {}, shards).write(directory)
-    return directory
-
-
-def _frame(group, number, row, generator):
-    length = 1100 if (group, number, row) == ("plant", 0, 0) else generator.randint(5, 60)
-    return {
-        "frame_id": f"{group.upper()}{number}.1_chunk_{row + 1}F1",
-        "record": f"{group.upper()}{number}.1",
-        "genome": f"{group.upper()}{number}.1",
-        "organism": group,
-        "lineage": group,
-        "group": group,
-        "label": int(group == "viral"),
-        "chunk_index": row + 1,
-        "chunk_start": 300 * row,
-        "strand": "+",
-        "offset": 0,
-        "nucleotide": "".join(generator.choices("ACGT", k=3 * length)),
-        "protein": "".join(generator.choices("ACDEFGHIKLMNPQRSTVWY", k=length)),
-    }
-
-
-def reverse(directory):
-    _change(directory / "viral-00000.parquet", "nucleotide", lambda value: value[::-1])
-
-
-def flip(directory):
-    _change(directory / "viral-00000.parquet", "label", lambda value: 1 - value)
-
-
-def exchange(directory):
-    one, other = directory / "viral-00000.parquet", directory / "bacteria-00000.parquet"
-    kept = one.read_bytes()
-    one.write_bytes(other.read_bytes())
-    other.write_bytes(kept)
-
-
-def _change(path, column, change):
-    table = pq.read_table(path)
-    place, values = table.column_names.index(column), [change(value) for value in table[column].to_pylist()]
-    pq.write_table(table.set_column(place, FRAME_SCHEMA.field(column), pa.array(values, table[column].type)), path)
-
-
-@pytest.mark.parametrize("damage", [reverse, flip, exchange])
-def test_no_stage_reads_frames_that_differ_from_their_manifest(frames, tmp_path, damage):
-    source = shutil.copytree(frames, tmp_path / "frames")
-    damage(source)
-    stages = [
-        lambda: extract(settings(source, tmp_path / "features", protein_encoder="dipeptide")),
-        lambda: split(SplitSettings(source=str(source), out=str(tmp_path / "split"))),
-        lambda: benchmark(BenchmarkSettings(frames=str(source), baseline="dipeptide", candidate="dipeptide")),
-        lambda: sample_frames(source, tmp_path / "sample", 4, seed=0),
-    ]
-    for stage in stages:
-        with pytest.raises(DataError, match="changed since it was written"):
-            stage()
-
-
-def settings(frames, out, **changes):
-    values = {"dna_encoder": "tetranucleotide", "protein_encoder": ESM} | changes
-    return ExtractSettings(frames=str(frames), out=str(out), **values)
-
-
-def content(out):
-    """Return the bytes of every shard and manifest."""
-    paths = [*out.rglob("*.pt"), *out.rglob("manifest.json")]
-    return {path.relative_to(out): path.read_bytes() for path in paths}
 
 
 @pytest.fixture(scope="module")
@@ -287,73 +195,13 @@ def test_a_changed_half_is_not_merged(frames, tmp_path):
 
 
 def test_a_stop_codon_in_a_frame_names_the_frame(tmp_path):
-    frame = _frame("viral", 0, 0, random.Random(0)) | {"protein": "MK*V"}
+    stopped = frame("viral", 0, 0, random.Random(0)) | {"protein": "MK*V"}
     path = tmp_path / "frames" / "viral-00000.parquet"
     path.parent.mkdir()
-    pq.write_table(pa.Table.from_pylist([frame], schema=FRAME_SCHEMA), path)
+    pq.write_table(pa.Table.from_pylist([stopped], schema=FRAME_SCHEMA), path)
     Manifest("frames", {"chunk_size": 300}, {}, {}, (describe_shard(path.parent, path, 1),)).write(path.parent)
     with pytest.raises(DataError, match=r"VIRAL0\.1_chunk_1F1"):
         extract(settings(path.parent, tmp_path / "out"))
-
-
-def _start(frames, out):
-    """Extract in a forked process, as a new interpreter takes seconds to load torch; return process and steps."""
-    steps, told = multiprocessing.Pipe(duplex=False)
-    wanted = settings(frames, out, protein_encoder="esm2_tiny", batch_tokens=200)
-    process = multiprocessing.get_context("fork").Process(target=extract, args=(wanted, lambda *step: told.send(step)))
-    process.start()
-    return process, steps
-
-
-@pytest.fixture(scope="module")
-def undisturbed(frames, tmp_path_factory):
-    """The output of `_start` without interruption."""
-    out = tmp_path_factory.mktemp("undisturbed")
-    extract(settings(frames, out, protein_encoder="esm2_tiny", batch_tokens=200))
-    return content(out)
-
-
-def test_killed_anywhere_and_resumed_gives_the_same_bytes(frames, undisturbed, tmp_path):
-    killed = tmp_path / "killed"
-    generator = random.Random(1)
-    for steps in (3, 20):
-        process, told = _start(frames, killed)
-        for _ in range(steps):
-            told.recv()
-        time.sleep(generator.uniform(0, 0.01))
-        process.kill()
-        process.join()
-    extract(settings(frames, killed, protein_encoder="esm2_tiny", batch_tokens=200))
-    assert content(killed) == undisturbed
-    assert not list(killed.rglob(".*.partial"))
-
-
-def test_two_processes_share_the_work_and_write_each_shard_once(frames, undisturbed, tmp_path):
-    shared = tmp_path / "shared"
-    processes = [_start(frames, shared)[0] for _ in range(2)]
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
-    assert content(shared) == undisturbed
-
-
-@pytest.mark.e2e
-def test_workers_give_the_same_bytes_and_a_killed_ones_shards_are_made_again(frames, tmp_path):
-    alone, together = (settings(frames, tmp_path / name, protein_encoder="esm2_tiny") for name in ("one", "two"))
-    extract(alone)
-    seen = []
-
-    def kill_one(*step):
-        if not seen:
-            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-        seen.append(step)
-
-    manifest = extract_together(replace(together, device="cpu", workers=2), kill_one)
-    assert content(tmp_path / "two") == content(tmp_path / "one")
-    assert manifest.counts["out"] == {"vectors": 150}
-    assert {what for what, _, _ in seen} == {"tetranucleotide", "esm2_tiny", "merge"}
-    assert all(done <= total == 150 for _, done, total in seen)
-    assert not multiprocessing.active_children()
 
 
 def test_the_dna_half_has_one_identity_whatever_protein_encoder_stands_beside_it(frames, tmp_path):

@@ -1,60 +1,23 @@
 """The gate on constructed cases: each rule on both sides of its limit; one property decides each case."""
 
-import functools
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from model_registry.gate import PROJECT_POLICY, Policy, judge, verdict_document
+from model_registry.gate import judge, verdict_document
 from model_registry.rules import RULES
 from tests.shared.constructed import few_draws, frames_table, predicted, replicated, side, sides, timed
-from virnuc.errors import DataError, UsageError
+from tests.shared.judged import POLICY, compared, failed, judged, rule_of, verdict, verdict_with, with_limits
+from virnuc.errors import DataError
 from virnuc.evaluation.comparison import compare
 from virnuc.evaluation.evaluation import replicate_metrics
 from virnuc.evaluation.predictions import labels_of
 from virnuc.reports.verdict import Origin
 
 pytestmark = pytest.mark.usefixtures(few_draws.__name__)
-POLICY = Policy.read()
 WARNED = "control_gain"  # no control in these cases, and the project's policy only warns
-
-
-def with_limits(**limits):
-    return Policy({**POLICY.limits, **limits})
-
-
-def judged(comparison, policy=POLICY):
-    return judge(comparison, policy).candidates[0]
-
-
-def verdict(slow, fast):
-    return judged(compare(slow, [fast]))
-
-
-@functools.cache
-def compared(lost, genomes):
-    """Two sides, compared once for all cases that differ only in records other than predictions."""
-    slow, fast = sides(lost, genomes)
-    return compare(slow, [fast])
-
-
-def verdict_with(slow=None, fast=None, policy=POLICY):
-    """Return the verdict on equal models with changed records on one side or both."""
-    comparison = compared(0, 40)
-    baseline = replace(comparison.baseline, evidence=replace(comparison.baseline.evidence, **(slow or {})))
-    pair = comparison.pairs[0]
-    candidate = replace(pair.candidate, evidence=replace(pair.candidate.evidence, **(fast or {})))
-    return judged(replace(comparison, baseline=baseline, pairs=(replace(pair, candidate=candidate),)), policy)
-
-
-def failed(found):
-    return [rule.name for rule in found.rules if rule.outcome == "FAIL"]
-
-
-def rule_of(found, name):
-    return next(rule for rule in found.rules if rule.name == name)
 
 
 def changed(evidence, predictions, replicates=5, **more):
@@ -300,56 +263,6 @@ def test_the_worst_of_several_candidates_is_the_outcome():
     found = judge(compare(slow, [fast, replace(worse, name="virnuc-worse")]), POLICY)
     assert [candidate.outcome for candidate in found.candidates] == ["PASS", "FAIL"]
     assert found.outcome == "FAIL"
-
-
-def test_the_shipped_policy_has_the_published_limits():
-    assert POLICY.limits == {
-        "seen_frames_at_most": 0.01,
-        "test_genomes_a_class_at_least": 20,
-        "effective_genomes_at_least": 10,
-        "replicates_at_least": 5,
-        "control_gain": "warn",
-        "accuracy_drop_below": 0.05,
-        "accuracy_drop_upper_bound_below": 0.05,
-        "speedup_at_least": 2.0,
-        "benchmark_frames_at_least": 500,
-        "benchmark_runs_at_least": 5,
-    }
-
-
-def test_digest_follows_the_values_and_not_the_comments(tmp_path):
-    text = PROJECT_POLICY.read_text(encoding="utf-8")
-    (tmp_path / "commented.yaml").write_text("# more\n" + text)
-    (tmp_path / "softer.yaml").write_text(text.replace("speedup_at_least: 2.0", "speedup_at_least: 1.5"))
-    assert Policy.read(tmp_path / "commented.yaml").digest == POLICY.digest
-    assert Policy.read(tmp_path / "softer.yaml").digest != POLICY.digest
-
-
-@pytest.mark.parametrize(
-    "edit",
-    [
-        ("version: 2", "version: 3"),
-        ("speedup_at_least: 2.0", "speedup_at_least: fast"),
-        ("speedup_at_least: 2.0", "speedup_at_least: yes"),
-        ("speedup_at_least: 2.0", "speedup_at_least: .nan"),
-        ("speedup_at_least: 2.0", "speedup: 2.0"),
-        ("speedup_at_least: 2.0", ""),
-        ("accuracy_drop_below: 0.05", "accuracy_drop_below: 5"),
-        ("accuracy_drop_below: 0.05", "accuracy_drop_below: [0.05"),
-        ("control_gain: warn", "control_gain: never"),
-        ("replicates_at_least: 5", "replicates_at_least: 1"),
-    ],
-)
-def test_a_policy_with_an_unknown_key_or_a_wrong_value_is_refused(edit, tmp_path):
-    path = tmp_path / "policy.yaml"
-    path.write_text(PROJECT_POLICY.read_text(encoding="utf-8").replace(*edit))
-    with pytest.raises(UsageError, match=r"policy\.yaml"):
-        Policy.read(path)
-
-
-def test_a_missing_policy_is_a_usage_error(tmp_path):
-    with pytest.raises(UsageError, match="no such file"):
-        Policy.read(tmp_path / "none.yaml")
 
 
 def test_the_document_repeats_the_verdict_word_for_word():

@@ -1,4 +1,7 @@
-"""The registered model: loaded, served over HTTP and used in batches, it answers as `predict` does."""
+"""The registered model: loaded, served over HTTP and used in batches, it answers as `predict` does.
+
+The file is longer than others because all its tests use one registered model, which takes seconds to make.
+"""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ import pytest
 from Bio import SeqIO
 from Bio.Seq import Seq
 
+from tests.shared.preparing import run, table
 from virnuc.errors import DataError, ParseError, UsageError
-from virnuc.sequences.balancing import share
 from virnuc.sequences.frames import (
     CHUNK_SCHEMA,
     CHUNKS,
@@ -20,29 +20,7 @@ from virnuc.sequences.frames import (
     read_chunks,
     read_frames,
 )
-from virnuc.sequences.preparing import prepare
-from virnuc.settings import PrepareSettings
 from virnuc.storage.manifest import read_manifest, verified_manifest
-
-
-def run(source, out, **settings):
-    return prepare(PrepareSettings(source=str(source), out=str(out), **settings))
-
-
-def table(directory):
-    return pd.concat([read_frames(path).to_pandas() for path in frame_shards(directory)], ignore_index=True)
-
-
-@pytest.fixture
-def small(genomes, tmp_path):
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("vertebrate_other", "vertebrate_mammalian", "invertebrate"):
-        file = f"{name}.1.genomic.gbff.gz"
-        (source / file).symlink_to(genomes / file)
-    text = gzip.decompress((genomes / "viral.1.genomic.gbff.gz").read_bytes()).decode()
-    (source / "viral.1.genomic.gbff").write_text("//\n".join(text.split("//\n")[3:20]) + "//\n")
-    return source
 
 
 def naive_chunks(source, size, only=None):
@@ -203,48 +181,10 @@ def test_identical_frames_are_kept_once_and_not_at_all_if_both_classes_have_them
     assert not {"frames_identical", "frames_in_both_classes"} & set(alone.counts["dropped"])
 
 
-def test_balance_draws_the_larger_class_down_to_the_smaller(small, tmp_path):
-    run(small, tmp_path / "all")
-    run(small, tmp_path / "balanced", balance=True)
-    run(small, tmp_path / "other", balance=True, seed=7)
-    everything, balanced, other = (table(tmp_path / name) for name in ("all", "balanced", "other"))
-    smaller = everything["label"].value_counts().min()
-    assert balanced["label"].value_counts().to_dict() == {0: smaller, 1: smaller}
-    assert set(balanced["frame_id"]) < set(everything["frame_id"])
-    assert set(balanced["frame_id"]) != set(other["frame_id"])
-    dropped = read_manifest(tmp_path / "balanced", "frames").counts["dropped"]["frames_balance"]
-    assert dropped == len(everything) - len(balanced)
-
-
 def test_records_that_are_cut_in_pieces_give_the_same_bytes(small, tmp_path, monkeypatch):
     whole = run(small, tmp_path / "whole")
     monkeypatch.setattr("virnuc.sequences.cutting._PIECE", 1000)
     assert run(small, tmp_path / "pieces") == whole
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_groups_share_evenly_and_small_ones_give_all_they_have(seed):
-    random = np.random.default_rng(seed)
-    available = {f"group{number}": int(count) for number, count in enumerate(random.integers(0, 30, 6))}
-    total = int(random.integers(0, sum(available.values()) + 1))
-    given = dict.fromkeys(available, 0)
-    for _ in range(total):  # each from the group that gave fewest and still has some
-        given[min((name for name in available if given[name] < available[name]), key=given.__getitem__)] += 1
-    found = share(available, total)
-    assert sorted(found.values()) == sorted(given.values())
-    assert all(found[name] <= available[name] for name in available)
-
-
-def test_balance_draws_evenly_from_the_groups_of_the_larger_class(small, tmp_path):
-    run(small, tmp_path / "all", evidence="open")
-    run(small, tmp_path / "balanced", evidence="open", balance=True)
-    everything, balanced = (table(tmp_path / name) for name in ("all", "balanced"))
-    merged = {"vertebrate_other": "vertebrate", "vertebrate_mammalian": "vertebrate"}
-    has, kept = (found["group"].replace(merged).value_counts() for found in (everything, balanced))
-    assert kept["viral"] == has["viral"]
-    assert kept.drop("viral").to_dict() == share(has.drop("viral").to_dict(), has["viral"])
-    parameters = read_manifest(tmp_path / "balanced", "frames").parameters
-    assert parameters["balance"] == "evenly over groups"
 
 
 def test_open_evidence_keeps_every_stop_free_frame(small, tmp_path):
