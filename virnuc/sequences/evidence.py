@@ -33,7 +33,7 @@ def occur_in_annotation(
     for number in np.flatnonzero(~long).tolist():
         found[number] = proteins[number] in texts[records[number]]
     for numbers, places in _pairs(np.flatnonzero(long), proteins, joined.encode("ascii", "replace")):
-        same = np.searchsorted(ends, places, side="right") == records[numbers]
+        same = ~found[numbers] & (np.searchsorted(ends, places, side="right") == records[numbers])
         for number, place in zip(numbers[same].tolist(), places[same].tolist(), strict=True):
             if not found[number]:
                 found[number] = joined.startswith(proteins[number], place)
