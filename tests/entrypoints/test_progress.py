@@ -8,6 +8,8 @@ import subprocess
 import sys
 import termios
 
+import pytest
+
 from tests.entrypoints.test_command import run
 from tests.shared.samples import sample_frames, write_features
 from virnuc.settings import SplitSettings
@@ -32,6 +34,7 @@ def on_terminal(command, directory):
     return shown.decode()
 
 
+@pytest.mark.e2e
 def test_training_shows_its_batches_on_a_terminal_alone(tmp_path, store, monkeypatch):
     monkeypatch.setenv("TQDM_MININTERVAL", "0")
     write_features(tmp_path / "features", *sample_frames(genomes=40))

@@ -108,6 +108,7 @@ train.run(TrainSettings(**given | {"features": (FeatureSource("features"),)}))
 """
 
 
+@pytest.mark.e2e
 def test_killed_and_started_again_it_is_one_training_with_every_epoch_once(place):
     given = {name: value for name, value in vars(settings()).items() if name not in ("features", "weights")}
     killed = subprocess.run(  # not forked: torch may refuse to train in a fork of a process that has trained
