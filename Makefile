@@ -2,7 +2,7 @@
 # make ui      look at its runs in the browser
 # make test    every test; make test-fast leaves out whole pipelines, processes and servers; make coverage counts branches (slower)
 # make test-scale   the tests of Ray, of an S3 server and of Spark, which the others skip: their packages are large
-# make test-fresh   the Containerfile's steps and the demo in a bare Debian tree: root, debootstrap, the network, ten minutes
+# make test-fresh   a bare Debian tree: the image (if podman is there), its steps and the demo; root, debootstrap, the network
 # make check   linters, types, import contracts, and whether the pages of docs/ can be built
 # make docs    the pages of docs/ as a site, in site/
 # make screenshots   the pictures of docs/, taken anew of the demo's own store and report (needs Chromium)

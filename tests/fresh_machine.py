@@ -1,7 +1,8 @@
-"""A new machine: the build steps of the Containerfile in a bare Debian tree, then `make demo`.
+"""A bare Debian tree: podman builds the image on it; then the same steps without an engine, and the demo.
 
-Only `make test-fresh` runs this, as it takes ten minutes, needs root and debootstrap, and downloads packages
-of Debian (`DEBIAN_MIRROR`) and of Python, with this machine's settings of pip. Each step has its own mount namespace.
+Only `make test-fresh` runs this, as it takes a quarter of an hour, needs root and debootstrap, and downloads packages
+of Debian (`DEBIAN_MIRROR`) and of Python, with this machine's settings of pip. Each step without an engine has its own
+mount namespace.
 """
 
 import ast
@@ -14,8 +15,10 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from string import Template
 
 import pytest
+from mlflow import MlflowClient
 
 from tests.shared import PROJECT
 
@@ -33,8 +36,8 @@ exec chroot "$tree" /bin/sh -ec 'mkdir -p "$1"; cd "$1"; eval "$2"' sh "$where" 
 """
 
 
-@pytest.fixture
-def tree(tmp_path):
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
     """A tree with the Debian release and the Python of the image, and make."""
     if os.geteuid() or not shutil.which("debootstrap") or not shutil.which("unshare"):
         pytest.skip("needs root, debootstrap and unshare")
@@ -44,7 +47,7 @@ def tree(tmp_path):
     except OSError as error:
         pytest.skip(f"{MIRROR} cannot be reached ({error})")
     log.info("debootstrap %s", suite)
-    root = tmp_path / "debian"
+    root = tmp_path_factory.mktemp("fresh") / "debian"
     command = ["debootstrap", "--variant=minbase", "--include=python3-venv,ca-certificates,make", suite, root, MIRROR]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     shutil.copy("/etc/resolv.conf", root / "etc" / "resolv.conf")
@@ -101,6 +104,56 @@ def copy(source, target):
         shutil.copy(source, target)
 
 
+@pytest.fixture
+def podman(tree, tmp_path):
+    """A function that runs podman, in whose own storage the tree, as it is, is the base image."""
+    if not shutil.which("podman"):
+        pytest.skip("needs podman")
+    storage = ["--root", tmp_path / "storage", "--runroot", tmp_path / "run"]
+
+    def run(*words):
+        return subprocess.run(["podman", *storage, *words], capture_output=True, text=True)
+
+    base = re.search(r"^FROM (\S+)$", (PROJECT / "Containerfile").read_text(), re.M)[1]
+    packed = tmp_path / "base.tar"
+    subprocess.run(["tar", "-C", tree, "-cf", packed, "."], check=True)
+    try:
+        imported = run("import", "--change", "ENV PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", packed, base)
+        assert imported.returncode == 0, imported.stderr
+        tried = run("run", "--rm", base, "true")
+        if tried.returncode:
+            pytest.skip(f"podman cannot run a container here: {tried.stderr.strip()}")
+        yield run
+    finally:
+        run("rmi", "--all", "--force")
+        subprocess.run(["umount", tmp_path / "storage" / "overlay"], capture_output=True)  # podman leaves it mounted
+
+
+def test_podman_builds_an_image_that_any_user_can_run(podman, tmp_path):
+    settings, paths = pip_settings()
+    mounts = [word for path in paths for word in ("--volume", f"{path}:{path}:ro")]
+    variables = [word for name, value in settings.items() for word in ("--env", f"{name}={value}")]
+    log.info("podman build")
+    built = podman(
+        "build", "--network", "host", "--build-arg", "COMMIT=abc", *mounts, *variables, "--tag", "virnuc", PROJECT
+    )
+    assert built.returncode == 0, f"{built.stdout[-3000:]}\n{built.stderr[-3000:]}"
+    assert "Usage: virnuc" in podman("run", "--rm", "virnuc").stdout
+    work = tmp_path / "work"
+    (work / "genomes").mkdir(parents=True)
+    for name in ("viral", "protozoa"):
+        shutil.copy(PROJECT / "examples" / "genomes" / f"{name}.1.genomic.gbff.gz", work / "genomes")
+    for directory in (work, work / "genomes"):
+        os.chown(directory, 1234, 1234)
+    log.info("podman run")
+    command = ["virnuc", "prepare", "--source", "genomes", "--out", "data/frames"]
+    done = podman("run", "--rm", "--user", "1234:1234", "--volume", f"{work}:/work", "virnuc", *command)
+    assert done.returncode == 0, done.stderr
+    [run] = MlflowClient(f"sqlite:///{work / 'mlflow.db'}").search_runs(["1"])
+    assert run.data.tags["virnuc.commit"] == "abc"
+    assert (work / "data" / "frames" / "chunks" / "manifest.json").stat().st_uid == 1234
+
+
 def test_from_nothing_to_the_demos_verdict(tree):
     environment, where = {}, "/"
     for word, argument in instructions():
@@ -108,6 +161,7 @@ def test_from_nothing_to_the_demos_verdict(tree):
             name, _, default = argument.partition("=")
             environment[name] = os.environ.get(name, default)
         elif word == "ENV":
+            argument = Template(argument).substitute(environment)
             environment |= dict(pair.split("=", 1) for pair in shlex.split(argument))
         elif word == "WORKDIR":
             where = argument
