@@ -42,6 +42,7 @@ def extract_together(settings: ExtractSettings, progress: Progress = silent) -> 
     codes = workers.run(lambda device: partial(_work, replace(settings, device=device)), hear)
     if not finished:
         raise VirnucError(f"all workers ended before the work did ({codes}); give the same command again to resume")
+    done.end()
     return read_manifest(finished[0], "features")
 
 
@@ -58,10 +59,18 @@ class _Sum:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._steps: dict[str, dict[str, tuple[int, int]]] = {}  # by what is made and worker: done at first, and now
+        self._reached: dict[str, tuple[int, int]] = {}  # done and total, by what is made
 
     def add(self, worker: str, what: str, done: int, total: int) -> None:
         """Take a worker's own count; work repeated for a killed worker does not raise the sum above the total."""
         steps = self._steps.setdefault(what, {})
         steps[worker] = steps.get(worker, (done, done))[0], done
         made = sum(now - first for first, now in steps.values())
-        self._progress(what, min(total, min(first for first, _ in steps.values()) + made), total)
+        self._reached[what] = min(total, min(first for first, _ in steps.values()) + made), total
+        self._progress(what, *self._reached[what])
+
+    def end(self) -> None:
+        """Report what killed workers made and could not report, as the work is finished."""
+        for what, (done, total) in self._reached.items():
+            if done < total:
+                self._progress(what, total, total)
