@@ -61,6 +61,7 @@ LINKS = "BioProject: PRJNA1\nBioSample: SAMN02604091\nAssembly: GCF_000005845.2"
         (genbank("NZ_KB890217.1"), "NZ_KB890217.1", "record"),
         (genbank("AB123456.1", organism=""), "AB123456.1", "record"),
     ],
+    ids=lambda value: value.split()[1] if value.startswith("LOCUS") else value,
 )
 def test_a_genome_is_named_by_the_first_thing_that_the_record_gives(tmp_path, record, genome, found_in):
     (tmp_path / "x.gbff").write_text(record)
