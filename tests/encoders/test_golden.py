@@ -6,7 +6,6 @@ import random
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import EsmConfig, EsmModel
 
 from tests.shared.golden import CASES
 from virnuc.encoders import load_encoder
@@ -62,6 +61,8 @@ def test_proteins_beyond_the_limit_are_cut():
 
 def _reference(directory, sequences, batch_of_one=True):
     """Embed with transformers' own model, with rotary frequencies set from the file."""
+    from transformers import EsmConfig, EsmModel  # which takes seconds
+
     config = EsmConfig(**json.loads((directory / "config.json").read_text()))
     model = EsmModel(config, add_pooling_layer=False).eval()
     tensors = {key.removeprefix("esm."): value for key, value in load_file(directory / "model.safetensors").items()}

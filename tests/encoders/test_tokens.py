@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import EsmTokenizer
 
 from tests.shared.golden import CASES
 from virnuc.encoders import load_encoder
@@ -17,6 +16,8 @@ RESIDUES = "LAGVSERTIDPKQNFYMHWCXBUZO"
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     """The tokenizer class of transformers over the published vocabulary."""
+    from transformers import EsmTokenizer  # which takes seconds
+
     path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
     path.write_text("\n".join(ESM_VOCABULARY))
     return EsmTokenizer(str(path))

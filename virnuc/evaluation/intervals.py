@@ -72,7 +72,7 @@ def quantiles(drawn: Floats, reach: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def draw_genomes(genomes: pd.Series, labels: Labels, seed: int, resamples: int = RESAMPLES) -> Draws:
+def draw_genomes(genomes: pd.Series | np.ndarray, labels: Labels, seed: int, resamples: int = RESAMPLES) -> Draws:
     """Draw genomes with replacement, within each class, `resamples` times.
 
     The draws depend on the genomes' names, sizes and classes and on the seed, not on the order of the rows, so that

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from virnuc.evaluation.intervals import draw_genomes
+from virnuc.evaluation.weighted import Floats, Labels
 from virnuc.runtime import derived_seed
 
 MIN_FRAMES = 30
@@ -44,23 +45,26 @@ def _relative_strata(predictions: pd.DataFrame) -> pd.Series:
 
 
 def _table(predictions: pd.DataFrame, names: pd.Series, seed: int) -> pd.DataFrame:
-    parts = predictions[names != ""].groupby(names[names != ""].to_numpy(), sort=True)
-    rows = [_row(str(name), part, seed) for name, part in parts]
+    labels, genomes = predictions["label"].to_numpy(dtype=np.int8), predictions["genome"].to_numpy(dtype=object)
+    right = ((predictions["score"].to_numpy() >= 0.5) == (labels == 1)).astype(float)
+    rows = [
+        _row(name, genomes[chosen], labels[chosen], right[chosen], seed)
+        for name, chosen in sorted(names.groupby(names.to_numpy()).indices.items())
+        if name
+    ]
     return pd.DataFrame(rows).sort_values("frames", ascending=False, kind="stable").reset_index(drop=True)
 
 
-def _row(name: str, part: pd.DataFrame, seed: int) -> dict[str, object]:
-    labels = part["label"].to_numpy(dtype=np.int8)
-    right = ((part["score"] >= 0.5) == (part["label"] == 1)).to_numpy(dtype=float)
-    genomes = part["genome"].nunique()
+def _row(name: str, genomes: np.ndarray, labels: Labels, right: Floats, seed: int) -> dict[str, object]:
+    count = len(pd.unique(genomes))
     accuracy, low, high = right.mean(), np.nan, np.nan
-    if len(part) < MIN_FRAMES:
+    if len(labels) < MIN_FRAMES:
         accuracy = np.nan
-    elif genomes >= MIN_GENOMES:
-        draws = draw_genomes(part["genome"], labels, derived_seed(seed, "stratum", name))
+    elif count >= MIN_GENOMES:
+        draws = draw_genomes(genomes, labels, derived_seed(seed, "stratum", name))
         ends = draws.interval(accuracy, draws.means(right))
         low, high = ends.low, ends.high
-    counts = {"stratum": name, "frames": len(part), "genomes": genomes, "viral": labels.mean()}
+    counts = {"stratum": name, "frames": len(labels), "genomes": count, "viral": labels.mean()}
     return {**counts, "accuracy": accuracy, "low": low, "high": high}
 
 
