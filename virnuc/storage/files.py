@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -18,6 +18,7 @@ from virnuc.errors import DataError, UsageError
 
 _MOST_BYTES_OF_JSON = 50_000_000
 _MOST_BYTES_OF_YAML = 1_000_000
+_DEEPEST_YAML = 20  # nodes, one in another
 
 
 @contextmanager
@@ -81,6 +82,16 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] | type[yaml.BaseLoader])
     """
 
     class Distinct(loader):  # type: ignore[valid-type,misc]
+        depth = 0
+
+        def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+            self.depth += 1
+            if self.depth > _DEEPEST_YAML:
+                raise yaml.YAMLError("nested too deep")
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return cast("yaml.Node | None", node)
+
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             keys = [key.value for key, _ in node.value]
             if twice := next((key for key in keys if keys.count(key) > 1), None):
@@ -93,7 +104,7 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] | type[yaml.BaseLoader])
         return yaml.load(path.read_text(encoding="utf-8"), Loader=Distinct)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file") from error
-    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, OSError, ValueError) as error:
         raise UsageError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:200]})") from error
 
 
