@@ -1,6 +1,6 @@
 # make demo    the whole experiment on the embedded genomes, then a summary
 # make ui      look at its runs in the browser
-# make test    every test; make test-fast leaves out stages on a store, processes and servers; make coverage counts branches (slower)
+# make test    every test; make test-fast leaves out those with a store, processes or servers; make coverage counts branches (slower)
 # make test-scale   the tests of Ray, of an S3 server and of Spark, which the others skip: their packages are large
 # make test-fresh   a bare Debian tree: the image (if podman is there), its steps and the demo; root, debootstrap, the network
 # make check   linters, types, import contracts, and whether the pages of docs/ can be built

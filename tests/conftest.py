@@ -42,14 +42,14 @@ def pytest_collection_modifyitems(items):
     """Keep a file's tests in one process; begin with what takes longest, the demo, and end with many short files.
 
     The UI waits for the demo to be made, and must not be the last, as nothing would be left for the other process.
-    Tests that run stages on a store are marked as such.
+    Tests with a store are marked as e2e.
     """
     order = {"test_demo": 0, "test_directories": 1, "test_champions_that_must_not_be": 1, "test_ui": 3}
     short = {"corpus", "encoders", "storage", "training"}
     items.sort(key=lambda item: order.get(item.path.stem, 4 if item.path.parent.name in short else 2))
     for item in items:
         item.add_marker(pytest.mark.xdist_group(item.path.stem))
-        if {"made", "store"} & set(item.fixturenames):
+        if "empty_store" in item.fixturenames:
             item.add_marker(pytest.mark.e2e)
 
 

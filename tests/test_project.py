@@ -71,6 +71,7 @@ def test_the_console_command_has_all_stages_and_loads_none_of_them_for_its_help(
     assert "--dropout" in run_briefly("entrypoints.cli", "train", "--help").stdout
 
 
+@pytest.mark.e2e
 def test_stages_without_tensors_load_no_torch():
     """What prepare (and each of its workers), download and split load, beside what tracks them; seconds and memory."""
     run_anew(

@@ -17,6 +17,8 @@ from tests.shared.processes import FORK, forked
 from tests.shared.samples import without_mmseqs
 from virnuc.sequences.frames import frame_shards
 
+pytestmark = pytest.mark.e2e
+
 
 def start(stage, directory, *arguments):
     """Run a command in a process of its own; return that and the pipe that brings its exit code and stderr."""

@@ -226,6 +226,7 @@ def test_progress_counts_every_base(scorer, tmp_path, small_parts):
     )
 
 
+@pytest.mark.e2e
 def test_killed_at_any_moment_and_started_again_it_gives_the_same_bytes(scorer, tmp_path, small_parts):
     source = written(tmp_path / "a.fa", fasta(reads(150)))
     predict([source], scorer, "m", tmp_path / "undisturbed")

@@ -27,6 +27,8 @@ from virnuc.storage import cluster
 from virnuc.storage.cluster import run_on_cluster
 from virnuc.storage.workers import find_workers
 
+pytestmark = pytest.mark.e2e
+
 
 def tell(first, send):
     send(first)
@@ -122,7 +124,6 @@ def load_and_note(packed, notes, device):  # noqa: F811
     return scorer
 
 
-@pytest.mark.e2e
 @pytest.mark.parametrize("engine", ["local", "ray"])
 def test_predict_gives_the_same_calls_whoever_scores_them(request, engine, packed, tmp_path, monkeypatch):  # noqa: F811
     if engine == "ray":
