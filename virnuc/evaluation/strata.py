@@ -26,11 +26,13 @@ def strata(predictions: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:
 
     Columns: `stratum`, `frames`, `genomes`, `viral` (share), `accuracy`, `low`, `high`; NaN if there are too few data.
     """
+    codes, names = pd.factorize(predictions["lineage"])  # few, each of many frames
+    lineages = pd.Series(names)
     kinds = {
         "group": predictions["group"],
         "length": _length_strata(predictions["length"]),
-        "lineage": predictions["lineage"].map(_lineage_stratum),
-        "family": predictions["lineage"].str.extract(r"(\w+viridae)\b", expand=False).fillna(""),
+        "lineage": lineages.map(_lineage_stratum)[codes],
+        "family": lineages.str.extract(r"(\w+viridae)\b", expand=False).fillna("")[codes],
         "organism": predictions["organism"],
     }
     if "relative_label" in predictions and (predictions["relative_label"] >= 0).any():
