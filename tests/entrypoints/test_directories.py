@@ -43,7 +43,7 @@ from virnuc.tracking import model_version, version_uri
 pytestmark = pytest.mark.e2e
 POLICY = str(PROJECT / "model_registry" / "policy.yaml")
 DNA, PROTEIN = CASES["dnabert_s"], CASES["esm2"]
-LONGEST = 4000  # bp of a genome in the sample
+LONGEST = 1500  # bp of a genome in the sample
 FIRST = "data/first"
 
 
