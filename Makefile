@@ -18,7 +18,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH" MLFLOW_DISABLE_TELEMETRY=true
 PORT ?= 5000
-ON_ALL_CORES := --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
+ON_ALL_CORES := --numprocesses=$(shell expr $$(nproc) + 1) --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
 
 # The lock files leave out torch, whose file differs by device, and what its build for GPUs needs, which comes with it.
 CUDA := cuda-bindings cuda-pathfinder cuda-toolkit triton $(addprefix nvidia-, cublas cuda-cupti cuda-nvrtc cuda-runtime \

@@ -26,8 +26,7 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported; pytest has a process for each core
 
-
-os.fsync = lambda descriptor: None  # what the system has decides what another process sees, and what a kill leaves
+os.fsync = os.fstat  # the disk is not waited for: what the system has decides what a kill leaves
 
 
 @event.listens_for(Engine, "connect")
