@@ -18,7 +18,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH" MLFLOW_DISABLE_TELEMETRY=true
 PORT ?= 5000
-ON_ALL_CORES := --numprocesses=$(shell expr $$(nproc) + 1) --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
+IN_PARALLEL := --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder --numprocesses
+ONE_MORE := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)# than cores, as some tests wait for servers and browsers
 
 # The lock files leave out torch, whose file differs by device, and what its build for GPUs needs, which comes with it.
 CUDA := cuda-bindings cuda-pathfinder cuda-toolkit triton $(addprefix nvidia-, cublas cuda-cupti cuda-nvrtc cuda-runtime \
@@ -50,13 +51,13 @@ ui: .venv/.installed
 	@$(RUN) mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
 
 test: .venv/.installed-test
-	@$(RUN) pytest $(ON_ALL_CORES)
+	@$(RUN) pytest $(IN_PARALLEL) $(ONE_MORE)
 
 coverage: .venv/.installed-test
-	@$(RUN) pytest $(ON_ALL_CORES) --cov
+	@$(RUN) pytest $(IN_PARALLEL) $(ONE_MORE) --cov
 
 test-fast: .venv/.installed-test
-	@$(RUN) pytest $(ON_ALL_CORES) -m "not e2e"
+	@$(RUN) pytest $(IN_PARALLEL) auto -m "not e2e"
 
 test-scale: .venv/.installed-test
 	$(BIN)/pip install --quiet --editable '.[scale]'

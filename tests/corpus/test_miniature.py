@@ -104,6 +104,7 @@ def test_pieces_keep_the_genes_that_lie_in_them():
             assert gene.spliced(piece.sequence) == original.spliced(sequence)
 
 
+@pytest.mark.e2e
 def test_similar_is_90_percent_identity_over_half_of_either_gene():
     draw = random.Random(4)
     gene = "".join(draw.choices("ACGT", k=900))

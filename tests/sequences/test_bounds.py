@@ -31,6 +31,7 @@ def refusal(path):
     return str(caught.value)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("read", [read_records, read_sequences])
 def test_a_small_gzip_with_a_huge_header_takes_no_memory(tmp_path, read):
     path = tmp_path / "a.fa.gz"

@@ -13,6 +13,8 @@ from virnuc.sequences.preparing import prepare
 from virnuc.settings import DownloadSettings, PrepareSettings
 from virnuc.storage.manifest import verified_manifest
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture
 def mirror():

@@ -53,6 +53,7 @@ def run_child(sample, out, where, moment=0):
     return child.exitcode
 
 
+@pytest.mark.e2e
 def test_killed_in_three_epochs(sample, tmp_path):
     undisturbed = train(sample.features, sample.split, quick(epochs=6), tmp_path / "whole")
     out = tmp_path / "killed"
