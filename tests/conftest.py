@@ -40,10 +40,16 @@ def do_not_wait_for_the_disk(connection, record):
 def pytest_collection_modifyitems(items):
     """Keep a file's tests in one process; begin with what takes longest, the demo, and end with many short files.
 
-    The UI waits for the demo to be made, and must not be the last, as nothing would be left for the other process.
+    UI and champion wait for the demo to be made, and must not be the last, as nothing would be left for the others.
     Tests with a store are marked as e2e.
     """
-    order = {"test_demo": 0, "test_directories": 1, "test_champions_that_must_not_be": 1, "test_ui": 3}
+    order = {
+        "test_demo": 0,
+        "test_directories": 1,
+        "test_champions_that_must_not_be": 1,
+        "test_champion": 3,
+        "test_ui": 3,
+    }
     short = {"corpus", "encoders", "storage", "training"}
     items.sort(key=lambda item: order.get(item.path.stem, 4 if item.path.parent.name in short else 2))
     for item in items:

@@ -1,6 +1,7 @@
 """One run of the whole demo by `mlflow run` in a copy of the project; the tests here examine its results.
 
-`test_demo` works on in this copy; `test_ui`, in another process, uses a copy of the store as the demo left it.
+`test_demo` works on in this copy; `test_champion` and `test_ui`, in other processes, use copies of the store as it was
+after the demo.
 """
 
 import json
@@ -34,6 +35,11 @@ class Demo:
         """The demo with its store before any test changed it."""
         return replace(self, database="as_made.db")
 
+    def with_copy(self, database: str) -> "Demo":
+        """Return the demo with a copy of that store."""
+        shutil.copy(self.directory / self.as_made.database, self.directory / database)
+        return replace(self, database=database)
+
     @property
     def data(self) -> Path:
         """The experiment's directory."""
@@ -60,6 +66,10 @@ class Demo:
         """Return the runs of a stage, the oldest first."""
         condition = f"tags.`virnuc.stage` = '{stage}'"
         return self.client.search_runs([self.experiment], condition, order_by=["attributes.start_time ASC"])
+
+    def trained(self, model: str):
+        """Return the demo's run that trained a model; tests may have trained it again since."""
+        return next(run for run in self.runs("train") if run.data.tags["virnuc.model"] == model)
 
     def measured(self, run) -> dict[str, float]:
         """Return all metrics of an evaluation, from its artifact; the run has only the main ones."""
