@@ -103,7 +103,11 @@ def _train(
         f"ROC-AUC {result.metrics['val/roc_auc']:.4f}"
     )
     if result.left_out:
-        say(f"train      {name}: WARNING: {result.left_out:,} frames are left out: the split lacks their genomes")
+        which = "readings of chunks" if features.of_chunks else "frames"
+        say(
+            f"train      {name}: WARNING: {result.left_out:,} {which} are left out: no frame of their records is in the "
+            "split"
+        )
     if not settings.register:
         return None
     tell = lambda text: say(f"train      {name}: {text}")  # noqa: E731

@@ -70,7 +70,7 @@ class TrainingData:
 
     train: Subset
     val: Subset
-    left_out: int = 0  # number of frames of a mixture whose genomes are not in the split
+    left_out: int = 0  # number of frames or readings of chunks whose records have no frame in the split
 
     @property
     def nbytes(self) -> int:
