@@ -105,8 +105,8 @@ def _train(
     if result.left_out:
         which = "readings of chunks" if features.of_chunks else "frames"
         say(
-            f"train      {name}: WARNING: {result.left_out:,} {which} are left out: no frame of their records is in the "
-            "split"
+            f"train      {name}: WARNING: {result.left_out:,} {which} are left out: no frame of their genomes is in "
+            "the split"
         )
     if not settings.register:
         return None

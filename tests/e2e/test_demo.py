@@ -5,12 +5,14 @@ import re
 import sys
 
 import mlflow
+import pandas as pd
 import pytest
 
 from tests.shared import PROJECT
 from virnuc import benchmarking
 from virnuc.prediction.chunks import ANSWERED
 from virnuc.prediction.companion import METHODS
+from virnuc.sequences.frames import chunk_shards, read_chunks
 from virnuc.splits.assignment import Split
 
 pytestmark = pytest.mark.e2e
@@ -78,6 +80,13 @@ def test_metric_keys_are_the_same_for_all_models(demo):
                 re.match("test/prevalence_.*false_discovery", name) for name in different
             )  # out of reach for one
             assert other.data.params.keys() == first.data.params.keys()
+
+
+def test_the_companion_reads_all_chunks_of_the_splits_genomes(demo):
+    chunks = pd.concat(read_chunks(path).to_pandas() for path in chunk_shards(demo.data / "frames"))
+    without = ~chunks["genome"].isin(Split.open(demo.data / "test_set").table["genome"])
+    (left_out,) = re.findall(f"{COMPANION}: WARNING: ([0-9,]+) readings of chunks are left out", demo.output)
+    assert int(left_out.replace(",", "")) == 6 * without.sum() > 0  # in six frames
 
 
 def test_every_epoch_is_logged_once(demo):

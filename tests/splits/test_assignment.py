@@ -9,7 +9,7 @@ import torch
 from tests.shared.samples import OTHERS, without_mmseqs, write_virnucpro
 from virnuc.errors import DataError, UsageError
 from virnuc.features.shards import write_shard
-from virnuc.sequences.frames import chunk_shards, read_chunks
+from virnuc.sequences.frames import GENOMES, chunk_shards, read_chunks
 from virnuc.settings import SplitSettings
 from virnuc.splits.assignment import Split, assignment_digest, split
 
@@ -37,6 +37,19 @@ def leaking(frames, tmp_path_factory) -> Split:
 def test_no_genome_is_in_two_parts(default):
     assert default.table.groupby("genome")["part"].nunique().max() == 1
     assert default.metadata["leakage"]["frames_sharing_a_genome"] == 0
+
+
+def test_records_without_frames_are_in_the_part_of_their_genome(frames, default):
+    part_of = dict(zip(default.table["genome"], default.table["part"], strict=True))
+    prepared = pd.read_parquet(frames / GENOMES)
+    expected = {
+        record: (genome, part_of[genome])
+        for record, genome in zip(prepared["record"], prepared["genome"], strict=True)
+        if genome in part_of
+    }
+    found = default.records
+    assert expected == dict(zip(found.index, zip(found["genome"], found["part"], strict=True), strict=True))
+    assert len(expected) > default.table["record"].nunique()
 
 
 def test_parts_have_their_shares_and_both_classes(default):

@@ -96,8 +96,8 @@ def predict_followers(
     frames = known[known["part"] == part].reset_index(drop=True)
     if frames.empty:
         raise DataError(f"{features.directory} has no frame of a genome in the {part} part of {split.directory}")
-    records = split.frames(part).drop_duplicates("record").set_index("record")[["organism", "lineage", "group"]]
-    frames = frames.join(records, on="record").assign(length=features.chunk_size)
+    genomes = split.frames(part).drop_duplicates("genome").set_index("genome")[["organism", "lineage", "group"]]
+    frames = frames.join(genomes, on="genome").assign(length=features.chunk_size)
     return predictions_table(frames, _logits(score, features, frames["row"].to_numpy(), columns))
 
 

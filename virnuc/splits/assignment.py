@@ -33,6 +33,7 @@ from virnuc.storage.parquet import read_table
 ASSIGNMENTS = "assignments.parquet"
 METADATA = "test_metadata.json"
 CHUNKS = "chunks.parquet"  # all chunks of the genomes for validation and testing
+RECORDS = "records.parquet"  # all records of the genomes, those without a frame too
 COLUMNS = ("frame_id", "record", "genome", "organism", "lineage", "group", "label", "length", "part")
 _REPEATED = ("record", "genome", "organism", "lineage", "group", "part")  # kept once for all frames that share them
 _HASHED_AT_ONCE = 65_536  # lines
@@ -99,6 +100,20 @@ class Split:
             raise DataError(self.lacks_chunks)
         table = read_table(self.directory / CHUNKS, _REMEDY).to_pandas()
         return table[table["part"] == part].drop(columns="part").reset_index(drop=True)
+
+    @cached_property
+    def records(self) -> pd.DataFrame:
+        """`genome` and `part` of each record, by `record`.
+
+        Records without a frame are in the part of their genome. They are missing if the split was made from features or
+        by a unit that may divide genomes.
+        """
+        path = self.directory / RECORDS
+        if path.is_file():
+            table = read_table(path, _REMEDY).to_pandas()
+        else:
+            table = self.table[["record", "genome", "part"]].drop_duplicates()
+        return table.set_index("record")
 
     def frames(self, part: str) -> pd.DataFrame:
         """Return the rows of `table` of one part's frames, numbered from 0, with plain strings."""
@@ -185,8 +200,14 @@ def _make(output: OutputDirectory, source: Source, settings: SplitSettings) -> N
         _link_test_shards(out, Path(settings.source), table)
     elif sequences is not None:
         written |= _write_test_sequences(out, table.assign(**{name: sequences[name] for name in sequences}))
-    if "chunks" in (output.inputs or ()):
-        written[CHUNKS] = _write_chunks(out, Path(settings.source), source)
+    if settings.unit in WHOLE_GENOMES and source.records is not None:
+        parts = parts_of_records(table, source.records)
+        records = source.records[["record", "genome"]].assign(part=parts).dropna(subset="part")
+        with atomic_path(out / RECORDS) as temporary:
+            records.to_parquet(temporary, index=False)
+        written[RECORDS] = len(records)
+        if "chunks" in (output.inputs or ()):
+            written[CHUNKS] = _write_chunks(out, Path(settings.source), records.set_index("record")["part"])
     counts = {
         "in": {"frames": len(table)},
         "out": metadata["frames"],
@@ -211,10 +232,11 @@ def _testable(table: pd.DataFrame, settings: SplitSettings) -> np.ndarray | None
     return found
 
 
-def _write_chunks(out: Path, directory: Path, source: Source) -> int:
-    """Write all chunks of the validation and test genomes, which `evaluate` scores; return their number."""
-    assert source.records is not None  # frames have them
-    part_of = parts_of_records(source.table, source.records).set_axis(source.records["record"])
+def _write_chunks(out: Path, directory: Path, part_of: pd.Series) -> int:
+    """Write all chunks of the validation and test genomes, which `evaluate` scores; return their number.
+
+    `part_of` has the part of each record, by its name.
+    """
     kept = [pd.DataFrame(columns=[*CHUNK_SCHEMA.names, "part"])]
     for path in chunk_shards(directory):
         chunks = read_chunks(path).to_pandas()

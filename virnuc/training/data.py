@@ -70,7 +70,7 @@ class TrainingData:
 
     train: Subset
     val: Subset
-    left_out: int = 0  # number of frames or readings of chunks whose records have no frame in the split
+    left_out: int = 0  # number of frames or readings of chunks whose genomes have no frame in the split
 
     @property
     def nbytes(self) -> int:
@@ -110,13 +110,13 @@ def follow(features: FeatureSet, split: Split) -> pd.DataFrame:
     """Assign frames to the parts of their records in a split that was made from other chunks of the same genomes.
 
     Returns:
-        A row for each frame whose record is in the split, ordered by id: `frame_id`, `label`, `row` (in the features),
+        A row for each frame of a genome in the split, ordered by id: `frame_id`, `label`, `row` (in the features),
         `record`, `genome`, `part`.
 
     Raises:
         DataError: the split does not keep records together, or has none of these.
     """
-    records = split.table[["record", "genome", "part"]].drop_duplicates().set_index("record")
+    records = split.records
     if not records.index.is_unique:
         raise DataError(f"{split.directory}: a mixture needs a split that keeps genomes together; use --unit genome")
     table = pd.DataFrame(

@@ -56,7 +56,7 @@ class TrainingResult(TrainedReplicate):
     replicates: tuple[TrainedReplicate, ...]  # ordered by seed
     run_id: str
     shuffle: str  # full or block
-    left_out: int = 0  # number of frames or readings of chunks whose records have no frame in the split
+    left_out: int = 0  # number of frames or readings of chunks whose genomes have no frame in the split
 
     def described(self) -> dict[str, str | int]:
         """Return tags: this replicate's seed and, as lists joined by commas, seeds and metrics of all replicates."""
