@@ -35,7 +35,7 @@ def test_each_chunk_size_has_predictions_and_metrics_of_its_own(place, capsys):
     parts = split(SplitSettings(source="long", out="split", test_fraction=0.3))
     both = (FeatureSource("long", 300), FeatureSource("short", 150))
     train.run(TrainSettings(features=both, split="split", epochs=2, hidden_dim=8, lr=0.01, replicates=2, device="cpu"))
-    assert "14 frames are left out: the split lacks their genomes" in capsys.readouterr().out
+    assert "14 frames are left out: no frame of their genomes is in the split" in capsys.readouterr().out
     run_id = evaluate.run(EvaluateSettings(model="models:/virnuc-fastesm650@challenger", features=both, split="split"))
     run = MlflowClient().get_run(run_id)
     metrics, tags = measured(run), run.data.tags
