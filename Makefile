@@ -18,8 +18,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH" MLFLOW_DISABLE_TELEMETRY=true
 PORT ?= 5000
+
+# Some tests wait for servers and browsers, so all tests together have one process more than there are cores.
 IN_PARALLEL := --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder --numprocesses
-ONE_MORE := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)# than cores, as some tests wait for servers and browsers
+ONE_MORE := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 # The lock files leave out torch, whose file differs by device, and what its build for GPUs needs, which comes with it.
 CUDA := cuda-bindings cuda-pathfinder cuda-toolkit triton $(addprefix nvidia-, cublas cuda-cupti cuda-nvrtc cuda-runtime \

@@ -17,14 +17,14 @@ from sqlalchemy.engine import Engine
 from tests.shared import PROJECT, made_once
 
 # No deadline, as machines may be busy, and the same examples each time; the profile `fuzz` tries others.
-hypothesis.settings.register_profile("any machine", deadline=None, derandomize=True, max_examples=30)
+hypothesis.settings.register_profile("any machine", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=20_000)  # see tests/fuzz
 hypothesis.settings.load_profile("any machine")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported; pytest has a process for each core
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when imported; pytest's processes keep the cores busy
 
 os.fsync = os.fstat  # the disk is not waited for: what the system has decides what a kill leaves
 

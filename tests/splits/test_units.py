@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from virnuc.errors import UsageError
@@ -28,6 +28,7 @@ strata = st.lists(st.tuples(st.integers(1, 40), st.sampled_from(GROUPS)), min_si
 
 
 @given(genomes=strata, seed=st.integers(0, 100), fraction=st.sampled_from([0.1, 0.25]))
+@settings(max_examples=40)
 def test_groups_are_stratified_and_units_whole(genomes, seed, fraction):
     table = table_of(genomes)
     try:
@@ -49,6 +50,7 @@ def test_groups_are_stratified_and_units_whole(genomes, seed, fraction):
     joined=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=8),
     seed=st.integers(0, 9),
 )
+@settings(max_examples=40)
 def test_a_unit_of_several_groups_is_never_divided(genomes, joined, seed):
     cluster = list(range(len(genomes)))
     for one, other in joined:
@@ -62,6 +64,7 @@ def test_a_unit_of_several_groups_is_never_divided(genomes, joined, seed):
 
 
 @given(genomes=strata, seed=st.integers(0, 9), tested=st.sets(st.integers(0, 39), min_size=8))
+@settings(max_examples=40)
 def test_validation_and_testing_take_nothing_but_the_genomes_for_it(genomes, seed, tested):
     table = table_of(genomes, cluster=[f"c{number // 2}" for number in range(len(genomes))])
     testable = table["genome"].isin({f"g{number}" for number in tested})
@@ -130,6 +133,7 @@ files = st.lists(st.integers(1, 6), min_size=6, max_size=15)
 
 
 @given(folders=files, straddling=st.sampled_from(["drop", "keep"]), seed=st.integers(0, 20))
+@settings(max_examples=40)
 def test_files_are_spread_over_folders_and_nothing_is_lost(folders, straddling, seed):
     """Each folder gives one file before any gives a second; frames of genomes on both sides leave training."""
     counts = {"viral": [20], "bacteria": folders}

@@ -104,7 +104,7 @@ def read_yaml(path: Path, loader: type[yaml.SafeLoader] | type[yaml.BaseLoader])
         return yaml.load(path.read_text(encoding="utf-8"), Loader=Distinct)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file") from error
-    except (yaml.YAMLError, OSError, ValueError) as error:
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:200]})") from error
 
 
