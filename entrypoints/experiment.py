@@ -188,7 +188,8 @@ class Experiment:
         wanted = self.settings.of_stage(ExtractSettings, frames=str(source), dna_encoder=dna, out=out)
         manifest = extract.run(wanted, f"chunks extract, {dna}")
         directory = Path(out) / f"{side.dna}+{manifest.details['protein']['name']}"
-        return self._train(replace(side, directory=str(directory)), modality="dna", replicates=1)
+        # It is compared with nothing, so it may stop early, at the lowest validation loss.
+        return self._train(replace(side, directory=str(directory)), modality="dna", replicates=1, checkpoint="best")
 
     def _train(self, features: _Extracted, modality: str = "merged", companion: str = "", **changed: Any) -> str:
         """Train and register a classifier, some settings `changed`; return the URI of its version."""

@@ -4,7 +4,8 @@
     python -m examples.encoders.hexamers
 
 It learns to predict the class of a crop: viral, prokaryote or eukaryote; half of the crops are viral. Most crops begin
-with a codon, as frames do; the others begin anywhere, on either strand, as chunks do. Some of their bases are mutated.
+with a codon, as frames do; the others begin anywhere, on either strand, as chunks do. Some of their bases are mutated,
+and most of their hexamers are hidden, so that the network cannot know a crop by a few of them.
 In training, a hexamer's embedding is the sum of three: its own, that of its first four bases and that of its first
 three, so that rare hexamers share what is learned about similar ones. The sum is what is written.
 
@@ -48,12 +49,13 @@ class Recipe:
     intermediate_size: int = 256
     hidden_size: int = 64
     scales: tuple[int, ...] = (6, 4, 3)  # numbers of first bases whose embeddings are added
-    steps: int = 24_000
+    steps: int = 72_000
     per_class: tuple[int, int, int] = (128, 107, 21)  # crops of a batch: viral, prokaryote, eukaryote
     lengths: tuple[int, int] = (300, 498)  # bp
     short: float = 0.35  # share of batches that have the first length
     anywhere: float = 0.4  # share of crops that begin anywhere, on either strand
     mutated: float = 0.02  # mean share of mutated bases; that of a crop is uniform from 0 to twice this
+    hidden: float = 0.6  # share of a crop's hexamers that the network does not see
     dropout: float = 0.2
     lr: float = 2e-3
     warmup: int = 100  # steps
@@ -103,14 +105,12 @@ class Pretrainer(nn.Module):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self.scales, self.dropout = recipe.scales, recipe.dropout
-        self.bags = nn.ModuleList(
-            nn.EmbeddingBag(PHASES * 4**k + 1, recipe.embedding_size, mode="mean", padding_idx=PHASES * 4**k)
-            for k in self.scales
+        self.hidden_share, self.dropout = recipe.hidden, recipe.dropout
+        hexamers_ = torch.arange(UNKNOWN)
+        self.first_bases = [hexamers_ // 4 ** (K - k) for k in recipe.scales]  # row of each hexamer in each table
+        self.tables = nn.ParameterList(
+            nn.Parameter(0.05 * torch.randn(PHASES * 4**k, recipe.embedding_size)) for k in recipe.scales
         )
-        for bag in self.bags:
-            nn.init.normal_(bag.weight, std=0.05)
-            nn.init.zeros_(bag.weight[-1])
         self.norm = nn.LayerNorm(recipe.embedding_size)
         widths = [recipe.embedding_size, *[recipe.intermediate_size] * recipe.num_hidden_layers]
         self.hidden = nn.ModuleList(nn.Linear(*sizes) for sizes in pairwise(widths))
@@ -118,9 +118,16 @@ class Pretrainer(nn.Module):
         self.last_norm = nn.LayerNorm(recipe.hidden_size)
         self.head = nn.Linear(recipe.hidden_size, len(CLASSES))
 
+    def embeddings(self) -> Tensor:
+        """Return the sum of the tables, by hexamer, and zeros for `UNKNOWN`."""
+        added = sum(table[rows] for table, rows in zip(self.tables, self.first_bases, strict=True))
+        return functional.pad(added, (0, 0, 0, 1))
+
     def forward(self, words: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Return embeddings and class logits of hexamers [n, positions]; with a generator, dropout is applied."""
-        states = sum(bag(words // 4 ** (K - k)) for k, bag in zip(self.scales, self.bags, strict=True))
+        """Return embeddings and class logits of hexamers [n, positions]; with a generator, as in training."""
+        if generator is not None:
+            words = words.masked_fill(torch.rand(words.shape, generator=generator) < self.hidden_share, UNKNOWN)
+        states = functional.embedding_bag(words, self.embeddings(), mode="mean", padding_idx=UNKNOWN)
         states = self.norm(states)
         for layer in self.hidden:
             states = functional.gelu(layer(self._drop(states, generator)))
@@ -135,9 +142,7 @@ class Pretrainer(nn.Module):
 
     def published(self) -> dict[str, Tensor]:
         """Return the encoder's weights by the keys that virnuc's loader reads, with the embeddings added."""
-        words = torch.arange(UNKNOWN + 1)
-        table = sum(bag.weight[words // 4 ** (K - k)] for k, bag in zip(self.scales, self.bags, strict=True))
-        state = {"hexamers.weight": table}
+        state = {"hexamers.weight": self.embeddings()}
         for key, module in (
             ("hexamers.LayerNorm", self.norm),
             *((f"intermediate.{number}.dense", layer) for number, layer in enumerate(self.hidden)),
