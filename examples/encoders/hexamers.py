@@ -5,7 +5,7 @@
 
 It learns to predict the class of a crop: viral, prokaryote or eukaryote; half of the crops are viral. Most crops begin
 with a codon, as frames do; the others begin anywhere, on either strand, as chunks do. Some of their bases are mutated,
-and most of their hexamers are hidden, so that the network cannot know a crop by a few of them.
+and most of their hexamers are masked, so that the network cannot learn genes by heart from a few of them.
 In training, a hexamer's embedding is the sum of three: its own, that of its first four bases and that of its first
 three, so that rare hexamers share what is learned about similar ones. The sum is what is written.
 
@@ -55,7 +55,7 @@ class Recipe:
     short: float = 0.35  # share of batches that have the first length
     anywhere: float = 0.4  # share of crops that begin anywhere, on either strand
     mutated: float = 0.02  # mean share of mutated bases; that of a crop is uniform from 0 to twice this
-    hidden: float = 0.6  # share of a crop's hexamers that the network does not see
+    masked: float = 0.6  # share of a crop's hexamers that the network does not see
     dropout: float = 0.2
     lr: float = 2e-3
     warmup: int = 100  # steps
@@ -105,9 +105,9 @@ class Pretrainer(nn.Module):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self.hidden_share, self.dropout = recipe.hidden, recipe.dropout
-        hexamers_ = torch.arange(UNKNOWN)
-        self.first_bases = [hexamers_ // 4 ** (K - k) for k in recipe.scales]  # row of each hexamer in each table
+        self.masked, self.dropout = recipe.masked, recipe.dropout
+        words = torch.arange(UNKNOWN)
+        self.rows = [words // 4 ** (K - k) for k in recipe.scales]  # of each hexamer, in each table
         self.tables = nn.ParameterList(
             nn.Parameter(0.05 * torch.randn(PHASES * 4**k, recipe.embedding_size)) for k in recipe.scales
         )
@@ -120,13 +120,13 @@ class Pretrainer(nn.Module):
 
     def embeddings(self) -> Tensor:
         """Return the sum of the tables, by hexamer, and zeros for `UNKNOWN`."""
-        added = sum(table[rows] for table, rows in zip(self.tables, self.first_bases, strict=True))
+        added = sum(table[rows] for table, rows in zip(self.tables, self.rows, strict=True))
         return functional.pad(added, (0, 0, 0, 1))
 
     def forward(self, words: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Return embeddings and class logits of hexamers [n, positions]; with a generator, as in training."""
         if generator is not None:
-            words = words.masked_fill(torch.rand(words.shape, generator=generator) < self.hidden_share, UNKNOWN)
+            words = words.masked_fill(torch.rand(words.shape, generator=generator) < self.masked, UNKNOWN)
         states = functional.embedding_bag(words, self.embeddings(), mode="mean", padding_idx=UNKNOWN)
         states = self.norm(states)
         for layer in self.hidden:
