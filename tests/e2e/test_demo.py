@@ -89,6 +89,13 @@ def test_the_companion_reads_all_chunks_of_the_splits_genomes(demo):
     assert int(left_out.replace(",", "")) == 6 * without.sum() > 0  # in six frames
 
 
+def test_the_companion_has_the_weights_of_the_lowest_validation_loss(demo):
+    version = demo.client.get_model_version(f"virnuc-{COMPANION}", "1")
+    losses = [metric.value for metric in demo.client.get_metric_history(version.run_id, "val/loss")]
+    assert float(version.tags["virnuc.replicate_val_loss"]) == pytest.approx(min(losses), abs=1e-5)
+    assert min(losses) < losses[-1]
+
+
 def test_every_epoch_is_logged_once(demo):
     for run in demo.runs("train"):
         history = demo.client.get_metric_history(run.info.run_id, "val/loss")
