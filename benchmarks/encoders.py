@@ -31,7 +31,7 @@ from torch.nn.functional import cosine_similarity
 from transformers import EsmConfig, EsmModel
 
 from benchmarks.extract import write_frames
-from entrypoints.rehearse import SECONDS, TIMING
+from entrypoints.rehearse import TIMING
 from virnuc.benchmarking import benchmark
 from virnuc.encoders import ENCODERS, Encoder, Tokens, load_encoder
 from virnuc.encoders.interface import DEFAULT_BATCH_TOKENS
@@ -41,7 +41,7 @@ from virnuc.encoders.timing import gemm_peak, product_seconds, seconds
 from virnuc.features.feature_set import FeatureSet
 from virnuc.runtime import choose_device, describe_hardware
 from virnuc.sequences.frames import frame_shards, read_frames
-from virnuc.settings import BenchmarkSettings, MainSettings
+from virnuc.settings import BenchmarkSettings, MainSettings, PipelineSettings
 from virnuc.splits.assignment import Split
 from virnuc.training.checkpoint import load_checkpoint
 
@@ -176,8 +176,9 @@ def estimate(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     found = {}
     with tempfile.TemporaryDirectory() as temporary:
         frames = str(write_frames(Path(temporary) / "frames", 2000))
-        wanted = BenchmarkSettings(**names, frames=frames, **TIMING["cpu"], seconds=SECONDS["cpu"], device="cpu",
-                                   weights=dict.fromkeys(names.values(), "random"))  # fmt: skip
+        weights = dict.fromkeys(names.values(), "random")
+        rehearsed = PipelineSettings(device="cpu", **TIMING["cpu"])
+        wanted = rehearsed.of_stage(BenchmarkSettings, **names, frames=frames, weights=weights)
         for side in benchmark(wanted).sides.values():
             name = str(side.provenance["name"])
             encoder = load_encoder(name, weights={name: "random"})

@@ -31,6 +31,11 @@ def test_every_module_of_a_stage_is_an_entry_point():
     assert modules == set(STAGES)
 
 
+@pytest.mark.parametrize("path", sorted((PROJECT / "benchmarks").glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_every_benchmark_finds_what_it_imports(path):
+    import_module(f"benchmarks.{path.stem}")
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_mlproject_and_settings_have_the_same_parameters_and_defaults(name):
     entry = MLPROJECT["entry_points"][name]
