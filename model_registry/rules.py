@@ -79,7 +79,9 @@ def _best_baseline(case: Case) -> Finding:
     if math.isnan(own):
         return Finding(False, f"the validation accuracy of {baseline.identity} is not recorded")
     if not better:
-        return Finding(True, f"validation accuracy {own:.4f}, the best of {len(baseline.validation)} versions")
+        versions = len(baseline.validation)
+        rank = "its only version" if versions == 1 else f"the best of {versions} versions"
+        return Finding(True, f"validation accuracy {own:.4f}, {rank}")
     best = max(better, key=better.__getitem__)
     step = f"Compare with {best}."
     return Finding(False, f"validation accuracy {own:.4f}, but {best} has {better[best]:.4f}", next_step=step)

@@ -124,6 +124,12 @@ def test_a_baseline_that_another_version_beats_on_validation_fails_and_names_it(
     assert failed(found) == ["best_baseline"]
     assert rule_of(found, "best_baseline").next_steps == ("Compare with models:/virnuc-slow/2.",)
     assert failed(verdict_with({"validation": {}})) == ["best_baseline"]
+    for validation, rank in (
+        ({**better, "models:/virnuc-slow/2": 0.9}, "the best of 2 versions"),
+        ({"models:/virnuc-slow/1": 0.9}, "its only version"),
+    ):
+        observed = rule_of(verdict_with({"validation": validation}), "best_baseline").observed
+        assert observed == f"validation accuracy 0.9000, {rank}"
     assert verdict_with({"validation": {**better, "models:/virnuc-slow/2": 0.9}}).outcome == "PASS"
 
 
